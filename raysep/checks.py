@@ -1,0 +1,65 @@
+"""Everything that can be wrong with a configuration and what it points to, found before any work."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from raysep.config import ModelConfig, RunConfig
+from raysep.data.sources import Source, open_source
+from raysep.data.splits import draw_split
+from raysep.errors import ConfigError
+
+
+def check_data(config: RunConfig) -> tuple[Source, pa.Table]:
+    """The source and its split. Raises ConfigError with all that is wrong with them."""
+    source = open_source(config.data.source)
+    split = draw_split(source.records(), config.data.split)
+    roles = set(split["role"].to_pylist())
+    if config.finetune is not None and "seen_train" not in roles:
+        raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
+    return source, split
+
+
+def check_models(models: list[ModelConfig]) -> None:
+    """Build each model without its weights. Raises ConfigError with what is wrong with all of them.
+
+    Files of weights are loaded for real, so that keys which don't fit are found here.
+    """
+    missing = [
+        f"models.{position}.pretrained: no file {model.pretrained}"
+        for position, model in enumerate(models)
+        if isinstance(model.pretrained, str) and not Path(model.pretrained).is_file()
+    ]
+    # torch and timm take seconds to import: a wrong path is answered without them.
+    if missing:
+        raise ConfigError(missing)
+    from raysep.models.build import create
+    from raysep.models.taps import describe
+
+    problems: list[str] = []
+    for model in models:
+        try:
+            describe(model)
+            if isinstance(model.pretrained, str):
+                create(model)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_all(config: RunConfig, source_name: str) -> tuple[Source, pa.Table]:
+    """Data and models together. Raises one ConfigError with the problems of both."""
+    problems: list[str] = []
+    found = None
+    try:
+        found = check_data(config)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        check_models(config.models)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or found is None:
+        raise ConfigError(problems, source_name)
+    return found

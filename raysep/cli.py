@@ -1,0 +1,152 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raysep import __version__
+from raysep.errors import RaysepError
+
+app = typer.Typer(
+    help="Which layer of a vision model generalizes best to classes it was never trained on?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as in models.0.name=resnet18 finetune.steps=50."),
+]
+RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI of the run.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
+
+
+def _evaluate(path: str, overrides: list[str] | None, run_dir: str | None, verbose: bool, stages: tuple[str, ...]) -> None:
+    from raysep.loading import load_config
+
+    config = load_config(path, overrides or [], run_dir)
+    # Only now what takes seconds to import: a wrong configuration is answered at once.
+    from raysep.quiet import quiet
+
+    with quiet(verbose):
+        from raysep import pipeline
+        from raysep.report import tables
+        from raysep.report.html import PAGE
+        from raysep.storage import Storage
+
+        summary = pipeline.run(config, stages, config_name=path, verbose=verbose)
+    if summary is not None:
+        console = Console()
+        console.print(tables.terminal(summary))
+        for item in summary.left_out:
+            console.print(f"left out: {item}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+    """All stages: fine-tune, embed, score, report. Does only what is missing."""
+    _evaluate(config, overrides, run_dir, verbose, ("finetune", "embed", "score", "report"))
+
+
+@app.command()
+def finetune(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+    """Train the models on the seen classes."""
+    _evaluate(config, overrides, run_dir, verbose, ("finetune",))
+
+
+@app.command()
+def embed(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+    """Pass the images through the checkpoints that are there."""
+    _evaluate(config, overrides, run_dir, verbose, ("embed",))
+
+
+@app.command()
+def score(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+    """Measure the separability of each layer from the embeddings that are there."""
+    _evaluate(config, overrides, run_dir, verbose, ("score",))
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+    """Write the summary and the report from the scores that are there."""
+    _evaluate(config, overrides, run_dir, verbose, ("report",))
+
+
+@app.command()
+def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """Say everything that is wrong with a configuration, without starting anything."""
+    from raysep.loading import load_config
+
+    loaded = load_config(config, overrides or [], run_dir)
+    from raysep.quiet import quiet
+
+    with quiet(False):
+        from raysep import checks, planning, runs
+        from raysep.cluster import connection
+        from raysep.storage import Storage
+
+        _, split = checks.check_all(loaded, config)
+        runs.check_belongs(Storage(loaded.run_dir), loaded, split)
+        # Ray is asked only where something is asked of it.
+        if any(value is not None for _, value in loaded.compute):
+            with connection() as cluster:
+                planning.check(loaded.compute, cluster)
+    Console().print(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)", highlight=False)
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="Name of a timm model.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels; unset: the model's own.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Name or pattern of layers, as models[].layers has them.")] = None,
+    pooling: Annotated[str, typer.Option(help="auto, cls, mean or token0.")] = "auto",
+) -> None:
+    """The layers of any timm model. No weights are loaded."""
+    from pydantic import ValidationError
+
+    from raysep.config import ModelConfig
+    from raysep.errors import ConfigError
+    from raysep.quiet import quiet
+
+    values = {"name": model, "image_size": image_size, "layers": layer or "all", "pooling": pooling}
+    try:
+        config = ModelConfig.model_validate({**values, "pretrained": False})
+    except ValidationError as error:
+        raise ConfigError([f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()], "options") from None
+    with quiet(False):
+        from raysep.models.taps import describe
+
+        found = describe(config)
+    table = Table(title=model)
+    for heading in ("layer", "name", "depth", "dim", "pooling"):
+        table.add_column(heading, justify="left" if heading in {"name", "pooling"} else "right")
+    for item in found:
+        table.add_row(str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling)
+    Console().print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: errors that are meant for people are printed, and set the exit code."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except RaysepError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Start or join Ray, and say what it has. Nothing else in the package starts or stops Ray."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from raysep.errors import RaysepError, UsageError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """CPUs and GPUs of the cluster, in total and on each node that is alive."""
+
+    cpus: float
+    gpus: float
+    nodes: tuple[tuple[float, float], ...]
+
+    def fits(self, cpus: float, gpus: float) -> bool:
+        """Whether one node has as much as one process asks for."""
+        return any(node_cpus >= cpus and node_gpus >= gpus for node_cpus, node_gpus in self.nodes)
+
+    def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
+        """Raise UsageError if `count` processes of this size can never run at once."""
+        if self.fits(cpus, gpus):
+            places = sum(
+                min(
+                    math.floor(node_cpus / cpus + 1e-9) if cpus else count,
+                    math.floor(node_gpus / gpus + 1e-9) if gpus else count,
+                )
+                for node_cpus, node_gpus in self.nodes
+            )
+            if places >= count:
+                return
+        has = ", ".join(f"{node_cpus:g} CPUs and {node_gpus:g} GPUs" for node_cpus, node_gpus in self.nodes)
+        raise UsageError(
+            f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
+            f"cluster, whose nodes have {has}. Ask for less, or for a larger cluster; nothing was started."
+        )
+
+
+@contextmanager
+def connection(verbose: bool = False) -> Iterator[Resources]:
+    """Join the cluster that RAY_ADDRESS or `ray start` names, else start Ray on this machine.
+
+    A Ray that was started here is stopped here; one that was joined is left running.
+
+    Raises:
+        RaysepError: the cluster named by RAY_ADDRESS can't be joined.
+    """
+    # Read by Ray when it is imported; a user's own setting wins.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    import ray
+
+    if ray.is_initialized():
+        yield _resources()
+        return
+    quiet = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    with warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS")
+            if address:
+                raise RaysepError(f"RAY_ADDRESS is {address}, and no Ray cluster answers there: {error}") from None
+            ray.init(address="local", include_dashboard=False, **quiet)
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> Resources:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple((float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
+    return Resources(sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes), nodes)

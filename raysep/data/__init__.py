@@ -1,0 +1,1 @@
+"""Images, their classes, and the split into seen and unseen."""

@@ -1,0 +1,169 @@
+"""The Parquet shards of one checkpoint's embeddings of one split.
+
+A shard set is a directory of `part-*.parquet` files and a `_manifest.json`, which is written last and
+names the files that count: without it there is no shard set, and files that it doesn't name are ignored.
+"""
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raysep.config import Dtype, Split
+from raysep.errors import StageError
+from raysep.models.layers import Layer
+from raysep.storage import Storage
+
+MANIFEST = "_manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Which shard set: a checkpoint and a split."""
+
+    model_id: str
+    trial: int
+    step: int
+    split: Split
+
+    @property
+    def directory(self) -> str:
+        """Where it lies, relative to the run."""
+        return f"embeddings/model={self.model_id}/trial={self.trial}/step={self.step}/split={self.split}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard set holds.
+
+    Attributes:
+        key: hash of everything that the embeddings depend on; another key is another shard set.
+        rows: images in it.
+        files: name, rows and SHA-256 of each file that counts.
+        layers: the layers, in the order of the columns.
+        failed: image_id and reason of each image that could not be read.
+        checkpoint_sha256: of the weights.
+        versions: of the packages that computed it.
+    """
+
+    key: str
+    rows: int
+    files: list[dict[str, Any]]
+    layers: list[Layer]
+    failed: dict[str, str]
+    dtype: Dtype
+    checkpoint_sha256: str
+    versions: dict[str, str]
+
+
+def column(layer: int) -> str:
+    """The column of a layer."""
+    return f"layer_{layer:02d}"
+
+
+def key_of(**parts: object) -> str:
+    """A hash of named parts that doesn't depend on their order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def schema(layers: Sequence[Layer], dtype: Dtype) -> pa.Schema:
+    """image_id, label, and a fixed-size list of floats for each layer."""
+    value = pa.float16() if dtype == "float16" else pa.float32()
+    return pa.schema(
+        [("image_id", pa.string()), ("label", pa.int32())]
+        + [(column(layer.index), pa.list_(value, layer.dim)) for layer in layers]
+    )
+
+
+def write_part(
+    run: Storage,
+    shard_set: ShardSet,
+    ids: Sequence[str],
+    labels: Sequence[int],
+    vectors: Sequence[NDArray[np.float32]],
+    layers: Sequence[Layer],
+    dtype: Dtype,
+) -> dict[str, Any]:
+    """Write one file under a name of its own.
+
+    Args:
+        ids, labels: (n,) of the rows.
+        vectors: for each layer (n, D).
+
+    Returns:
+        What the manifest says of the file.
+
+    Raises:
+        StageError: a value that float16 can't hold.
+    """
+    columns = [_fixed_size_list(layer, values, dtype) for layer, values in zip(layers, vectors, strict=True)]
+    table = pa.Table.from_arrays(
+        [pa.array(ids, pa.string()), pa.array(labels, pa.int32()), *columns], schema=schema(layers, dtype)
+    )
+    sink = io.BytesIO()
+    # Floats of embeddings neither repeat nor compress: dictionaries and codecs would only cost time.
+    pq.write_table(table, sink, compression="none", use_dictionary=["image_id"], write_statistics=["label"])
+    content = sink.getvalue()
+    name = f"part-{uuid.uuid4().hex}.parquet"
+    run.write_bytes(f"{shard_set.directory}/{name}", content)
+    return {"name": name, "rows": len(ids), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def commit(run: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
+    """Make the files that the manifest names a shard set."""
+    run.write_json(f"{shard_set.directory}/{MANIFEST}", asdict(manifest))
+
+
+def read_manifest(run: Storage, shard_set: ShardSet) -> Manifest | None:
+    """The manifest of a shard set, or None where there is none or a file that it names is gone."""
+    try:
+        plain = run.read_json(f"{shard_set.directory}/{MANIFEST}")
+    except FileNotFoundError:
+        return None
+    there = set(run.files(shard_set.directory))
+    if any(f"{shard_set.directory}/{file['name']}" not in there for file in plain["files"]):
+        return None
+    return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
+
+
+def read_layer(
+    run: Storage, shard_set: ShardSet, manifest: Manifest, layer: int
+) -> tuple[list[str], NDArray[np.int32], NDArray[np.float32]]:
+    """One layer of a shard set, sorted by image_id. Reads that layer's column and no other.
+
+    Returns:
+        Image ids (N,), labels (N,) and the layer's X (N, D), float32.
+    """
+    names = ["image_id", "label", column(layer)]
+    tables = []
+    for file in manifest.files:
+        with run.fs.open_input_file(run.path(f"{shard_set.directory}/{file['name']}")) as opened:
+            tables.append(pq.ParquetFile(opened).read(columns=names))
+    table = pa.concat_tables(tables)
+    ids = np.array(table["image_id"].to_pylist())
+    order = np.argsort(ids, kind="stable")
+    flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    X = flat.astype(np.float32, copy=False).reshape(len(ids), -1)
+    return ids[order].tolist(), table["label"].to_numpy()[order], X[order]
+
+
+def _fixed_size_list(layer: Layer, values: NDArray[np.float32], dtype: Dtype) -> pa.Array:
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            half = flat.astype(np.float16)
+        if not np.isfinite(half[np.isfinite(flat)]).all():
+            raise StageError(
+                f"layer {layer.index} ({layer.name}) has values up to {np.abs(flat).max():.3g}, beyond float16's 65504: "
+                "set embed.dtype to float32"
+            )
+        flat = half
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), layer.dim)

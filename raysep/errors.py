@@ -1,0 +1,46 @@
+"""The errors that a user may see. Everything else that reaches the terminal is a bug.
+
+RaysepError                    exit code 1: the work was begun and could not be done
+├── UsageError                 exit code 2: asked for in a wrong way; nothing was started or written
+│   ├── ConfigError            the configuration, key by key
+│   └── RunDirError            a run directory that belongs to another configuration or other data
+└── StageError                 a stage failed; what was committed before it stays valid
+"""
+
+from collections.abc import Sequence
+
+
+class RaysepError(Exception):
+    """Base of all errors that are meant for people. Its text says what to do."""
+
+    exit_code = 1
+
+
+class UsageError(RaysepError):
+    """The request itself is wrong: refused before any work, with nothing written."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """One or more problems of a configuration, all of them at once.
+
+    Args:
+        problems: one line each: where, what was expected, what came, what to do.
+        source: the file or place that the configuration came from.
+    """
+
+    def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
+        self.problems = list(problems)
+        self.source = source
+        count = len(self.problems)
+        head = f"{source}: {count} problem{'s' if count != 1 else ''}"
+        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class RunDirError(UsageError):
+    """The run directory can't be used for this configuration or these images."""
+
+
+class StageError(RaysepError):
+    """A stage could not do its work."""

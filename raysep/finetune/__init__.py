@@ -1,0 +1,1 @@
+"""Training on the seen classes: one trial, and Ray Tune around many."""

@@ -1,0 +1,191 @@
+"""Ray Tune around `training.train`: many trials, each a process with its share of the cluster."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from raysep.config import FinetuneConfig
+from raysep.data.sources import Source
+from raysep.finetune.trials import Trial, TrialResult
+from raysep.planning import Pool
+from raysep.storage import Storage
+
+# Called for each evaluation of a trial: trial, and what it reported.
+OnEvaluation = Callable[[Trial, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a run have in common, except the model."""
+
+    config: FinetuneConfig | None
+    run: Storage
+    split: pa.Table
+    source: Source
+    max_failed_share: float
+
+
+def sample(space: str, arguments: Any, seed: int) -> float:
+    """One draw from a search space of Ray Tune, by its name there."""
+    values = (arguments,) if space == "choice" else arguments
+    domain = getattr(tune, space)(*values)
+    return float(domain.sample(random_state=np.random.RandomState(seed)))
+
+
+def fit(
+    trials: Sequence[Trial], job: Job, pool: Pool, on_evaluation: OnEvaluation, verbose: bool = False
+) -> list[TrialResult]:
+    """Run trials under Ray Tune.
+
+    With ASHA each model's trials compete among themselves only: a model that learns slowly must not be
+    stopped because another learns fast.
+
+    Returns:
+        How each trial ended, in the order of `trials`. A trial that raised is `failed`, with its error.
+    """
+    asha = job.config.asha if job.config is not None else None
+    if asha is None:
+        return _fit_together(trials, job, pool, None, on_evaluation, verbose)
+    assert job.config is not None
+    results: dict[tuple[str, int], TrialResult] = {}
+    for model_id in dict.fromkeys(trial.model.id for trial in trials):
+        scheduler = ASHAScheduler(
+            time_attr="evaluation",
+            metric="val_accuracy",
+            mode="max",
+            max_t=len(job.config.evaluate_at),
+            grace_period=min(asha.grace_evaluations, len(job.config.evaluate_at)),
+            reduction_factor=asha.reduction_factor,
+        )
+        own = [trial for trial in trials if trial.model.id == model_id]
+        for result in _fit_together(own, job, pool, scheduler, on_evaluation, verbose):
+            results[result.model_id, result.number] = result
+    return [results[trial.model.id, trial.number] for trial in trials]
+
+
+def _fit_together(
+    trials: Sequence[Trial],
+    job: Job,
+    pool: Pool,
+    scheduler: ASHAScheduler | None,
+    on_evaluation: OnEvaluation,
+    verbose: bool,
+) -> list[TrialResult]:
+    if not verbose:
+        # Tune warns about its own defaults; a failed trial is reported by us, with its error.
+        for name in ("ray.tune", "ray.train", "ray.air"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    trainable = tune.with_resources(
+        tune.with_parameters(_trainable, job=job, threads=pool.threads, use_gpu=pool.gpus > 0),
+        {"cpu": pool.cpus, "gpu": pool.gpus},
+    )
+    with tempfile.TemporaryDirectory(prefix="raysep-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"trial": tune.grid_search(list(range(len(trials)))), "trials": ray.put(list(trials))},
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler,
+                reuse_actors=True,
+                trial_name_creator=lambda t: f"trial-{t.config['trial']}",
+                trial_dirname_creator=lambda t: f"trial-{t.config['trial']}",
+            ),
+            run_config=tune.RunConfig(
+                # The checkpoints are ours; Tune keeps no more than its own notes.
+                storage_path=scratch,
+                verbose=1 if verbose else 0,
+                callbacks=[_Progress(trials, on_evaluation)],
+            ),
+        )
+        grid = tuner.fit()
+        found = {result.config["trial"]: result for result in grid}
+    return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
+
+
+def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) -> None:
+    """In the trial's process. Keeps a history, since Tune gives back the last report only."""
+    import torch
+
+    from raysep.finetune.training import prepare, train
+
+    # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
+    torch.set_num_threads(threads)
+    trial: Trial = ray.get(config["trials"])[config["trial"]]
+    if job.config is None:
+        prepare(trial, job.run, job.split)
+        tune.report({"evaluation": 1, "step": 0, "val": {}, "seen": {}, "val_accuracy": 0.0, "seconds": 0.0, "unreadable": {}})
+        return
+    val: dict[int, float] = {}
+    seen: dict[int, float] = {}
+    device = "cuda" if use_gpu else "cpu"
+    evaluations = train(trial, job.config, job.run, job.split, job.source, device, job.max_failed_share)
+    for number, evaluation in enumerate(evaluations, start=1):
+        if evaluation.val_accuracy is not None:
+            val[evaluation.step] = evaluation.val_accuracy
+        if evaluation.seen_accuracy is not None:
+            seen[evaluation.step] = evaluation.seen_accuracy
+        tune.report(
+            {
+                "evaluation": number,
+                "step": evaluation.step,
+                "val_accuracy": evaluation.val_accuracy or 0.0,
+                "val": dict(val),
+                "seen": dict(seen),
+                "seconds": evaluation.seconds,
+                "unreadable": evaluation.unreadable,
+            }
+        )
+
+
+def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
+    last = (result.metrics or {}) if result is not None else {}
+    steps = job.config.evaluate_at if job.config is not None else [0]
+    error = None
+    if result is None or result.error is not None:
+        state, error = "failed", _cause(result.error if result is not None else None)
+    elif last.get("evaluation", 0) < len(steps):
+        state = "stopped"
+    else:
+        state = "finished"
+    return TrialResult(
+        model_id=trial.model.id,
+        number=trial.number,
+        seed=trial.seed,
+        hyperparameters=trial.hyperparameters,
+        state=state,  # type: ignore[arg-type]  # one of the three above
+        val_accuracy=last.get("val", {}),
+        seen_accuracy=last.get("seen", {}),
+        seconds=last.get("seconds", 0.0),
+        unreadable=last.get("unreadable", {}),
+        error=error,
+    )
+
+
+def _cause(error: BaseException | None) -> str:
+    """What went wrong inside the trial, in a line: Ray's wrapping holds the traceback as text."""
+    if error is None:
+        return "the trial never ran"
+    inner = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    return lines[-1] if lines else type(inner).__name__
+
+
+class _Progress(tune.Callback):  # type: ignore[misc]  # Ray's classes are untyped
+    """Hands each report to the caller. Lives on the driver."""
+
+    def __init__(self, trials: Sequence[Trial], on_evaluation: OnEvaluation) -> None:
+        self._trials, self._on_evaluation = list(trials), on_evaluation
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
+        return {"_trials": [], "_on_evaluation": None}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:  # noqa: ARG002
+        self._on_evaluation(self._trials[trial.config["trial"]], result)

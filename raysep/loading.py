@@ -1,0 +1,160 @@
+"""From a YAML file and overrides to a `RunConfig`, and from its errors to words.
+
+`a.b.0.c=value` sets the key that the YAML calls so; the value is read as YAML, so `[1, 2]`, `true` and
+`null` mean what they mean there.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from raysep.config import RunConfig
+from raysep.errors import ConfigError
+
+Key = tuple[str | int, ...]
+
+# How pydantic calls the members of the unions in `config.py`.
+UNION_TAGS = {"number", "grid", "space", "digits", "image_folder"}
+
+
+def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = None) -> RunConfig:
+    """Read a configuration file and apply overrides.
+
+    Raises:
+        ConfigError: with every problem of the file and the overrides at once.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"can't be read: {error.strerror or error}"], path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], path) from None
+    if not isinstance(values, dict):
+        raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
+    for override in overrides:
+        _apply(values, override)
+    if run_dir is not None:
+        values["run_dir"] = run_dir
+    return build_config(values, path)
+
+
+def build_config(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """Validate plain values. Raises ConfigError with all problems at once."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_in_words(item) for item in error.errors()], source) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration, each default written out, in a form that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two resolved configurations: `key: old -> new`, one line each."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    missing = object()
+
+    def show(value: Any) -> str:
+        return "(not there)" if value is missing else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+    return [
+        f"{'.'.join(map(str, key))}: {show(before.get(key, missing))} -> {show(after.get(key, missing))}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, (*key, name))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, (*key, index))
+    else:
+        yield key, value
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one key in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError([f"expected key=value, as in models.0.name=resnet18; got {override!r}"], "override")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{override}: the value is not YAML: {' '.join(str(error).split())}"], "override") from None
+    place: Any = values
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        where, last = ".".join(parts[:depth]) or "the configuration", depth == len(parts) - 1
+        if isinstance(place, list):
+            if not part.isdecimal() or int(part) >= len(place):
+                raise ConfigError([f"{key}: {where} has the items 0 to {len(place) - 1}, not {part!r}"], "override")
+            if last:
+                place[int(part)] = value
+            else:
+                place = place[int(part)]
+        elif isinstance(place, dict):
+            if last:
+                place[part] = value
+            else:
+                # A section that the file leaves out, or says null for, begins here.
+                place[part] = {} if place.get(part) is None else place[part]
+                place = place[part]
+        else:
+            raise ConfigError([f"{key}: {where} is the value {place!r}, it has no keys"], "override")
+
+
+def _in_words(item: Any) -> str:
+    """One pydantic error as a line: where, what was expected, what came."""
+    place: Key = item["loc"]
+    where = ".".join(str(part) for part in _without_tags(place)) or "configuration"
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(place[:-1])
+        close = difflib.get_close_matches(str(place[-1]), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"{where}: unknown key.{hint} The keys here are {', '.join(known)}."
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    came = item.get("input")
+    if item["type"] in {"missing", "value_error", "union_tag_invalid"} or isinstance(came, Mapping | BaseModel):
+        return f"{where}: {message}"
+    return f"{where}: {message}, got {came!r}"
+
+
+def _without_tags(place: Key) -> Key:
+    """A path as the YAML has it: pydantic names the chosen member of a union in between."""
+    return tuple(part for part in place if part not in UNION_TAGS)
+
+
+def _keys_at(place: Key) -> list[str]:
+    """The valid keys of the section at a place."""
+    sections: list[type[BaseModel]] = [RunConfig]
+    for part in place:
+        if part in UNION_TAGS:
+            sections = [s for s in sections if _tag(s) in {part, None}]
+        elif isinstance(part, str):
+            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+            sections = [found for field in fields for found in _sections(field.annotation)]
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    kind = section.model_fields.get("kind")
+    return str(get_args(kind.annotation)[0]) if kind is not None else None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in {Union, UnionType, list} or hasattr(annotation, "__metadata__"):
+        return [found for inner in get_args(annotation) for found in _sections(inner)]
+    return []

@@ -1,0 +1,1 @@
+"""timm models: built, tapped at each layer, saved and loaded."""

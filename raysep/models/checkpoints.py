@@ -1,0 +1,35 @@
+"""The weights of a run's checkpoints, as safetensors."""
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from raysep.models.build import create
+from raysep.models.meta import META, WEIGHTS, CheckpointMeta, directory, to_json
+from raysep.storage import Storage
+
+
+def save_checkpoint(run: Storage, model: nn.Module, meta: CheckpointMeta) -> None:
+    """Write weights, then meta: a checkpoint is there when its meta is."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # safetensors refuses tensors that share memory; a model's tied weights are stored twice.
+    seen: set[int] = set()
+    for key, value in state.items():
+        if value.data_ptr() in seen:
+            state[key] = value.clone()
+        seen.add(value.data_ptr())
+    content = save(state)
+    where = directory(meta.model.id, meta.trial, meta.step)
+    run.write_bytes(f"{where}/{WEIGHTS}", content)
+    run.write_json(f"{where}/{META}", to_json(replace(meta, sha256=hashlib.sha256(content).hexdigest())))
+
+
+def load_checkpoint(run: Storage, meta: CheckpointMeta) -> nn.Module:
+    """The model of a checkpoint, in evaluation mode, on the CPU."""
+    model = create(meta.model, num_classes=len(meta.classes), weights=False)
+    state: dict[str, torch.Tensor] = load(run.read_bytes(f"{directory(meta.model.id, meta.trial, meta.step)}/{WEIGHTS}"))
+    model.load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,119 @@
+"""A run directory: to which configuration and images it belongs, and the state of its stages."""
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from raysep import __version__
+from raysep.config import RunConfig
+from raysep.data import splits
+from raysep.errors import RunDirError
+from raysep.loading import differences, to_yaml
+from raysep.storage import Storage
+
+CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
+# What may change between two calls of one run: how fast it goes, not what it finds.
+FREE_KEYS = ("compute.", "run_dir")
+PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
+
+
+def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
+    """Whether the directory is a run of this configuration and these images already.
+
+    Returns:
+        False where there is nothing yet.
+
+    Raises:
+        RunDirError: it belongs to another configuration or other images, and says which differ.
+    """
+    try:
+        old = yaml.safe_load(run.read_bytes(CONFIG))
+    except FileNotFoundError:
+        others = run.files()
+        if others:
+            raise RunDirError(
+                f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
+            ) from None
+        return False
+    changed = [line for line in differences(old, config.model_dump(mode="json")) if not line.startswith(FREE_KEYS)]
+    if changed:
+        raise RunDirError(
+            "\n".join(
+                [
+                    f"{run.display()} belongs to another configuration; take another --run-dir, or undo:",
+                    *(f"  - {line}" for line in changed),
+                ]
+            )
+        )
+    if run.exists(SPLITS):
+        before = splits.from_parquet(run.read_bytes(SPLITS))
+        if splits.fingerprint(before) != splits.fingerprint(split):
+            old_ids, new_ids = set(before["image_id"].to_pylist()), set(split["image_id"].to_pylist())
+            raise RunDirError(
+                f"{run.display()} belongs to other images: {len(old_ids - new_ids)} of its {len(old_ids)} are gone and "
+                f"{len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
+            )
+    return True
+
+
+def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
+    """Write the split, the resolved configuration and a first manifest."""
+    text = to_yaml(config)
+    run.write_bytes(SPLITS, splits.to_parquet(split))
+    run.write_bytes(CONFIG, text.encode())
+    run.write_json(
+        MANIFEST,
+        {
+            "raysep": __version__,
+            "git_revision": git_revision(),
+            "created": now(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "data_sha256": splits.fingerprint(split),
+            "seeds": {
+                "split": config.data.split.seed if config.data.split else None,
+                "finetune": config.finetune.seeds if config.finetune else None,
+                "score": config.score.seed,
+            },
+            "stages": {},
+        },
+    )
+
+
+def record(run: Storage, stage: str, **state: Any) -> None:
+    """Set a stage's state in the manifest."""
+    manifest = run.read_json(MANIFEST)
+    manifest["stages"][stage] = {**state, "at": now()}
+    run.write_json(MANIFEST, manifest)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the working directory, or None outside a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

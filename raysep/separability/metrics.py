@@ -1,0 +1,154 @@
+"""How well an embedding keeps classes apart: one number between labels and clusters, neighbours or a probe.
+
+N images, D features, K classes present. X is (N, D) float, y is (N,) integer labels, any integers.
+Nothing here looks at X except `few_shot`: clusters and neighbours are computed once by a backend and serve
+every metric. All values lie between 0 and 1, higher is better, but for `ami` and `ari`, which are 0 for
+chance and may be negative. A metric that isn't defined for its input is None: unknown, not 0.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
+Labels = NDArray[np.integer[Any]]
+
+
+def nmi(y: Labels, clusters: Labels) -> float | None:
+    """Normalized mutual information, arithmetic mean: the paper's g_i (arXiv:2405.01524, section 3).
+
+    Args:
+        y: (N,) labels.
+        clusters: (N,) cluster of each image.
+
+    Returns:
+        0 to 1; 0 if all images are in one cluster; None for fewer than two classes.
+
+    >>> nmi(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
+    1.0
+    """
+    if not _two_classes(y):
+        return None
+    return float(reference.normalized_mutual_info_score(y, clusters, average_method="arithmetic"))
+
+
+def ami(y: Labels, clusters: Labels) -> float | None:
+    """Mutual information adjusted for chance (Vinh, Epps, Bailey 2010), arithmetic mean.
+
+    Comparable between different K, which `nmi` isn't: 0 in expectation for random clusters, 1 for a
+    perfect match. None for fewer than two classes.
+
+    >>> round(ami(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 2)
+    -0.5
+    """
+    if not _two_classes(y):
+        return None
+    return float(reference.adjusted_mutual_info_score(y, clusters, average_method="arithmetic"))
+
+
+def ari(y: Labels, clusters: Labels) -> float | None:
+    """Rand index adjusted for chance (Hubert, Arabie 1985, doi:10.1007/BF01908075).
+
+    0 in expectation for random clusters, 1 for a perfect match, -0.5 at the least. None for fewer than
+    two classes.
+
+    >>> ari(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    -0.5
+    """
+    if not _two_classes(y):
+        return None
+    return float(reference.adjusted_rand_score(y, clusters))
+
+
+def knn_purity(y: Labels, neighbors: NDArray[np.int64], k: int, divisor: int | None = None) -> float | None:
+    """Share of the k nearest neighbours that have an image's label, mean over images.
+
+    Args:
+        y: (N,) labels.
+        neighbors: (N, at least k) neighbours of each image, nearest first, the image itself left out.
+        k: how many of them count.
+        divisor: what the count is divided by, k if unset. The paper divides by 500 even where fewer
+            neighbours exist, so that 1 can't be reached with small classes.
+
+    Returns:
+        0 to 1; None for fewer than two classes or k < 1.
+
+    >>> knn_purity(np.array([0, 0, 1]), np.array([[1, 2], [0, 2], [0, 1]]), k=1)
+    0.6666666666666666
+    """
+    if k < 1 or not _two_classes(y):
+        return None
+    if neighbors.shape[1] < k:
+        raise ValueError(f"expected {k} neighbours of each image, got {neighbors.shape[1]}")
+    same = y[neighbors[:, :k]] == y[:, None]
+    return float(same.sum(axis=1).mean() / (divisor or k))
+
+
+def nn1(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
+    """Share of images whose nearest neighbour has their label: `knn_purity` with k = 1."""
+    return knn_purity(y, neighbors, k=1)
+
+
+def r_precision(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
+    """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
+
+    So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
+    arXiv:2003.08505). Images that are alone in their class have R = 0 and don't count.
+
+    Args:
+        y: (N,) labels.
+        neighbors: (N, at least the largest R), nearest first, the image itself left out.
+
+    Returns:
+        0 to 1; None for fewer than two classes or where each image is alone in its class.
+
+    >>> r_precision(np.array([0, 0, 1, 1, 1]), np.array([[1, 2], [2, 0], [3, 4], [2, 4], [2, 1]]))
+    0.7
+    """
+    _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    R = sizes[index] - 1
+    if not _two_classes(y) or R.max() < 1:
+        return None
+    if neighbors.shape[1] < R.max():
+        raise ValueError(f"expected {R.max()} neighbours of each image, got {neighbors.shape[1]}")
+    width = int(R.max())
+    same = (y[neighbors[:, :width]] == y[:, None]) & (np.arange(width) < R[:, None])
+    counted = R > 0
+    return float((same.sum(axis=1)[counted] / R[counted]).mean())
+
+
+def few_shot(X: NDArray[np.floating[Any]], y: Labels, shots: int, seed: int, draws: int = 100) -> float | None:
+    """Accuracy of a nearest-class-mean classifier on few labelled images (Snell et al. 2017, arXiv:1703.05175).
+
+    Args:
+        X: (N, D).
+        y: (N,) labels.
+        shots: labelled images per class; the others are classified by the nearest mean (Euclidean).
+        seed: of the draws.
+        draws: over how many random choices of labelled images the accuracy is averaged.
+
+    Returns:
+        0 to 1; None for fewer than two classes or where a class has no image beyond the labelled ones.
+    """
+    classes, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    if len(classes) < 2 or sizes.min() <= shots:
+        return None
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(index == position) for position in range(len(classes))]
+    # Centred, so that the products below don't cancel; distances don't change.
+    centred = X - X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+    accuracies = []
+    for _ in range(draws):
+        labelled = np.stack([rng.choice(own, shots, replace=False) for own in members])
+        means = centred[labelled].mean(axis=1)
+        distances = (means**2).sum(axis=1) - 2 * (centred @ means.T)
+        right = distances.argmin(axis=1) == index
+        rest = np.ones(len(y), dtype=bool)
+        rest[labelled.ravel()] = False
+        accuracies.append(right[rest].mean())
+    return float(np.mean(accuracies))
+
+
+def _two_classes(y: Labels) -> bool:
+    return bool(len(y)) and bool((y != y[0]).any())

@@ -1,0 +1,107 @@
+"""What a run directory has and what is missing, stage by stage. Reads files; knows neither torch nor Ray."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from raysep.config import RunConfig, Split
+from raysep.data import splits
+from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
+from raysep.finetune.trials import Sampler, Trial, TrialResult, choose, plan, read_result
+from raysep.models.meta import META, CheckpointMeta, directory, read_meta
+from raysep.separability import table
+from raysep.separability.names import Metric, Protocol
+from raysep.storage import Storage
+
+ROLE_OF_SPLIT: dict[Split, splits.Role] = {"unseen": "unseen", "seen": "seen_test"}
+
+
+def steps_of(config: RunConfig) -> list[int]:
+    """Steps that have a checkpoint."""
+    return config.finetune.evaluate_at if config.finetune is not None else [0]
+
+
+def trials_of(
+    run: Storage, config: RunConfig, sample: Sampler
+) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
+    """All trials of the run, and how those that need not be trained again ended."""
+    trials = plan(config, sample)
+    found = {
+        (trial.model.id, trial.number): result
+        for trial in trials
+        if (result := read_result(run, trial, steps_of(config))) is not None
+    }
+    return trials, found
+
+
+def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
+    """The checkpoints that are evaluated: every step of the chosen trials, model by model."""
+    chosen = choose(results)
+    order = {model.id: position for position, model in enumerate(config.models)}
+    places = [
+        (order[result.model_id], result.number, step, directory(result.model_id, result.number, step))
+        for result in chosen
+        for step in steps_of(config)
+    ]
+    return [read_meta(run, where) for *_, where in sorted(places) if run.exists(f"{where}/{META}")]
+
+
+def splits_of(config: RunConfig, split: pa.Table) -> list[Split]:
+    """The splits that are evaluated and have images."""
+    return [name for name in config.embed.splits if splits.with_role(split, ROLE_OF_SPLIT[name]).num_rows]
+
+
+def shard_set_of(meta: CheckpointMeta, split: Split) -> ShardSet:
+    """The shard set of a checkpoint and a split."""
+    return ShardSet(meta.model.id, meta.trial, meta.step, split)
+
+
+def embedding_key(config: RunConfig, meta: CheckpointMeta, split: Split, data: str) -> str:
+    """The hash of all that a shard set depends on: weights, images, layers, preprocessing, precision."""
+    return key_of(
+        weights=meta.sha256,
+        data=data,
+        split=split,
+        layers=meta.model.layers,
+        pooling=meta.model.pooling,
+        preprocessing=asdict(meta.preprocessing),
+        dtype=config.embed.dtype,
+        precision=config.embed.precision,
+    )
+
+
+def pending_shard_sets(
+    run: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
+) -> tuple[list[tuple[CheckpointMeta, Split]], dict[ShardSet, Manifest]]:
+    """What has to be embedded, and the manifests of what is there."""
+    data = splits.fingerprint(split)
+    pending, there = [], {}
+    for meta in metas:
+        for name in splits_of(config, split):
+            manifest = read_manifest(run, shard_set_of(meta, name))
+            if manifest is not None and manifest.key == embedding_key(config, meta, name, data):
+                there[shard_set_of(meta, name)] = manifest
+            else:
+                pending.append((meta, name))
+    return pending, there
+
+
+def score_tasks(
+    config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
+) -> list[table.Task]:
+    """A task for each layer of each shard set, with every score that the configuration asks for."""
+    wanted: list[tuple[Protocol, Metric]] = [(p, m) for p in config.score.protocols for m in config.score.metrics]
+    seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
+    return [
+        table.Task(
+            shard_set=shard_set,
+            manifest=manifest,
+            layer=layer,
+            seed=seeds[shard_set.model_id, shard_set.trial],
+            key=key_of(embedding=manifest.key, seed=config.score.seed, backend=config.score.backend),
+            wanted=wanted,
+        )
+        for shard_set, manifest in manifests.items()
+        for layer in manifest.layers
+    ]
