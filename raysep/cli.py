@@ -34,19 +34,20 @@ def _evaluate(path: str, overrides: list[str] | None, run_dir: str | None, verbo
     # Only now what takes seconds to import: a wrong configuration is answered at once.
     from raysep.quiet import quiet
 
-    with quiet(verbose):
+    with quiet(verbose) as console:
         from raysep import pipeline
         from raysep.report import tables
         from raysep.report.html import PAGE
         from raysep.storage import Storage
+        from raysep.telemetry import Telemetry
 
-        summary = pipeline.run(config, stages, config_name=path, verbose=verbose)
+        summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console))
     if summary is not None:
-        console = Console()
-        console.print(tables.terminal(summary))
+        out = Console(highlight=False)
+        out.print(tables.terminal(summary))
         for item in summary.left_out:
-            console.print(f"left out: {item}", markup=False, highlight=False, soft_wrap=True)
-        console.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"left out: {item}", markup=False, soft_wrap=True)
+        out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
 
 
 @app.command()

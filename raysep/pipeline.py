@@ -78,8 +78,7 @@ def run(
         source, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
     current = Run(config, storage, source, split, telemetry, verbose)
-    todo = [stage for stage in stages if stage != "report" and PENDING[stage](current)]
-    if todo:
+    if any(PENDING[stage](current) for stage in stages if stage in WORK):
         telemetry.line("ray", "starting")
         with connection(verbose) as cluster:
             planning.check(config.compute, cluster)
@@ -89,11 +88,15 @@ def run(
             counts = {role: splits.with_role(split, role).num_rows for role in ("seen_train", "seen_test", "unseen")}
             telemetry.line("data", ", ".join(f"{role} {count}" for role, count in counts.items()) + " images")
             for stage in stages:
-                if stage != "report":
+                # Asked again at its turn: what a stage before it did may have left it something to do.
+                if stage in WORK and PENDING[stage](current):
                     WORK[stage](current, cluster)
-    for stage in stages:
-        if stage in WORK and stage not in todo:
-            telemetry.line(stage, "nothing left to do")
+                elif stage in WORK:
+                    telemetry.line(stage, "nothing left to do")
+    else:
+        for stage in stages:
+            if stage in WORK:
+                telemetry.line(stage, "nothing left to do")
     return report(current) if "report" in stages else None
 
 

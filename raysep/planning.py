@@ -9,6 +9,10 @@ from raysep.cluster import Resources
 from raysep.config import ComputeConfig, ScoreConfig
 
 
+# Fewer blocks than this don't pay for the seconds that an actor takes to start.
+MIN_BLOCKS_PER_ACTOR = 4
+
+
 @dataclass(frozen=True)
 class Pool:
     """How many processes run at once, and what each asks Ray for.
@@ -54,17 +58,18 @@ def embed_pool(compute: ComputeConfig, cluster: Resources, blocks: int) -> Pool:
     """An actor for each GPU; without one, an actor for each CPU, or wider actors where blocks are few.
 
     One thread per actor is the fastest use of CPUs, since decoding and the model then run on all of
-    them; the actors ask for every CPU, which is safe because the pipeline has no other operator.
+    them, but an actor takes seconds to start. The actors may ask for every CPU: the pipeline has no
+    other operator that could wait for one.
     """
     gpus = compute.gpus_per_embed_actor if compute.gpus_per_embed_actor is not None else float(cluster.gpus > 0)
     if gpus:
         actors = compute.embed_actors or max(1, int(cluster.gpus / gpus))
         threads = compute.cpus_per_embed_actor or max(1, int(cluster.cpus / actors / 2))
-    else:
-        smallest = int(min(cpus for cpus, _ in cluster.nodes if cpus >= 1))
-        threads = compute.cpus_per_embed_actor or min(smallest, max(1, int(cluster.cpus / max(1, blocks))))
-        actors = compute.embed_actors or max(1, int(cluster.cpus / threads))
-    return Pool(actors, float(threads), gpus)
+        return Pool(actors, float(threads), gpus)
+    smallest = int(min(cpus for cpus, _ in cluster.nodes if cpus >= 1))
+    wanted = compute.embed_actors or max(1, min(int(cluster.cpus), blocks // MIN_BLOCKS_PER_ACTOR))
+    threads = compute.cpus_per_embed_actor or max(1, min(smallest, int(cluster.cpus / wanted)))
+    return Pool(min(wanted, max(1, int(cluster.cpus / threads))), float(threads), gpus)
 
 
 def score_pool(compute: ComputeConfig, cluster: Resources, config: ScoreConfig) -> Pool:

@@ -1,19 +1,32 @@
-"""Keep the libraries' own lines off the terminal: users see ours."""
+"""Keep the libraries' own lines off the terminal: users see ours, and `--verbose` shows theirs."""
 
 import logging
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from rich.console import Console
+
+from raysep.errors import RaysepError
 
 LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
 
 
 @contextmanager
-def quiet(verbose: bool) -> Iterator[None]:
-    """Silence warnings and the libraries' loggers for a block, unless `verbose`."""
+def quiet(verbose: bool) -> Iterator[Console]:
+    """Send what libraries write to stderr to a file for the length of a block, unless `verbose`.
+
+    Ray's C++ core writes to the file descriptor itself, beyond the reach of Python's logging. The file is
+    removed when the block ends well; when it doesn't, it stays, and its name is printed.
+
+    Yields:
+        A console on the real stderr.
+    """
     if verbose:
-        yield
+        yield Console(stderr=True, highlight=False)
         return
     # Workers inherit it; Ray prints what they write only with --verbose.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -21,10 +34,30 @@ def quiet(verbose: bool) -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    sys.stderr.flush()
+    real = os.dup(2)
+    log = tempfile.NamedTemporaryFile(prefix="raysep-", suffix=".log", delete=False)  # noqa: SIM115  (it may stay)
+    os.dup2(log.fileno(), 2)
+    console = Console(file=os.fdopen(real, "w", buffering=1, closefd=False), highlight=False)
+    keep = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield console
+    except RaysepError as error:
+        keep = error.exit_code == 1
+        raise
+    except BaseException:
+        keep = True
+        raise
     finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)
+        os.close(real)
+        log.close()
+        if keep and os.path.getsize(log.name):  # noqa: PTH202  (a name from tempfile)
+            print(f"What the libraries said is in {log.name}", file=sys.stderr)
+        else:
+            os.unlink(log.name)  # noqa: PTH108
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

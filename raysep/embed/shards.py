@@ -85,16 +85,17 @@ def schema(layers: Sequence[Layer], dtype: Dtype) -> pa.Schema:
 
 def write_part(
     run: Storage,
-    shard_set: ShardSet,
+    directory: str,
     ids: Sequence[str],
     labels: Sequence[int],
     vectors: Sequence[NDArray[np.float32]],
     layers: Sequence[Layer],
     dtype: Dtype,
 ) -> dict[str, Any]:
-    """Write one file under a name of its own.
+    """Write one file under a name of its own, so that a block which is done twice never counts twice.
 
     Args:
+        directory: of the shard set.
         ids, labels: (n,) of the rows.
         vectors: for each layer (n, D).
 
@@ -113,7 +114,7 @@ def write_part(
     pq.write_table(table, sink, compression="none", use_dictionary=["image_id"], write_statistics=["label"])
     content = sink.getvalue()
     name = f"part-{uuid.uuid4().hex}.parquet"
-    run.write_bytes(f"{shard_set.directory}/{name}", content)
+    run.write_bytes(f"{directory}/{name}", content)
     return {"name": name, "rows": len(ids), "sha256": hashlib.sha256(content).hexdigest()}
 
 

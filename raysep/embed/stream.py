@@ -21,7 +21,7 @@ from raysep.config import EmbedConfig
 from raysep.data.sources import Source
 from raysep.embed.shards import ShardSet
 from raysep.models.layers import Layer
-from raysep.models.meta import CheckpointMeta
+from raysep.models.meta import CheckpointMeta, directory, read_meta
 from raysep.planning import Pool
 from raysep.storage import Storage
 
@@ -55,27 +55,27 @@ class Block:
 
 
 class EmbedActor:
-    """Reads, decodes, embeds and writes blocks. Keeps the last unit's models."""
+    """Reads, decodes, embeds and writes blocks. Keeps the models of the last one."""
 
-    def __init__(self, units: Sequence[Unit], source: Source, run: Storage, config: EmbedConfig, pool: Pool) -> None:
+    def __init__(self, source: Source, run: Storage, config: EmbedConfig, pool: Pool) -> None:
         import torch
 
         # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
         torch.set_num_threads(pool.threads)
-        self._units, self._source, self._run, self._config = units, source, run, config
+        self._source, self._run, self._config = source, run, config
         self._device = "cuda" if pool.gpus > 0 else "cpu"
-        self._loaded: Sequence[CheckpointMeta] = ()
+        self._loaded: list[str] = []
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """One block of references to one row that says what became of it."""
         from raysep.embed.embedder import Embedder
         from raysep.embed.shards import write_part
 
-        number = block["unit"][0].as_py()
-        unit = self._units[number]
-        if self._loaded != unit.metas:
-            self._embedder = Embedder(self._run, unit.metas, self._device, self._config.precision)
-            self._loaded = unit.metas
+        work = json.loads(block["work"][0].as_py())
+        if self._loaded != work["checkpoints"]:
+            metas = [read_meta(self._run, where) for where in work["checkpoints"]]
+            self._embedder = Embedder(self._run, metas, self._device, self._config.precision)
+            self._loaded = work["checkpoints"]
         ids, labels = block["image_id"].to_pylist(), block["label"].to_pylist()
         places = list(zip(block["path"].to_pylist(), block["row"].to_pylist(), strict=True))
         embedded = self._embedder.embed(self._source, places, self._config.batch_size)
@@ -85,23 +85,37 @@ class EmbedActor:
             files = [
                 write_part(
                     self._run,
-                    shard_set,
+                    where,
                     [ids[position] for position in embedded.good],
                     [labels[position] for position in embedded.good],
                     vectors,
                     layers,
                     self._config.dtype,
                 )
-                for shard_set, vectors in zip(unit.shard_sets, embedded.vectors, strict=True)
+                for where, vectors in zip(work["directories"], embedded.vectors, strict=True)
             ]
         outcome = {
-            "unit": number,
+            "unit": work["unit"],
             "images": len(ids),
             "files": files,
             "failed": {ids[position]: reason for position, reason in embedded.failed.items()},
             "layers": [vars(layer) for layer in layers],
         }
         return pa.table({"outcome": [json.dumps(outcome)]})
+
+
+def _blocks(number: int, unit: Unit, rows: int) -> Iterator[pa.Table]:
+    """A unit's image references in blocks, each with all that an actor has to know of the unit."""
+    work = {
+        "unit": number,
+        "checkpoints": [directory(meta.model.id, meta.trial, meta.step) for meta in unit.metas],
+        "directories": [shard_set.directory for shard_set in unit.shard_sets],
+    }
+    references = unit.rows.select(["image_id", "path", "row", "label"])
+    for first in range(0, references.num_rows, rows):
+        block = references.slice(first, rows)
+        same = pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [json.dumps(work)])
+        yield block.append_column("work", same)
 
 
 def embed_all(
@@ -120,21 +134,13 @@ def embed_all(
         DataContext.get_current().enable_progress_bars = False
         DataContext.get_current().print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    blocks = [
-        unit.rows.slice(first, config.shard_rows)
-        .select(["image_id", "path", "row", "label"])
-        .append_column("unit", pa.array([number] * min(config.shard_rows, unit.rows.num_rows - first), pa.int32()))
-        for number, unit in enumerate(units)
-        for first in range(0, unit.rows.num_rows, config.shard_rows)
-    ]
-    # The actors are told the units once; the references of each block travel with the block.
-    bare = [Unit(unit.metas, unit.shard_sets, unit.rows.slice(0, 0)) for unit in units]
+    blocks = [block for number, unit in enumerate(units) for block in _blocks(number, unit, config.shard_rows)]
     outcomes = ray.data.from_arrow(blocks).map_batches(
         EmbedActor,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        fn_constructor_args=(bare, source, run, config, pool),
+        fn_constructor_args=(source, run, config, pool),
         compute=ActorPoolStrategy(size=min(pool.processes, len(blocks))),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
