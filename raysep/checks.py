@@ -21,9 +21,9 @@ def check_data(config: RunConfig) -> tuple[Source, pa.Table]:
 
 
 def check_models(models: list[ModelConfig]) -> None:
-    """Build each model without its weights. Raises ConfigError with what is wrong with all of them.
+    """Build each model. Raises ConfigError with what is wrong with all of them.
 
-    Files of weights are loaded for real, so that keys which don't fit are found here.
+    Weights are loaded for real, so that a hub out of reach and keys which don't fit are found here.
     """
     missing = [
         f"models.{position}.pretrained: no file {model.pretrained}"
@@ -40,7 +40,7 @@ def check_models(models: list[ModelConfig]) -> None:
     for model in models:
         try:
             describe(model)
-            if isinstance(model.pretrained, str):
+            if model.pretrained is not False:
                 create(model)
         except ConfigError as error:
             problems += error.problems

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep import __version__
-from raysep.errors import RaysepError
+from raysep.errors import RaysepError, StageError
 
 app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
@@ -27,7 +27,9 @@ RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
 
 
-def _evaluate(path: str, overrides: list[str] | None, run_dir: str | None, verbose: bool, stages: tuple[str, ...]) -> None:
+def _evaluate(
+    path: str, overrides: list[str] | None, run_dir: str | None, verbose: bool, stages: tuple[str, ...]
+) -> None:
     from raysep.loading import load_config
 
     config = load_config(path, overrides or [], run_dir)
@@ -43,11 +45,17 @@ def _evaluate(path: str, overrides: list[str] | None, run_dir: str | None, verbo
 
         summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console))
     if summary is not None:
-        out = Console(highlight=False)
+        # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
+        out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         out.print(tables.terminal(summary))
         for item in summary.left_out:
             out.print(f"left out: {item}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
+        if len(summary.models) < len(config.models):
+            # What could be done is done and reported; a script must still see that it isn't all.
+            raise StageError(
+                f"{len(config.models) - len(summary.models)} of {len(config.models)} models were not evaluated"
+            )
 
 
 @app.command()
@@ -106,7 +114,9 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
 def layers(
     model: Annotated[str, typer.Argument(help="Name of a timm model.")],
     image_size: Annotated[int | None, typer.Option(help="Pixels; unset: the model's own.")] = None,
-    layer: Annotated[list[str] | None, typer.Option(help="Name or pattern of layers, as models[].layers has them.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Name or pattern of layers, as models[].layers has them.")
+    ] = None,
     pooling: Annotated[str, typer.Option(help="auto, cls, mean or token0.")] = "auto",
 ) -> None:
     """The layers of any timm model. No weights are loaded."""
@@ -134,7 +144,9 @@ def layers(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit

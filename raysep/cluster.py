@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from raysep.errors import RaysepError, UsageError
 
@@ -21,20 +22,21 @@ class Resources:
 
     def fits(self, cpus: float, gpus: float) -> bool:
         """Whether one node has as much as one process asks for."""
-        return any(node_cpus >= cpus and node_gpus >= gpus for node_cpus, node_gpus in self.nodes)
+        return self.places(cpus, gpus) > 0
+
+    def places(self, cpus: float, gpus: float) -> int:
+        """How many processes of this size the nodes can run at once."""
+
+        def on(node: tuple[float, float]) -> int:
+            shares = [has / asked for has, asked in zip(node, (cpus, gpus), strict=True) if asked]
+            return math.floor(min(shares) + 1e-9)
+
+        return sum(on(node) for node in self.nodes)
 
     def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
         """Raise UsageError if `count` processes of this size can never run at once."""
-        if self.fits(cpus, gpus):
-            places = sum(
-                min(
-                    math.floor(node_cpus / cpus + 1e-9) if cpus else count,
-                    math.floor(node_gpus / gpus + 1e-9) if gpus else count,
-                )
-                for node_cpus, node_gpus in self.nodes
-            )
-            if places >= count:
-                return
+        if self.places(cpus, gpus) >= count:
+            return
         has = ", ".join(f"{node_cpus:g} CPUs and {node_gpus:g} GPUs" for node_cpus, node_gpus in self.nodes)
         raise UsageError(
             f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
@@ -63,7 +65,10 @@ def connection(verbose: bool = False) -> Iterator[Resources]:
     if ray.is_initialized():
         yield _resources()
         return
-    quiet = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    quiet: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+    }
     with warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")

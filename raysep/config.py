@@ -5,9 +5,18 @@ configuration of the run. Nothing here touches images, models or Ray: those chec
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from raysep.separability.names import METRICS, Backend, Metric, Protocol
 
@@ -211,7 +220,7 @@ class FinetuneConfig(Section):
 class EmbedConfig(Section):
     """One forward pass over the images of a split gives the vectors of all layers."""
 
-    splits: list[Split] = Field(default_factory=lambda: ["unseen", "seen"], min_length=1)
+    splits: list[Split] = Field(default_factory=lambda: list(get_args(Split)), min_length=1)
     batch_size: int = Field(64, ge=1)
     dtype: Dtype = Field("float32", description="storage of the embeddings")
     shard_rows: int = Field(1024, ge=1, description="rows of a Parquet file, and images of one unit of work")
@@ -225,10 +234,14 @@ class EmbedConfig(Section):
         return value
 
 
+def _default_protocols() -> list[Protocol]:
+    return ["default"]
+
+
 class ScoreConfig(Section):
     """How separable the classes are in each layer."""
 
-    protocols: list[Protocol] = Field(default_factory=lambda: ["default"], min_length=1)
+    protocols: list[Protocol] = Field(default_factory=_default_protocols, min_length=1)
     metrics: list[Metric] = Field(default_factory=lambda: list(METRICS), min_length=1)
     backend: Backend = "auto"
     seed: int = Field(42, ge=0)

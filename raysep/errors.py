@@ -37,6 +37,10 @@ class ConfigError(UsageError):
         head = f"{source}: {count} problem{'s' if count != 1 else ''}"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str]]:
+        # Errors travel from workers by pickle, which would call __init__ with the text.
+        return type(self), (self.problems, self.source)
+
 
 class RunDirError(UsageError):
     """The run directory can't be used for this configuration or these images."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -77,7 +78,7 @@ def run(
     else:
         source, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
-    current = Run(config, storage, source, split, telemetry, verbose)
+    current = Run(_with_absolute_paths(config), storage, source, split, telemetry, verbose)
     if any(PENDING[stage](current) for stage in stages if stage in WORK):
         telemetry.line("ray", "starting")
         with connection(verbose) as cluster:
@@ -151,7 +152,8 @@ def finetune(run: Run, cluster: Resources) -> None:
             last = [result.val_accuracy[max(result.val_accuracy)] for result in own if result.val_accuracy]
             setting = ", ".join(f"{name} {value:g}" for name, value in own[0].hyperparameters.items())
             telemetry.line(
-                "finetune", f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}"
+                "finetune",
+                f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}",
             )
     runs.record(
         run.storage,
@@ -210,7 +212,9 @@ def score(run: Run, cluster: Resources) -> None:
     pending.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
     saved = time.monotonic()
     with telemetry.stage("score", len(pending), "layers") as bar:
-        for task, new in score_all(run.storage, config.score, pending, planning.score_pool(config.compute, cluster, config.score)):
+        for task, new in score_all(
+            run.storage, config.score, pending, planning.score_pool(config.compute, cluster, config.score)
+        ):
             rows += new
             place = task.shard_set
             bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
@@ -250,8 +254,23 @@ def report(run: Run) -> Summary:
     return summary
 
 
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths of weights as workers must know them: theirs is another working directory."""
+    models = [
+        model.model_copy(update={"pretrained": str(Path(model.pretrained).resolve())})
+        if isinstance(model.pretrained, str)
+        else model
+        for model in config.models
+    ]
+    return config.model_copy(update={"models": models})
+
+
 def _commit_unit(
-    run: Run, metas: Sequence[CheckpointMeta], shard_sets: Sequence[ShardSet], blocks: Sequence[Any], data: str
+    run: Run,
+    metas: Sequence[CheckpointMeta],
+    shard_sets: Sequence[ShardSet],
+    blocks: Sequence[Any],
+    data: str,
 ) -> None:
     """All blocks of a unit are written: say which files make up each of its shard sets."""
     failed: dict[str, str] = {}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from raysep.cluster import Resources
 from raysep.config import ComputeConfig, ScoreConfig
 
-
 # Fewer blocks than this don't pay for the seconds that an actor takes to start.
 MIN_BLOCKS_PER_ACTOR = 4
 
@@ -63,18 +62,18 @@ def embed_pool(compute: ComputeConfig, cluster: Resources, blocks: int) -> Pool:
     """
     gpus = compute.gpus_per_embed_actor if compute.gpus_per_embed_actor is not None else float(cluster.gpus > 0)
     if gpus:
-        actors = compute.embed_actors or max(1, int(cluster.gpus / gpus))
-        threads = compute.cpus_per_embed_actor or max(1, int(cluster.cpus / actors / 2))
-        return Pool(actors, float(threads), gpus)
-    smallest = int(min(cpus for cpus, _ in cluster.nodes if cpus >= 1))
+        # Half of a node's CPUs for each of its GPUs, by the node that has the fewest.
+        per_gpu = min(node_cpus / node_gpus for node_cpus, node_gpus in cluster.nodes if node_gpus >= gpus)
+        cpus = float(compute.cpus_per_embed_actor or max(1, int(per_gpu * gpus / 2)))
+        return Pool(compute.embed_actors or max(1, cluster.places(cpus, gpus)), cpus, gpus)
     wanted = compute.embed_actors or max(1, min(int(cluster.cpus), blocks // MIN_BLOCKS_PER_ACTOR))
-    threads = compute.cpus_per_embed_actor or max(1, min(smallest, int(cluster.cpus / wanted)))
-    return Pool(min(wanted, max(1, int(cluster.cpus / threads))), float(threads), gpus)
+    smallest = min(cpus for cpus, _ in cluster.nodes if cpus >= 1)
+    cpus = float(compute.cpus_per_embed_actor or max(1, int(min(smallest, cluster.cpus / wanted))))
+    return Pool(min(wanted, cluster.places(cpus, 0)), cpus, 0.0)
 
 
 def score_pool(compute: ComputeConfig, cluster: Resources, config: ScoreConfig) -> Pool:
     """An actor for each GPU that cuML may use, else for each CPU."""
     default = float(config.backend != "sklearn" and cluster.gpus > 0)
     gpus = compute.gpus_per_score_actor if compute.gpus_per_score_actor is not None else default
-    actors = compute.score_actors or int(cluster.gpus / gpus if gpus else cluster.cpus)
-    return Pool(max(1, actors), 1.0, gpus)
+    return Pool(compute.score_actors or max(1, cluster.places(1, gpus)), 1.0, gpus)

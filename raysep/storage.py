@@ -38,14 +38,11 @@ class Storage:
             self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
             self.uri = root
         self.root = root.rstrip("/") or "/"
+        # Elsewhere a put is atomic by itself, and there is no rename.
+        self._renames = isinstance(self.fs, pafs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.uri,)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the root is a directory of this machine's file tree."""
-        return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, relative: str) -> str:
         """The path that the file system knows a file by."""
@@ -83,7 +80,7 @@ class Storage:
         Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
         """
         target = self.path(relative)
-        if not self.is_local:
+        if not self._renames:
             with self.fs.open_output_stream(target) as stream:
                 stream.write(content)
             return

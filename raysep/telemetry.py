@@ -63,7 +63,10 @@ class Telemetry:
 
     def line(self, stage: str, text: str) -> None:
         """One line of a stage, with the seconds since the start."""
-        self.console.print(f"[dim]{time.monotonic() - self._start:6.1f} s[/] [bold]{stage:<9}[/] {escape(text)}", soft_wrap=True)
+        self.console.print(
+            f"[dim]{time.monotonic() - self._start:6.1f} s[/] [bold]{stage:<9}[/] {escape(text)}",
+            soft_wrap=True,
+        )
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:

@@ -55,7 +55,7 @@ class Preprocessing:
 
     @cached_property
     def _transform(self) -> Any:
-        from timm.data import create_transform
+        from timm.data.transforms_factory import create_transform
 
         return create_transform(
             input_size=(self.channels, *self.size),
@@ -82,7 +82,7 @@ def decode(content: bytes, channels: int = 3) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns at half of the size that it refuses, and about damaged metadata.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
+            image: Image.Image = Image.open(io.BytesIO(content))
             image.load()
             image = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -3,7 +3,8 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 from raysep.config import DigitsSource, ImageFolderSource
 from raysep.errors import ConfigError
@@ -62,16 +63,15 @@ class Digits:
         from PIL import Image
 
         content = io.BytesIO()
-        Image.fromarray(self._pixels()[row]).save(content, format="PNG")
+        Image.fromarray(self._pixels[row]).save(content, format="PNG")
         return content.getvalue()
 
-    def _pixels(self):  # type: ignore[no-untyped-def]  # (1797, 8, 8) uint8, read once per process
-        if not hasattr(self, "_cache"):
-            import numpy as np
-            from sklearn.datasets import load_digits
+    @cached_property
+    def _pixels(self) -> Any:  # (1797, 8, 8) uint8, read once per process
+        import numpy as np
+        from sklearn.datasets import load_digits
 
-            self._cache = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-        return self._cache
+        return np.round(load_digits().images * (255 / 16)).astype(np.uint8)
 
     def __getstate__(self) -> dict[str, object]:
         return {}
@@ -106,7 +106,9 @@ class ImageFolder:
                     empty.append(folder)
                 records += [Record(path, class_name, path=path, part=part or None) for path in paths]
         if empty:
-            raise ConfigError([f"data.source.path: no image in the class directory {root.display(folder)}" for folder in empty])
+            raise ConfigError(
+                [f"data.source.path: no image in the class directory {root.display(folder)}" for folder in empty]
+            )
         if not records:
             raise ConfigError(
                 [f"data.source.path: expected {root.display()}/<class>/<image>, found no class directory"]

@@ -51,9 +51,7 @@ def draw_split(records: Sequence[Record], config: SplitConfig | None) -> pa.Tabl
     """
     presplit = any(record.part is not None for record in records)
     if presplit and config is not None:
-        raise ConfigError(
-            ["data.split: the directory is a split already (train, test, unseen): leave data.split out"]
-        )
+        raise ConfigError(["data.split: the directory is a split already (train, test, unseen): leave data.split out"])
     if not presplit and config is None:
         raise ConfigError(["data.split: expected `unseen` (class names) or `unseen_fraction`, got nothing"])
     roles = _given_roles(records) if config is None else _drawn_roles(records, config)
@@ -190,7 +188,8 @@ def _check(kept: Sequence[tuple[Record, Role]]) -> None:
     for name, count in sorted(seen.items()):
         if count < MIN_SEEN:
             problems.append(
-                f"data: the seen class {name!r} has {count} images, expected {MIN_SEEN} or more (train, validation, test)"
+                f"data: the seen class {name!r} has {count} images, expected {MIN_SEEN} or more "
+                "(train, validation, test)"
             )
     doubled = [name for name, count in Counter(record.image_id for record, _ in kept).items() if count > 1]
     if doubled:

@@ -74,15 +74,18 @@ class Embedder:
             for part, packed in zip(parts, self.forward(pixels), strict=True):
                 part.append(packed)
         vectors = [
-            [layer.numpy() for layer in model.split(torch.cat(part))] if part else [np.empty((0, layer.dim), np.float32) for layer in model.layers]
+            [layer.numpy() for layer in model.split(torch.cat(part))]
+            if part
+            else [np.empty((0, layer.dim), np.float32) for layer in model.layers]
             for model, part in zip(self._models, parts, strict=True)
         ]
         return Embedded(good, failed, vectors)
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, H, W) uint8 to one packed (B, sum of dims) float32 tensor on the host per checkpoint."""
-        with torch.inference_mode(), torch.autocast(
-            torch.device(self._device).type, dtype=self._dtype, enabled=self._dtype is not None
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(self._device).type, dtype=self._dtype, enabled=self._dtype is not None),
         ):
             inputs = self._preprocessing.normalize(pixels.to(self._device))
             return [model(inputs).cpu() for model in self._models]

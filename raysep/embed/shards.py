@@ -157,14 +157,14 @@ def read_layer(
 
 
 def _fixed_size_list(layer: Layer, values: NDArray[np.float32], dtype: Dtype) -> pa.Array:
-    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    flat: NDArray[np.floating[Any]] = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
     if dtype == "float16":
         with np.errstate(over="ignore"):
             half = flat.astype(np.float16)
         if not np.isfinite(half[np.isfinite(flat)]).all():
             raise StageError(
-                f"layer {layer.index} ({layer.name}) has values up to {np.abs(flat).max():.3g}, beyond float16's 65504: "
-                "set embed.dtype to float32"
+                f"layer {layer.index} ({layer.name}) has values up to {np.abs(flat).max():.3g}, "
+                "beyond float16's 65504: set embed.dtype to float32"
             )
         flat = half
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), layer.dim)

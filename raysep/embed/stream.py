@@ -119,7 +119,12 @@ def _blocks(number: int, unit: Unit, rows: int) -> Iterator[pa.Table]:
 
 
 def embed_all(
-    units: Sequence[Unit], source: Source, run: Storage, config: EmbedConfig, pool: Pool, verbose: bool = False
+    units: Sequence[Unit],
+    source: Source,
+    run: Storage,
+    config: EmbedConfig,
+    pool: Pool,
+    verbose: bool = False,
 ) -> Iterator[Block]:
     """Stream the images of all units through a pool of actors; yields each block when it is written.
 

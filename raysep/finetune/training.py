@@ -129,7 +129,9 @@ def train(
     seen_test = Images(with_role(split, "seen_test"), source, preprocessing)
 
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=trial.hyperparameters["learning_rate"], weight_decay=trial.hyperparameters["weight_decay"]
+        model.parameters(),
+        lr=trial.hyperparameters["learning_rate"],
+        weight_decay=trial.hyperparameters["weight_decay"],
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, config))
     dtype = autocast_dtype(config.precision, device)
@@ -168,7 +170,12 @@ def train(
 
 
 def accuracy(
-    model: nn.Module, images: Images, preprocessing: Preprocessing, batch_size: int, dtype: torch.dtype | None, device: str
+    model: nn.Module,
+    images: Images,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    device: str,
 ) -> float | None:
     """Share of images, between 0 and 1, whose highest output is their label; None without images."""
     if not len(images):

@@ -67,7 +67,13 @@ def candidates(config: FinetuneConfig, sample: Sampler) -> list[dict[str, float]
     drawn = {name: space for name, space in spaces.items() if isinstance(space, SearchSpace)}
     if drawn:
         settings = [
-            {**setting, **{name: sample(*space.named(), 1000 * position + draw) for position, (name, space) in enumerate(drawn.items())}}
+            {
+                **setting,
+                **{
+                    name: sample(*space.named(), 1000 * position + draw)
+                    for position, (name, space) in enumerate(drawn.items())
+                },
+            }
             for setting in settings
             for draw in range(config.num_samples)
         ]
@@ -104,11 +110,11 @@ def choose(results: Iterable[TrialResult]) -> list[TrialResult]:
         finished = [[r for r in group if r.state == "finished"] for group in settings.values()]
         usable = [group for group in finished if group]
         if usable:
-            chosen += max(usable, key=_rank)
+            chosen += sorted(usable, key=_rank)[-1]
     return sorted(chosen, key=lambda result: (result.model_id, result.number))
 
 
-def _rank(group: Sequence[TrialResult]) -> tuple[int, float, float]:
+def _rank(group: list[TrialResult]) -> tuple[int, float, float]:
     last = [result.val_accuracy[max(result.val_accuracy)] for result in group if result.val_accuracy]
     mean = sum(last) / len(last) if last else 0.0
     return len(group), mean, -group[0].hyperparameters.get("learning_rate", 0.0)
@@ -129,10 +135,6 @@ def read_result(run: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult
         plain[name] = {int(step): value for step, value in plain[name].items()}
     result = TrialResult(**plain)
     if result.state == "finished":
-        whole = all(
-            run.exists(f"{trial.directory}/step={step}/{name}")
-            for step in steps
-            for name in (META, WEIGHTS)
-        )
+        whole = all(run.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
         return result if whole else None
     return result if result.state == "stopped" else None

@@ -14,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from raysep.config import FinetuneConfig
 from raysep.data.sources import Source
+from raysep.errors import RaysepError
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
 from raysep.storage import Storage
@@ -90,7 +91,10 @@ def _fit_together(
     with tempfile.TemporaryDirectory(prefix="raysep-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial": tune.grid_search(list(range(len(trials)))), "trials": ray.put(list(trials))},
+            param_space={
+                "trial": tune.grid_search(list(range(len(trials)))),
+                "trials": ray.put(list(trials)),
+            },
             tune_config=tune.TuneConfig(
                 scheduler=scheduler,
                 reuse_actors=True,
@@ -105,7 +109,7 @@ def _fit_together(
             ),
         )
         grid = tuner.fit()
-        found = {result.config["trial"]: result for result in grid}
+        found = {(grid[index].config or {})["trial"]: grid[index] for index in range(len(grid))}
     return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
 
 
@@ -120,7 +124,17 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     trial: Trial = ray.get(config["trials"])[config["trial"]]
     if job.config is None:
         prepare(trial, job.run, job.split)
-        tune.report({"evaluation": 1, "step": 0, "val": {}, "seen": {}, "val_accuracy": 0.0, "seconds": 0.0, "unreadable": {}})
+        tune.report(
+            {
+                "evaluation": 1,
+                "step": 0,
+                "val": {},
+                "seen": {},
+                "val_accuracy": 0.0,
+                "seconds": 0.0,
+                "unreadable": {},
+            }
+        )
         return
     val: dict[int, float] = {}
     seen: dict[int, float] = {}
@@ -169,15 +183,17 @@ def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
 
 
 def _cause(error: BaseException | None) -> str:
-    """What went wrong inside the trial, in a line: Ray's wrapping holds the traceback as text."""
+    """What went wrong inside the trial, on one line: Ray wraps the error, and has its traceback as text."""
     if error is None:
         return "the trial never ran"
     inner = getattr(error, "cause", None) or error
+    if isinstance(inner, RaysepError):
+        return " ".join(str(inner).split())
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return lines[-1] if lines else type(inner).__name__
 
 
-class _Progress(tune.Callback):  # type: ignore[misc]  # Ray's classes are untyped
+class _Progress(tune.Callback):
     """Hands each report to the caller. Lives on the driver."""
 
     def __init__(self, trials: Sequence[Trial], on_evaluation: OnEvaluation) -> None:
@@ -187,5 +203,12 @@ class _Progress(tune.Callback):  # type: ignore[misc]  # Ray's classes are untyp
         # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
         return {"_trials": [], "_on_evaluation": None}
 
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:  # noqa: ARG002
+    def on_trial_result(  # Tune's own signature
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: Any,  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
         self._on_evaluation(self._trials[trial.config["trial"]], result)

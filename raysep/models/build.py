@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import nn
 
 from raysep.config import ModelConfig
@@ -35,7 +35,7 @@ def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -
     hub = weights and config.pretrained is True
     try:
         model: nn.Module = timm.create_model(config.name, pretrained=hub, **arguments)
-    except Exception as error:  # noqa: BLE001  (a model's constructor and the hub may raise anything)
+    except Exception as error:
         what = "its weights could not be fetched" if hub else "it can't be built with these arguments"
         problem = f"models: {config.id}: {what}: {type(error).__name__}: {_short(error)}"
         if hub:
@@ -66,7 +66,7 @@ def check_name(name: str) -> None:
 def preprocessing_of(model: nn.Module, config: ModelConfig) -> Preprocessing:
     """The model's own evaluation transform, with the configuration's changes."""
     size = {} if config.image_size is None else {"img_size": config.image_size}
-    data = resolve_data_config({**size, "crop_pct": config.crop_pct}, model=model)
+    data: dict[str, Any] = resolve_data_config({**size, "crop_pct": config.crop_pct}, model=model)
     channels, height, width = data["input_size"]
     return Preprocessing(
         size=(height, width),

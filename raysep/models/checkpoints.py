@@ -30,6 +30,8 @@ def save_checkpoint(run: Storage, model: nn.Module, meta: CheckpointMeta) -> Non
 def load_checkpoint(run: Storage, meta: CheckpointMeta) -> nn.Module:
     """The model of a checkpoint, in evaluation mode, on the CPU."""
     model = create(meta.model, num_classes=len(meta.classes), weights=False)
-    state: dict[str, torch.Tensor] = load(run.read_bytes(f"{directory(meta.model.id, meta.trial, meta.step)}/{WEIGHTS}"))
+    state: dict[str, torch.Tensor] = load(
+        run.read_bytes(f"{directory(meta.model.id, meta.trial, meta.step)}/{WEIGHTS}")
+    )
     model.load_state_dict(state)
     return model.eval()

@@ -9,7 +9,7 @@ at their output by forward hooks. Each layer is pooled to (B, D) as soon as it i
 import fnmatch
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,7 +64,9 @@ class LayeredModel(nn.Module):
         super().__init__()
         self.model = model
         # A class token is at hand only where timm gives back the tokens that stand before the patches.
-        options = inspect.signature(model.forward_intermediates).parameters
+        # timm's interface, which torch's Module has no type for.
+        self._intermediates: Callable[..., list[Any]] = model.forward_intermediates  # type: ignore[assignment]
+        options = inspect.signature(self._intermediates).parameters
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self._ask_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
         self._has_cls = self._ask_prefix and isinstance(getattr(model, "cls_token", None), nn.Parameter)
@@ -90,13 +92,13 @@ class LayeredModel(nn.Module):
 
     def split(self, packed: Tensor) -> list[Tensor]:
         """The packed vectors of a batch as one (B, D) tensor per layer."""
-        return list(packed.split([layer.dim for layer in self.layers], dim=1))
+        return list(torch.split(packed, [layer.dim for layer in self.layers], dim=1))
 
     def _vectors(self, x: Tensor) -> list[Tensor]:
         pooled: dict[int, Tensor] = {}
         with self._hooks(pooled, len(x)):
             arguments = {"return_prefix_tokens": True} if self._ask_prefix else {}
-            intermediates = self.model.forward_intermediates(x, intermediates_only=True, **arguments)
+            intermediates = self._intermediates(x, intermediates_only=True, **arguments)
         for position, tap in enumerate(self._taps):
             if tap.intermediate is not None:
                 pooled[position] = self._pool_intermediate(intermediates[tap.intermediate])
@@ -194,7 +196,8 @@ def _described(config: ModelConfig) -> list[Layer]:
 
 
 def _taps_of(model: nn.Module) -> list[_Tap]:
-    names = [info["module"] or STEM for info in model.feature_info]
+    feature_info: Any = model.feature_info
+    names = [info["module"] or STEM for info in feature_info]
     # Some families name a module per branch or pass, so a name may come twice.
     taps = [
         _Tap(name if names.count(name) == 1 else f"{name}#{names[:index].count(name)}", intermediate=index)

@@ -29,7 +29,10 @@ def curves(model: ModelSummary, protocol: str) -> bytes:
     metrics = list(dict.fromkeys(curve.metric for curve in model.curves if curve.protocol == protocol))
     rows = -(-len(metrics) // COLUMNS)
     figure, axes = plt.subplots(
-        rows, min(COLUMNS, len(metrics)), figsize=(3.7 * min(COLUMNS, len(metrics)), 2.7 * rows), squeeze=False
+        rows,
+        min(COLUMNS, len(metrics)),
+        figsize=(3.7 * min(COLUMNS, len(metrics)), 2.7 * rows),
+        squeeze=False,
     )
     for ax, metric in zip(axes.flat, metrics, strict=False):
         for split, colour in (("seen", SEEN), ("unseen", UNSEEN)):
@@ -48,7 +51,9 @@ def curves(model: ModelSummary, protocol: str) -> bytes:
     for ax in list(axes.flat)[len(metrics) :]:
         ax.axis("off")
     axes.flat[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(f"{model.model}: separability of each layer at step {model.step} (protocol {protocol})", fontsize=11)
+    figure.suptitle(
+        f"{model.model}: separability of each layer at step {model.step} (protocol {protocol})", fontsize=11
+    )
     return _png(figure)
 
 
@@ -58,7 +63,7 @@ def accuracy_against_g(summary: Summary) -> bytes | None:
     drawn = False
     for model, colour in zip(summary.models, _cycle(len(summary.models)), strict=True):
         points = [
-            (accuracy, best.mean, step)
+            (accuracy, best.mean or 0.0, step)
             for step, accuracy in sorted(model.accuracy_by_step.items())
             if accuracy is not None
             and (curve := model.curve(summary.headline_protocol, summary.headline_metric, "unseen", step))
@@ -69,7 +74,7 @@ def accuracy_against_g(summary: Summary) -> bytes | None:
         drawn = True
         ax.plot([p[0] for p in points], [p[1] for p in points], "-o", color=colour, label=model.model, ms=4)
         for accuracy, g, step in points:
-            ax.annotate(str(step), (accuracy, g or 0.0), textcoords="offset points", xytext=(4, 4), fontsize=7, color=GREY)
+            ax.annotate(str(step), (accuracy, g), textcoords="offset points", xytext=(4, 4), fontsize=7, color=GREY)
     if not drawn:
         plt.close(figure)
         return None
@@ -89,7 +94,7 @@ def _line(ax: Axes, curve: Curve, colour: str, label: str) -> None:
     ax.errorbar(x, y, yerr=[layer.sd or 0.0 for layer in known], color=colour, marker="o", ms=3.5, lw=1.5, label=label)
     best = curve.best()
     if best is not None:
-        ax.plot([best.layer], [best.mean or 0.0], "o", ms=9, mfc="none", mec=colour)
+        ax.plot([best.layer], [best.mean or 0.0], "o", ms=9, mfc="none", mec=colour, clip_on=False)
 
 
 def _plain(ax: Axes) -> None:

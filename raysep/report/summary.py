@@ -14,7 +14,7 @@ from raysep.config import RunConfig
 from raysep.embed.shards import Manifest, ShardSet
 from raysep.finetune.trials import Trial, TrialResult, choose
 from raysep.models.meta import CheckpointMeta
-from raysep.separability.names import Metric, Protocol
+from raysep.separability.names import METRICS, Metric, Protocol
 from raysep.separability.table import Row
 
 FILE = "summary.json"
@@ -155,9 +155,7 @@ def _model(config: RunConfig, metas: Sequence[CheckpointMeta], rows: Sequence[Ro
     own = [row for row in rows if row["model"] == first.model.id]
     steps = sorted({meta.step for meta in metas})
     curves = _curves(own)
-    accuracies = {
-        step: mean_and_sd([meta.seen_accuracy for meta in metas if meta.step == step]) for step in steps
-    }
+    accuracies = {step: mean_and_sd([meta.seen_accuracy for meta in metas if meta.step == step]) for step in steps}
     headline = next(
         (
             curve
@@ -197,7 +195,10 @@ def _curves(rows: Sequence[Row]) -> list[Curve]:
         place = (row["protocol"], row["metric"], row["split"], row["step"])
         groups.setdefault(place, {}).setdefault(row["layer"], []).append(row)
     curves = []
-    for (protocol, metric, split, step), layers in sorted(groups.items()):
+    # Metrics in the order in which they are documented, not by their names.
+    for (protocol, metric, split, step), layers in sorted(
+        groups.items(), key=lambda item: (item[0][0], METRICS.index(item[0][1]), *item[0][2:])
+    ):
         points = []
         for layer, group in sorted(layers.items()):
             mean, sd = mean_and_sd([row["value"] for row in group])
@@ -239,6 +240,7 @@ def _left_out(
         {(row["model"], row["layer_name"], row["protocol"], row["metric"]) for row in rows if row["value"] is None}
     )
     for model_id, layer, protocol, metric in undefined:
-        yield f"{model_id}, {layer}: {metric} ({protocol}) isn't defined there (NaN or infinity, or too few images a class)"
+        why = "NaN or infinity, or too few images a class"
+        yield f"{model_id}, {layer}: {metric} ({protocol}) isn't defined there ({why})"
     if not metas:
         yield "nothing was evaluated"

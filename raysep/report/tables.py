@@ -15,8 +15,8 @@ def columns(summary: Summary) -> list[str]:
         "seen accuracy",
         f"g ({summary.headline_metric})",
         "best layer",
-        "of layers",
-        "g of the last layer",
+        "layers",
+        "g of last layer",
     ]
 
 
@@ -28,7 +28,7 @@ def cells(model: ModelSummary) -> list[str]:
         number(model.seen_accuracy, model.seen_accuracy_sd),
         number(model.g, model.g_sd),
         best,
-        f"{model.layers} (0 to {model.layers - 1})" if model.layers else "-",
+        f"0 to {model.layers - 1}" if model.layers else "-",
         number(model.g_last_layer),
     ]
 
@@ -37,7 +37,7 @@ def terminal(summary: Summary) -> Table:
     """The table as rich prints it."""
     table = Table(title=f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes")
     for position, heading in enumerate(columns(summary)):
-        table.add_column(heading, justify="left" if position in {0, 3} else "right")
+        table.add_column(heading, no_wrap=True, justify="left" if position in {0, 3} else "right")
     for model in summary.models:
         table.add_row(*cells(model))
     return table
@@ -47,7 +47,11 @@ def to_csv(summary: Summary) -> bytes:
     """A row for each model, numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out)
-    names = [name for name in ModelSummary.model_fields if name not in {"curves", "accuracy_by_step", "interval", "tied_layers"}]
+    names = [
+        name
+        for name in ModelSummary.model_fields
+        if name not in {"curves", "accuracy_by_step", "interval", "tied_layers"}
+    ]
     writer.writerow(names)
     for model in summary.models:
         writer.writerow([_plain(getattr(model, name)) for name in names])
@@ -58,11 +62,25 @@ def layers_csv(summary: Summary) -> bytes:
     """A row for each model, protocol, metric, split, step and layer: mean and deviation over trials."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["model", "protocol", "metric", "split", "step", "layer", "layer_name", "depth", "dim", "mean", "sd"])
+    writer.writerow(
+        ["model", "protocol", "metric", "split", "step", "layer", "layer_name", "depth", "dim", "mean", "sd"]
+    )
     for model in summary.models:
         for c in model.curves:
             for p in c.layers:
-                row = [model.model, c.protocol, c.metric, c.split, c.step, p.layer, p.name, p.depth, p.dim, p.mean, p.sd]
+                row = [
+                    model.model,
+                    c.protocol,
+                    c.metric,
+                    c.split,
+                    c.step,
+                    p.layer,
+                    p.name,
+                    p.depth,
+                    p.dim,
+                    p.mean,
+                    p.sd,
+                ]
                 writer.writerow([_plain(value) for value in row])
     return out.getvalue().encode()
 

@@ -1,6 +1,7 @@
 """Ray around scoring: a pool of actors, one task a layer. Each task reads one column."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ray
 from ray.util import ActorPool
@@ -43,7 +44,7 @@ def score_all(run: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Po
     if not tasks:
         return
     actor = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Scorer)
-    actors = [actor.remote(run, config, pool.threads) for _ in range(min(pool.processes, len(tasks)))]
+    actors: list[Any] = [actor.remote(run, config, pool.threads) for _ in range(min(pool.processes, len(tasks)))]
     try:
         numbered = list(enumerate(tasks))
         for number, rows in ActorPool(actors).map_unordered(lambda a, item: a.score.remote(*item), numbered):

@@ -31,9 +31,7 @@ class Engine(Protocol):
         """(N, k) Euclidean neighbours of each row, nearest first, the row itself left out. Needs k < N."""
         ...
 
-    def predict_path(
-        self, X: Matrix, y: Labels, X_test: Matrix, strengths: Sequence[float]
-    ) -> list[Labels]:
+    def predict_path(self, X: Matrix, y: Labels, X_test: Matrix, strengths: Sequence[float]) -> list[Labels]:
         """Predictions on X_test of L2 multinomial logistic regressions, one for each C of `strengths`.
 
         X and X_test are standardised; `strengths` go from the strongest penalty (smallest C) up.
@@ -72,13 +70,10 @@ class SklearnEngine:
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(warm_start=True, tol=1e-3, max_iter=200)
-        predictions = []
         with warnings.catch_warnings():
             # Weak penalties on separable classes go on improving the loss long after the predictions stand.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            for strength in strengths:
-                predictions.append(model.set_params(C=strength).fit(X, y).predict(X_test))
-        return predictions
+            return [model.set_params(C=strength).fit(X, y).predict(X_test) for strength in strengths]
 
 
 class CumlEngine:
@@ -96,7 +91,12 @@ class CumlEngine:
 
         _check(X, more_than=n_clusters - 1)
         model = KMeans(
-            n_clusters=n_clusters, init="k-means++", n_init=n_init, random_state=seed, max_iter=300, output_type="numpy"
+            n_clusters=n_clusters,
+            init="k-means++",
+            n_init=n_init,
+            random_state=seed,
+            max_iter=300,
+            output_type="numpy",
         ).fit(X)
         return np.asarray(model.labels_).astype(np.int64)
 
@@ -118,7 +118,9 @@ class CumlEngine:
         _check(X, more_than=0)
         return [
             np.asarray(
-                LogisticRegression(C=strength, max_iter=1000, output_type="numpy").fit(X, y.astype(np.int32)).predict(X_test)
+                LogisticRegression(C=strength, max_iter=1000, output_type="numpy")
+                .fit(X, y.astype(np.int32))
+                .predict(X_test)
             ).astype(y.dtype)
             for strength in strengths
         ]
@@ -140,7 +142,8 @@ def drop_self(found: NDArray[np.int64]) -> NDArray[np.int64]:
     rows = np.arange(len(found))[:, None]
     own = found == rows
     own[~own.any(axis=1), -1] = True
-    return found[~own].reshape(len(found), -1)
+    kept: NDArray[np.int64] = found[~own].reshape(len(found), -1)
+    return kept
 
 
 def cuml_problem() -> str | None:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Metric = Literal[
-    "nmi", "ami", "ari", "knn_purity", "nn1", "r_precision", "linear_probe", "few_shot_1", "few_shot_5"
-]
+Metric = Literal["nmi", "ami", "ari", "knn_purity", "nn1", "r_precision", "linear_probe", "few_shot_1", "few_shot_5"]
 Protocol = Literal["default", "paper"]
 Backend = Literal["auto", "sklearn", "cuml"]
 

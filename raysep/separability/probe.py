@@ -14,9 +14,7 @@ OUTER_FOLDS, INNER_FOLDS = 5, 3
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def linear_probe(
-    X: NDArray[np.float32], y: NDArray[np.integer[Any]], engine: Engine, seed: int
-) -> float | None:
+def linear_probe(X: NDArray[np.float32], y: NDArray[np.integer[Any]], engine: Engine, seed: int) -> float | None:
     """Accuracy of L2-regularised multinomial logistic regression on images that it wasn't fitted on.
 
     Five stratified folds; features are standardised by the training images of each. The penalty is the

@@ -6,6 +6,7 @@ is given.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,12 @@ class Embedding:
     """
 
     def __init__(
-        self, X: NDArray[np.float32], y: NDArray[np.integer[Any]], protocol: Protocol, engine: Engine, seed: int
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.integer[Any]],
+        protocol: Protocol,
+        engine: Engine,
+        seed: int,
     ) -> None:
         self.X, self.y, self.protocol = X, y, protocol
         self.engine = SklearnEngine() if protocol == "paper" else engine
@@ -95,6 +101,9 @@ def _few_shot(shots: int) -> Callable[[Embedding], tuple[float | None, int | Non
     return lambda e: (metrics.few_shot(e.X, e.y, shots, e.seed), shots)
 
 
+# Metrics that both protocols define alike: asked for under both, they are computed once.
+SHARED: frozenset[Metric] = frozenset({"nn1", "r_precision", "linear_probe", "few_shot_1", "few_shot_5"})
+
 # What each metric is given, and its number k.
 METRIC_OF: dict[Metric, Callable[[Embedding], tuple[float | None, int | None]]] = {
     "nmi": _nmi,
@@ -132,14 +141,20 @@ def score_layer(
         classes, has None for all of them.
     """
     embeddings: dict[Protocol, Embedding] = {}
+    known: dict[tuple[Metric, str, int], Score] = {}
     scores = []
     for protocol, metric in wanted:
         if protocol not in embeddings:
             embeddings[protocol] = Embedding(X, y, protocol, engine, seed)
         embedding = embeddings[protocol]
+        place = (metric, embedding.engine.name, embedding.seed)
+        if metric in SHARED and place in known:
+            scores.append(replace(known[place], protocol=protocol, seconds=0.0))
+            continue
         start = time.perf_counter()
         usable = embedding.finite and embedding.n_classes > 1
         value, k = METRIC_OF[metric](embedding) if usable else (None, None)
         seconds = time.perf_counter() - start
-        scores.append(Score(protocol, metric, value, len(y), k, embedding.engine.name, seconds))
+        known[place] = Score(protocol, metric, value, len(y), k, embedding.engine.name, seconds)
+        scores.append(known[place])
     return scores

@@ -102,9 +102,7 @@ def missing(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Task]:
     left = []
     for task in tasks:
         wanted = [
-            (protocol, metric)
-            for protocol, metric in task.wanted
-            if (*_place(task), protocol, metric) not in done
+            (protocol, metric) for protocol, metric in task.wanted if (*_place(task), protocol, metric) not in done
         ]
         if wanted:
             left.append(Task(task.shard_set, task.manifest, task.layer, task.seed, task.key, wanted))

@@ -1,0 +1,68 @@
+"""What tests share: a Ray for the whole session, small image trees, and the optional shared data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+# Shared machines are slow at times: a deadline would test them and not the code.
+settings.register_profile("shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_ray() -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray of two CPUs for all tests that need one."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def write_images(root: Path, classes: dict[str, int], size: int = 16, seed: int = 0) -> None:
+    """Images whose classes differ in colour: `classes` maps a class to its number of images."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(40, 215, (len(classes), 3))
+    for (name, count), colour in zip(classes.items(), colours, strict=True):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = np.clip(colour + rng.normal(0, 30, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory of five classes with twelve images each."""
+    root = tmp_path / "images"
+    write_images(root, dict.fromkeys("abcde", 12))
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The calligraphy images and pretrained weights, where the machine has them."""
+    place = Path(os.environ.get("RAYSEP_SHARED_DATA", REPOSITORY.parent / "shared"))
+    if not (place / "data" / "calligraphy").is_dir() or not (place / "weights").is_dir():
+        pytest.skip(f"no calligraphy images and weights at {place}; RAYSEP_SHARED_DATA names their directory")
+    return place
+
+
+TINY_CNN = {"name": "test_resnet", "pretrained": False, "image_size": 32}
+TINY_VIT = {"name": "test_vit", "pretrained": False, "image_size": 32, "kwargs": {"patch_size": 8, "depth": 3}}

@@ -1,0 +1,89 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysep.config import SplitConfig
+from raysep.data import splits
+from raysep.data.sources import Digits, Record
+from raysep.errors import ConfigError
+
+
+def records(classes: dict[str, int], part: str | None = None) -> list[Record]:
+    return [Record(f"{part}/{c}/{i:03d}", c, path="x", part=part) for c, n in classes.items() for i in range(n)]
+
+
+FIVE = records(dict.fromkeys("abcde", 10))
+
+
+def test_listed_classes_are_unseen_and_labels_count_seen_classes_first():
+    table = splits.draw_split(FIVE, SplitConfig(unseen=["b", "d"]))
+    label = dict(zip(table["class_name"].to_pylist(), table["label"].to_pylist(), strict=True))
+    assert label == {"a": 0, "c": 1, "e": 2, "b": 3, "d": 4}
+    assert splits.seen_classes(table) == ["a", "c", "e"]
+    roles = Counter(zip(table["class_name"].to_pylist(), table["role"].to_pylist(), strict=True))
+    assert roles["b", "unseen"] == 10
+    assert (roles["a", "seen_train"], roles["a", "seen_test"]) == (8, 2)
+
+
+def test_the_split_depends_on_the_seed_and_not_on_the_order_of_the_listing():
+    config = SplitConfig(unseen_fraction=0.4)
+    table = splits.draw_split(FIVE, config)
+    assert table == splits.draw_split(FIVE[::-1], config)
+    assert splits.fingerprint(table) == splits.fingerprint(splits.from_parquet(splits.to_parquet(table)))
+    others = {splits.fingerprint(splits.draw_split(FIVE, SplitConfig(unseen_fraction=0.4, seed=s))) for s in range(5)}
+    assert len(others) > 1
+    unseen = set(splits.with_role(table, "unseen")["class_name"].to_pylist())
+    assert len(unseen) == 2
+
+
+def test_classes_that_are_neither_are_left_out_and_all_may_be_unseen():
+    table = splits.draw_split(FIVE, SplitConfig(unseen=["a", "b"], seen=["c", "d"]))
+    assert "e" not in table["class_name"].to_pylist()
+    assert set(splits.draw_split(FIVE, SplitConfig(unseen="all"))["role"].to_pylist()) == {"unseen"}
+
+
+def test_a_split_tree_is_taken_as_it_is():
+    given_split = records({"a": 5, "b": 5}, "train") + records({"a": 2}, "test") + records({"c": 3, "d": 3}, "unseen")
+    table = splits.draw_split(given_split, None)
+    assert Counter(table["role"].to_pylist()) == {"seen_train": 10, "seen_test": 2, "unseen": 6}
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "part"),
+    [
+        (FIVE, SplitConfig(unseen=["a", "z"]), "no class 'z'"),
+        (FIVE, SplitConfig(unseen=["a", "b"], seen=["y"]), "no class 'y'"),
+        (FIVE, None, "expected `unseen`"),
+        (FIVE, SplitConfig(unseen_fraction=0.1), "got 0"),
+        (records({"a": 9, "b": 9, "c": 1, "d": 5}), SplitConfig(unseen=["c", "d"]), "'c' has 1 image"),
+        (records({"a": 2, "b": 9, "c": 9}), SplitConfig(unseen=["b", "c"]), "'a' has 2 images"),
+        (FIVE + FIVE[:1], SplitConfig(unseen=["a", "b"]), "occur twice"),
+        (records({"a": 5}, "train"), SplitConfig(unseen=["a", "b"]), "is a split already"),
+        (records({"a": 5}, "train") + records({"a": 5, "b": 5}, "unseen"), None, "both seen"),
+        (records({"a": 5}, "train") + records({"b": 5}, "test") + records({"c": 5}, "unseen"), None, "not in train: b"),
+    ],
+)
+def test_splits_that_cannot_be_drawn_say_why(data: list[Record], config: SplitConfig | None, part: str):
+    with pytest.raises(ConfigError) as caught:
+        splits.draw_split(data, config)
+    assert part in str(caught.value)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0.01, 0.99), st.integers(0, 99))
+def test_hold_out_takes_something_of_each_class_and_never_all(labels: list[int], fraction: float, seed: int):
+    y = np.array(labels, dtype=np.int32)
+    held = splits.hold_out(y, fraction, seed)
+    for label in set(labels):
+        own = held[y == label]
+        assert not own.all()
+        assert own.any() or len(own) == 1
+
+
+def test_digits_split_is_pinned():
+    # A change of the draw would silently change every result: this is the quickstart's split.
+    table = splits.draw_split(Digits().records(), SplitConfig(unseen=["7", "8", "9"], test_fraction=0.2, seed=42))
+    assert Counter(table["role"].to_pylist()) == {"seen_train": 1012, "seen_test": 252, "unseen": 533}
+    assert splits.with_role(table, "seen_test")["row"].to_pylist()[:5] == [1, 16, 21, 30, 35]

@@ -1,0 +1,133 @@
+"""Ray Data against a plain loop over the same images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+
+from raysep.config import EmbedConfig, ModelConfig, SplitConfig
+from raysep.data.sources import ImageFolder
+from raysep.data.splits import draw_split, with_role
+from raysep.embed.embedder import Embedder
+from raysep.embed.shards import Manifest, ShardSet, read_layer
+from raysep.embed.stream import Block, Unit, embed_all
+from raysep.finetune.training import prepare
+from raysep.finetune.trials import Trial
+from raysep.models.checkpoints import load_checkpoint
+from raysep.models.meta import CheckpointMeta, read_meta
+from raysep.planning import Pool
+from raysep.storage import Storage
+from tests.conftest import TINY_CNN, TINY_VIT
+
+
+@pytest.fixture
+def world(tree: Path, tmp_path: Path):
+    """Two models with two checkpoints each, and a tree with one broken image among the unseen."""
+    (tree / "d" / "005.png").write_bytes(b"broken")
+    source = ImageFolder(str(tree))
+    split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
+    run = Storage(str(tmp_path / "run"))
+    metas = []
+    for config in (ModelConfig(**TINY_CNN), ModelConfig(**TINY_VIT)):
+        for number in (0, 1):
+            prepare(Trial(config, number, seed=number), run, split)
+            metas.append(read_meta(run, f"checkpoints/{config.id}/trial={number}/step=0"))
+    return run, source, split, metas
+
+
+def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -> dict[str, np.ndarray]:
+    """What one would write by hand, with timm's own transform: the last layer's features."""
+    model = load_checkpoint(run, meta)
+    transform = create_transform(**resolve_data_config({"img_size": 32}, model=model), is_training=False)
+    found = {}
+    for image_id in ids:
+        x = transform(Image.open(tree / image_id).convert("RGB"))[None]
+        with torch.inference_mode():
+            intermediates = model.forward_intermediates(x, intermediates_only=True, **PREFIX.get(meta.model.id, {}))
+        last = intermediates[-1]
+        found[image_id] = (last[1][:, 0] if isinstance(last, tuple) else last.mean(dim=(2, 3)))[0].numpy()
+    return found
+
+
+PREFIX = {"test_vit": {"return_prefix_tokens": True}}
+
+
+def units_of(split, metas) -> list[Unit]:
+    return [
+        Unit(tuple(own), tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own), with_role(split, role))
+        for own in (metas[:2], metas[2:])
+        for name, role in (("unseen", "unseen"), ("seen", "seen_test"))
+    ]
+
+
+def manifests(units: list[Unit], blocks: list[Block]) -> dict[ShardSet, Manifest]:
+    return {
+        shard_set: Manifest(
+            "k",
+            0,
+            [b.files[i] for b in blocks if b.unit == number and b.files],
+            next(b.layers for b in blocks if b.unit == number),
+            {},
+            "float32",
+            "s",
+            {},
+        )
+        for number, unit in enumerate(units)
+        for i, shard_set in enumerate(unit.shard_sets)
+    }
+
+
+@pytest.mark.parametrize("pool", [Pool(1, 2, 0), Pool(2, 1, 0)], ids=["one actor", "actors on every CPU"])
+def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, pool: Pool):
+    run, source, split, metas = world
+    units = units_of(split, metas)
+    blocks = list(embed_all(units, source, run, EmbedConfig(batch_size=4, shard_rows=7), pool))
+    assert sum(block.images for block in blocks) == sum(unit.rows.num_rows for unit in units)
+    assert {image for block in blocks for image in block.failed} == {"d/005.png"}
+    found = manifests(units, blocks)
+    for unit in units:
+        expected_ids = [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
+        for meta, shard_set in zip(unit.metas, unit.shard_sets, strict=True):
+            last = found[shard_set].layers[-1]
+            ids, y, X = read_layer(run, shard_set, found[shard_set], last.index)
+            assert ids == expected_ids
+            label = dict(zip(unit.rows["image_id"].to_pylist(), unit.rows["label"].to_pylist(), strict=True))
+            assert y.tolist() == [label[i] for i in ids]
+            loop = plain_loop(run, meta, tree, ids)
+            np.testing.assert_allclose(X, np.stack([loop[i] for i in ids]), atol=1e-5)
+
+
+def test_the_batch_size_does_not_matter_beyond_rounding(world):
+    run, source, split, metas = world
+    rows = with_role(split, "unseen")
+    places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
+    embedder = Embedder(run, metas[2:], "cpu", "float32")
+    one, many = (embedder.embed(source, places, size) for size in (1, 24))
+    assert one.good == many.good
+    assert list(one.failed) == list(many.failed) == [5]
+    for a, b in zip(one.vectors[1], many.vectors[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_nothing_readable_is_no_vectors(world):
+    run, source, _, metas = world
+    embedded = Embedder(run, metas[:1], "cpu", "float32").embed(source, [("d/005.png", None)], 4)
+    assert embedded.good == []
+    assert [v.shape for v in embedded.vectors[0]] == [
+        (0, layer.dim) for layer in Embedder(run, metas[:1], "cpu", "float32").layers
+    ]
+
+
+def test_lower_precision_stays_close(world):
+    run, source, split, metas = world
+    rows = with_role(split, "seen_test")
+    places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
+    full, half = (
+        Embedder(run, metas[2:3], "cpu", p).embed(source, places, 8).vectors[0] for p in ("float32", "bfloat16")
+    )
+    for a, b in zip(full, half, strict=True):
+        assert b.dtype == np.float32
+        assert np.abs(a - b).max() < 0.1 * np.abs(a).max()

@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+
+from raysep.config import FinetuneConfig
+from raysep.finetune.trials import Trial, TrialResult, candidates, choose, plan, read_result, write_result
+from raysep.loading import build_config
+from raysep.storage import Storage
+from tests.conftest import TINY_CNN, TINY_VIT
+
+
+def never(space, arguments, seed):
+    raise AssertionError("grids need no sampler")
+
+
+def result(model: str, number: int, rate: float, accuracy: float, state="finished", seed=0, **more) -> TrialResult:
+    val = {0: 0.1, 10: accuracy} if state != "failed" else {}
+    return TrialResult(model, number, seed, {"learning_rate": rate}, state, val, {}, 1.0, {}, **more)
+
+
+def test_grids_are_crossed():
+    found = candidates(FinetuneConfig(learning_rate=[1e-3, 1e-2], weight_decay=[0.0, 0.1, 0.1]), never)
+    assert found == [
+        {"learning_rate": 1e-3, "weight_decay": 0.0},
+        {"learning_rate": 1e-3, "weight_decay": 0.1},
+        {"learning_rate": 1e-2, "weight_decay": 0.0},
+        {"learning_rate": 1e-2, "weight_decay": 0.1},
+    ]
+
+
+def test_random_spaces_are_drawn_alike_every_time():
+    config = FinetuneConfig(learning_rate={"loguniform": [1e-5, 1e-2]}, weight_decay=[0.0, 0.1], num_samples=3)
+    calls = []
+
+    def sample(space, arguments, seed):
+        calls.append((space, arguments, seed))
+        return seed + 1.0
+
+    found = candidates(config, sample)
+    assert len(found) == 6
+    assert {call[:2] for call in calls} == {("loguniform", (1e-5, 1e-2))}
+    assert {setting["learning_rate"] for setting in found} == {1.0, 2.0, 3.0}
+
+
+def test_trials_are_models_by_settings_by_seeds():
+    values = {
+        "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
+        "models": [TINY_CNN, TINY_VIT],
+        "finetune": {"learning_rate": [1e-3, 1e-2], "seeds": [3, 4]},
+    }
+    trials = plan(build_config(values), never)
+    own = [trial for trial in trials if trial.model.id == "test_vit"]
+    assert [(t.number, t.seed, t.hyperparameters["learning_rate"]) for t in own] == [
+        (0, 3, 1e-3),
+        (1, 4, 1e-3),
+        (2, 3, 1e-2),
+        (3, 4, 1e-2),
+    ]
+    assert [(t.number, t.hyperparameters) for t in plan(build_config({**values, "finetune": None}), never)] == [
+        (0, {})
+    ] * 2
+
+
+def test_the_best_mean_over_seeds_is_chosen_for_each_model():
+    results = [
+        result("a", 0, 0.1, 0.9, seed=0),
+        result("a", 1, 0.1, 0.1, seed=1),
+        result("a", 2, 0.2, 0.6, seed=0),
+        result("a", 3, 0.2, 0.6, seed=1),
+        result("b", 0, 0.1, 0.3),
+    ]
+    assert [(r.model_id, r.number) for r in choose(results)] == [("a", 2), ("a", 3), ("b", 0)]
+
+
+def test_stopped_and_failed_trials_are_not_chosen_and_ties_go_to_the_smaller_rate():
+    results = [
+        result("a", 0, 0.3, 0.99, "stopped"),
+        result("a", 1, 0.2, 0.5),
+        result("a", 2, 0.1, 0.5),
+        result("a", 3, 0.4, 0.0, "failed"),
+    ]
+    assert [r.number for r in choose(results)] == [2]
+    assert choose(results[:1]) == []
+
+
+def test_a_setting_that_lost_a_seed_comes_after_one_that_did_not():
+    results = [
+        result("a", 0, 0.1, 0.9),
+        result("a", 1, 0.1, 0.9, "failed"),
+        result("a", 2, 0.2, 0.5),
+        result("a", 3, 0.2, 0.5),
+    ]
+    assert {r.hyperparameters["learning_rate"] for r in choose(results)} == {0.2}
+
+
+@pytest.fixture
+def trial() -> Trial:
+    return plan(
+        build_config(
+            {
+                "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
+                "models": [TINY_CNN],
+                "finetune": {"steps": 10},
+            }
+        ),
+        never,
+    )[0]
+
+
+def test_a_trial_has_ended_when_its_result_and_checkpoints_are_there(tmp_path: Path, trial: Trial):
+    run = Storage(str(tmp_path))
+    assert read_result(run, trial, [0, 10]) is None
+    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5))
+    assert read_result(run, trial, [0, 10]) is None
+    for step in (0, 10):
+        for name in ("meta.json", "model.safetensors"):
+            run.write_bytes(f"{trial.directory}/step={step}/{name}", b"x")
+    assert read_result(run, trial, [0, 10]) == result("test_resnet", 0, 0.1, 0.5)
+    assert read_result(run, trial, [0, 5, 10]) is None
+
+
+def test_stopped_trials_have_ended_and_failed_ones_have_not(tmp_path: Path, trial: Trial):
+    run = Storage(str(tmp_path))
+    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5, "stopped"))
+    assert read_result(run, trial, [0, 10]) is not None
+    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5, "failed", error="x"))
+    assert read_result(run, trial, [0, 10]) is None

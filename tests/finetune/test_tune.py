@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from raysep.config import FinetuneConfig, ModelConfig, SplitConfig
+from raysep.data.sources import ImageFolder
+from raysep.data.splits import draw_split
+from raysep.finetune.training import prepare, train
+from raysep.finetune.trials import Trial
+from raysep.finetune.tune import Job, fit, sample
+from raysep.models.meta import read_meta
+from raysep.planning import Pool
+from raysep.storage import Storage
+from tests.conftest import TINY_CNN
+
+CONFIG = FinetuneConfig(steps=4, evaluate_at=[0, 2, 4], batch_size=8, validation_fraction=0.2)
+
+
+def trials(*rates: float) -> list[Trial]:
+    return [
+        Trial(ModelConfig(**TINY_CNN), number, 0, {"learning_rate": rate, "weight_decay": 0.0})
+        for number, rate in enumerate(rates)
+    ]
+
+
+@pytest.fixture
+def job(tree: Path, tmp_path: Path) -> Job:
+    source = ImageFolder(str(tree))
+    split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
+    return Job(CONFIG, Storage(str(tmp_path / "run")), split, source, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments"),
+    [("uniform", (1, 2)), ("loguniform", (1, 2)), ("quniform", (1, 2, 0.5)), ("choice", [1.0, 1.5])],
+)
+def test_draws_are_ray_tunes_and_depend_on_the_seed_only(space: str, arguments):
+    drawn = [sample(space, arguments, seed) for seed in range(5)]
+    assert drawn == [sample(space, arguments, seed) for seed in range(5)]
+    assert all(1 <= value <= 2 for value in drawn)
+    assert len(set(drawn)) > 1
+
+
+def test_trials_under_tune_equal_trials_alone(ray_session, job: Job, tmp_path: Path):
+    seen = []
+    results = fit(
+        trials(1e-3, 1e-2), job, Pool(2, 1, 0), lambda trial, report: seen.append((trial.number, report["step"]))
+    )
+    assert [result.state for result in results] == ["finished", "finished"]
+    assert sorted(seen) == [(number, step) for number in (0, 1) for step in (0, 2, 4)]
+    alone = Storage(str(tmp_path / "alone"))
+    for trial, result in zip(trials(1e-3, 1e-2), results, strict=True):
+        evaluations = list(train(trial, CONFIG, alone, job.split, job.source))
+        assert result.val_accuracy == {e.step: e.val_accuracy for e in evaluations}
+        assert result.seen_accuracy == {e.step: e.seen_accuracy for e in evaluations}
+        where = f"{trial.directory}/step=4"
+        assert read_meta(job.run, where).hyperparameters == read_meta(alone, where).hyperparameters
+
+
+def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
+    results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), lambda trial, report: None)
+    assert [result.state for result in results] == ["failed", "finished"]
+    assert "smaller learning rate" in (results[0].error or "")
+
+
+@pytest.mark.slow
+def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
+    config = CONFIG.model_copy(update={"asha": {"grace_evaluations": 1, "reduction_factor": 2}})
+    config = FinetuneConfig.model_validate({**config.model_dump(), "evaluate_at": [0, 1, 2, 3, 4]})
+    asha = Job(config, job.run, job.split, job.source, 0.01)
+    results = fit(trials(1e-3, 1e-9, 1e-9, 1e-9), asha, Pool(1, 2, 0), lambda trial, report: None)
+    states = [result.state for result in results]
+    assert "finished" in states
+    assert "stopped" in states
+    for result in results:
+        assert (4 in result.val_accuracy) == (result.state == "finished")
+
+
+def test_models_as_they_are_need_no_training(ray_session, job: Job, tmp_path: Path):
+    plain = Job(None, job.run, job.split, job.source, 0.01)
+    trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
+    assert fit([trial], plain, Pool(1, 1, 0), lambda trial, report: None)[0].state == "finished"
+    alone = Storage(str(tmp_path / "alone"))
+    prepare(trial, alone, job.split)
+    where = "checkpoints/test_resnet/trial=0/step=0"
+    assert read_meta(job.run, where) == read_meta(alone, where)

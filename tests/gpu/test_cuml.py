@@ -1,0 +1,37 @@
+"""cuML's values against scikit-learn's. These need a GPU; nothing else in the suite does."""
+
+import numpy as np
+import pytest
+
+from raysep.separability import backends
+from raysep.separability.backends import CumlEngine, SklearnEngine, open_engine
+from raysep.separability.names import METRICS
+from raysep.separability.scoring import score_layer
+from tests.separability.test_metrics import blobs
+
+PROBLEM = backends.cuml_problem()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"{PROBLEM}")]
+
+
+@pytest.mark.parametrize("sizes", [[500] * 5, [100, 200, 400, 800]], ids=["even", "uneven"])
+@pytest.mark.parametrize("spread", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("D", [16, 384])
+def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
+    X, y = blobs(sizes, spread=spread, D=D)
+    wanted = [("default", metric) for metric in METRICS]
+    cpu = score_layer(X, y, wanted, SklearnEngine(), 42)
+    gpu = score_layer(X, y, wanted, CumlEngine(), 42)
+    assert {score.backend for score in gpu} == {"cuml"}
+    for ours, reference in zip(gpu, cpu, strict=True):
+        assert ours.value == pytest.approx(reference.value, abs=0.01), ours.metric
+
+
+def test_neighbours_far_from_the_origin_are_those_of_the_reference():
+    X, _ = blobs([50, 50], D=32)
+    near, far = CumlEngine().neighbors(X, 10), CumlEngine().neighbors(X + np.float32(1000), 10)
+    assert (near == SklearnEngine().neighbors(X, 10)).mean() > 0.99
+    assert (far == near).mean() > 0.95
+
+
+def test_auto_takes_cuml():
+    assert open_engine("auto").name == open_engine("cuml").name == "cuml"

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from raysep.config import ModelConfig
+from raysep.errors import ConfigError
+from raysep.models.build import create, preprocessing_of
+
+
+def config(path: Path, **more) -> ModelConfig:
+    return ModelConfig(name="test_vit", pretrained=str(path), **more)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=7).state_dict(), path)
+    return path
+
+
+def test_a_state_dict_is_loaded_and_its_head_left_out_where_it_does_not_fit(weights: Path):
+    from safetensors.torch import load_file
+
+    state = load_file(weights)
+    model = create(config(weights), num_classes=3)
+    torch.testing.assert_close(model.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
+    assert model.head.weight.shape[0] == 3
+    same = create(config(weights), num_classes=7)
+    torch.testing.assert_close(same.head.weight, state["head.weight"])
+
+
+def test_position_embeddings_are_resampled_and_half_floats_widened(weights: Path, tmp_path: Path):
+    from safetensors.torch import load_file
+
+    half = tmp_path / "half.safetensors"
+    save_file({key: value.half() for key, value in load_file(weights).items()}, half)
+    model = create(config(half, image_size=64))
+    assert model.pos_embed.shape[1] == 1 + (64 // 16) ** 2
+    assert model.pos_embed.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.rand(1, 3, 64, 64))).all()
+
+
+def test_keys_that_do_not_fit_are_named(weights: Path, tmp_path: Path):
+    from safetensors.torch import load_file
+
+    state = load_file(weights)
+    del state["blocks.0.norm1.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    state["blocks.1.norm1.bias"] = torch.zeros(3)
+    bad = tmp_path / "bad.safetensors"
+    save_file(state, bad)
+    with pytest.raises(ConfigError) as caught:
+        create(config(bad))
+    for part in ("missing: blocks.0.norm1.weight", "unknown: extra.weight", "shape of blocks.1.norm1.bias"):
+        assert part in str(caught.value)
+
+
+def test_files_that_are_no_weights(tmp_path: Path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        create(config(broken))
+    with pytest.raises(ConfigError, match="no weights at"):
+        create(config(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("resnet19", "resnet18"), ("resnet18.tv_in2k", "tv_in1k"), ("zzzzzz", "timm.list_models")]
+)
+def test_unknown_names_give_close_matches(name: str, part: str):
+    with pytest.raises(ConfigError, match=part):
+        create(ModelConfig(name=name, pretrained=False))
+
+
+def test_arguments_that_the_model_does_not_take():
+    with pytest.raises(ConfigError, match=r"can't be built with these arguments.*flavour"):
+        create(ModelConfig(name="resnet18", pretrained=False, kwargs={"flavour": 1}))
+
+
+def test_preprocessing_is_the_models_own_unless_changed():
+    model = create(ModelConfig(name="test_vit", pretrained=False))
+    own = preprocessing_of(model, ModelConfig(name="test_vit"))
+    assert (own.size, own.mean) == ((160, 160), tuple(model.pretrained_cfg["mean"]))
+    changed = preprocessing_of(model, ModelConfig(name="test_vit", image_size=32, crop_pct=1.0))
+    assert (changed.size, changed.crop_pct, changed.interpolation) == ((32, 32), 1.0, own.interpolation)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "file", "size"),
+    [
+        ("mobilenetv2_100", "mobilenetv2_100.safetensors", 96),
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.safetensors", 96),
+        ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.fp16.safetensors", 98),
+    ],
+)
+def test_real_weights_load(shared_data: Path, name: str, file: str, size: int):
+    model = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=size), 15).eval()
+    with torch.inference_mode():
+        assert torch.isfinite(model(torch.rand(1, 3, size, size))).all()

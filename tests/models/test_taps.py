@@ -1,0 +1,125 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from raysep.config import ModelConfig
+from raysep.errors import ConfigError
+from raysep.models.taps import LayeredModel, describe
+
+
+def vit(**arguments) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=0, img_size=32, patch_size=8, depth=3, **arguments).eval()
+
+
+X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def layers_of(model: nn.Module, x: torch.Tensor = X, **options) -> dict[str, torch.Tensor]:
+    layered = LayeredModel(model, (3, *x.shape[2:]), **options)
+    with torch.no_grad():
+        return dict(zip([layer.name for layer in layered.layers], layered.split(layered(x)), strict=True))
+
+
+def test_a_vit_by_hand():
+    model = vit()
+    found = layers_of(model)
+    assert list(found) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    with torch.no_grad():
+        tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
+        torch.testing.assert_close(found["stem"], tokens[:, 0])
+        for index, block in enumerate(model.blocks):
+            tokens = block(tokens)
+            torch.testing.assert_close(found[f"blocks.{index}"], tokens[:, 0])
+        mean = layers_of(model, pooling="mean")
+        torch.testing.assert_close(mean["blocks.2"], tokens[:, 1:].mean(dim=1))
+        torch.testing.assert_close(layers_of(model, pooling="token0")["blocks.2"], tokens[:, 0])
+
+
+def test_a_resnet_by_hand_starts_at_its_stem():
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=0).eval()
+    found = layers_of(model)
+    with torch.no_grad():
+        x = model.act1(model.bn1(model.conv1(X)))
+        torch.testing.assert_close(found["act1"], x.mean(dim=(2, 3)))
+        x = model.maxpool(x)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = getattr(model, name)(x)
+            torch.testing.assert_close(found[name], x.mean(dim=(2, 3)))
+    assert len(found) == 5
+
+
+def test_registers_are_no_class_token_and_no_patch():
+    model = vit(class_token=False, reg_tokens=2, pos_embed="learn", global_pool="avg")
+    found = layers_of(model)
+    with torch.no_grad():
+        final = model.blocks(model.norm_pre(model._pos_embed(model.patch_embed(X))))
+    torch.testing.assert_close(found["blocks.2"], final[:, 2:].mean(dim=1))
+    with pytest.raises(ConfigError, match="no class token"):
+        LayeredModel(model, (3, 32, 32), pooling="cls")
+
+
+def test_swin_is_pooled_over_space_where_its_channels_come_last():
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        window_size=4,
+        embed_dim=24,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
+        num_classes=0,
+    ).eval()
+    x = torch.rand(2, 3, 64, 64)
+    found = layers_of(model, x)
+    with torch.no_grad():
+        stem = model.patch_embed(x)
+    assert stem.shape == (2, 16, 16, 24)
+    torch.testing.assert_close(found["stem"], stem.mean(dim=(1, 2)))
+    torch.testing.assert_close(layers_of(model, x, pooling="token0")["stem"], stem[:, 0, 0])
+
+
+def test_named_modules_are_tapped_by_hooks_that_do_not_stay():
+    model = vit()
+    found = layers_of(model, layers=["blocks.*.mlp.act", "stem"])
+    assert list(found) == ["stem", "blocks.0.mlp.act", "blocks.1.mlp.act", "blocks.2.mlp.act"]
+    seen = []
+    handle = model.blocks[1].mlp.act.register_forward_hook(lambda m, a, output: seen.append(output))
+    with torch.no_grad():
+        model.forward_features(X)
+    handle.remove()
+    torch.testing.assert_close(found["blocks.1.mlp.act"], seen[0][:, 0])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_patterns_stay_within_one_part_of_a_name():
+    assert list(layers_of(vit(), layers=["blocks.*"])) == ["blocks.0", "blocks.1", "blocks.2"]
+    assert list(layers_of(vit(), layers=["blocks.2", "blocks.0"])) == ["blocks.0", "blocks.2"]
+
+
+def test_an_unknown_layer_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'blocks.9'; the layers are stem, blocks.0"):
+        describe(ModelConfig(name="test_vit", pretrained=False, layers=["blocks.9"]))
+
+
+def test_all_layers_cost_one_forward_pass():
+    model = vit()
+    calls = []
+    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    layered = LayeredModel(model, (3, 32, 32))
+    calls.clear()
+    layered(X)
+    assert len(calls) == 1
+
+
+def test_layers_are_described_without_weights():
+    layers = describe(ModelConfig(name="vit_giant_patch14_dinov2", image_size=98))
+    assert len(layers) == 41
+    assert (layers[0].name, layers[0].depth, layers[-1].depth, layers[20].dim) == ("stem", 0.0, 1.0, 1536)
+
+
+def test_the_training_mode_is_left_as_it_was():
+    model = vit().train()
+    LayeredModel(model, (3, 32, 32))
+    assert model.training

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raysep.config import ScoreConfig
+from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
+from raysep.models.layers import Layer
+from raysep.planning import Pool
+from raysep.separability.actors import score_all
+from raysep.separability.backends import SklearnEngine
+from raysep.separability.names import METRICS
+from raysep.separability.scoring import score_layer
+from raysep.separability.table import Task
+from raysep.storage import Storage
+from tests.separability.test_metrics import blobs
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
+    run = Storage(str(tmp_path))
+    layers = [Layer(i, f"l{i}", i / 2, 8, "mean") for i in range(3)]
+    shard_set = ShardSet("m", 0, 0, "unseen")
+    vectors = [blobs([25, 25, 25], spread=s, seed=i)[0] for i, s in enumerate((3.0, 2.0, 1.0))]
+    y = blobs([25, 25, 25])[1]
+    ids = [f"{i:03d}" for i in np.random.default_rng(0).permutation(75)]
+    file = write_part(run, shard_set.directory, ids, y.tolist(), vectors, layers, "float32")
+    commit(run, shard_set, Manifest("k", 75, [file], layers, {}, "float32", "s", {}))
+    manifest = read_manifest(run, shard_set)
+    assert manifest is not None
+    assert column(0) == "layer_00"
+    wanted = [("default", metric) for metric in METRICS]
+    return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]], processes: int):
+    run, todo = tasks
+    found = {task.layer.index: rows for task, rows in score_all(run, ScoreConfig(), todo, Pool(processes, 1, 0))}
+    for task in todo:
+        ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
+        assert ids == sorted(ids)
+        serial = score_layer(X, y, task.wanted, SklearnEngine(), ScoreConfig().seed)
+        assert [row["value"] for row in found[task.layer.index]] == [score.value for score in serial]
+
+
+def test_no_tasks_need_no_actors():
+    assert list(score_all(Storage("."), ScoreConfig(), [], Pool(1, 1, 0))) == []

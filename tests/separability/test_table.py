@@ -1,0 +1,43 @@
+from dataclasses import replace
+from pathlib import Path
+
+from raysep.embed.shards import Manifest, ShardSet
+from raysep.models.layers import Layer
+from raysep.separability import table
+from raysep.separability.names import Score
+from raysep.separability.table import Task
+from raysep.storage import Storage
+
+LAYER = Layer(1, "blocks.0", 0.5, 4, "cls")
+MANIFEST = Manifest("k", 10, [], [LAYER], {}, "float32", "s", {})
+WANTED = [("default", "nmi"), ("default", "ari")]
+TASK = Task(ShardSet("m", 0, 100, "unseen"), MANIFEST, LAYER, seed=7, key="key", wanted=WANTED)
+
+
+def rows(task: Task = TASK) -> list[dict]:
+    return task.rows([Score(p, m, 0.5, 10, None, "sklearn", 0.1) for p, m in task.wanted])
+
+
+def test_rows_come_back_in_order_with_unknowns_as_none(tmp_path: Path):
+    run = Storage(str(tmp_path))
+    assert table.read(run) == []
+    table.write(run, rows())
+    found = table.read(run)
+    assert [row["metric"] for row in found] == ["ari", "nmi"]
+    assert found[0]["seed"] == 7
+    assert found[0]["k"] is found[0]["ci_low"] is None
+    assert set(found[0]) == set(table.SCHEMA.names)
+
+
+def test_only_what_is_missing_is_left():
+    assert table.missing([TASK], rows()) == []
+    assert table.missing([TASK], [])[0].wanted == WANTED
+    assert table.missing([TASK], rows()[:1])[0].wanted == [("default", "ari")]
+
+
+def test_rows_of_other_embeddings_or_layers_do_not_count():
+    stale = replace(TASK, key="old")
+    assert table.missing([TASK], rows(stale))[0].wanted == WANTED
+    assert table.belonging([TASK], rows() + rows(stale)) == rows()
+    other = replace(TASK, layer=replace(LAYER, index=2))
+    assert table.belonging([other], rows()) == []

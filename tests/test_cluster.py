@@ -1,0 +1,39 @@
+import pytest
+
+from raysep.cluster import Resources, connection
+from raysep.errors import RaysepError, UsageError
+
+
+def test_places_are_counted_node_by_node():
+    resources = Resources(7.0, 3.0, ((4.0, 1.0), (3.0, 2.0)))
+    assert resources.places(1, 0) == 7
+    assert resources.places(2, 0) == 3
+    assert resources.places(1, 1) == 3
+    assert resources.places(0.5, 0.5) == 6
+    assert resources.fits(4, 1)
+    assert not resources.fits(4, 2)
+    resources.require("x", 2, 1, count=2)
+    with pytest.raises(UsageError, match="x: 3 processes of 2 CPUs and 1 GPUs can't run"):
+        resources.require("x", 2, 1, count=3)
+
+
+def test_a_running_ray_is_joined_and_left_running(ray_session):
+    import ray
+
+    with connection() as resources:
+        assert resources == Resources(2.0, 0.0, ((2.0, 0.0),))
+    assert ray.is_initialized()
+
+
+def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**options):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(RaysepError, match=r"127.0.0.1:1.*nobody there"), connection():
+        pass

@@ -1,0 +1,157 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysep.config import RunConfig
+from raysep.errors import ConfigError
+from raysep.loading import build_config, differences, load_config, to_yaml
+from tests.conftest import REPOSITORY
+
+
+def base(**sections: Any) -> dict[str, Any]:
+    return {
+        "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}},
+        "models": [{"name": "resnet18", "pretrained": False}],
+        "finetune": {"steps": 10},
+        **sections,
+    }
+
+
+def problems(values: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build_config(values, "x.yaml")
+    return caught.value.problems
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base()))
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_configs_of_the_project_are_valid_and_resolve_to_themselves(path: Path):
+    config = load_config(str(path))
+    assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
+
+
+def test_defaults_are_written_out():
+    config = build_config(base())
+    assert config.finetune is not None
+    assert config.finetune.evaluate_at == [0, 10]
+    assert config.models[0].id == "resnet18"
+    assert config.run_dir == "runs/run"
+    assert config.data.split is not None
+    assert config.data.split.unseen == ["7", "8", "9"]
+
+
+def test_every_problem_is_said_at_once():
+    found = problems(
+        base(
+            data={"source": {"kind": "digits", "path": "x"}, "split": {"unseen": [7]}},
+            models=[{"name": "a", "pooling": "best"}],
+            score={"metrics": ["nmy"]},
+            modles=1,
+        )
+    )
+    text = "\n".join(found)
+    assert len(found) == 5
+    for part in ("data.source.path", "2 classes", "models.0.pooling", "score.metrics.0", "Did you mean 'models'"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        (
+            base(data={"source": {"kind": "digits"}, "split": {"unseen": [1, 2], "seen": [2, 3]}}),
+            "both seen and unseen: 2",
+        ),
+        (base(data={"source": {"kind": "digits"}, "split": {}}), "either `unseen`"),
+        (base(data={"source": {"kind": "digits"}, "split": {"unseen": "all"}}), "finetune needs seen classes"),
+        (base(data={"source": {"kind": "parquet"}}), "'digits', 'image_folder'"),
+        (base(models=[]), "models"),
+        (base(models=[{"name": "a"}, {"name": "a"}]), "two models are called a"),
+        (base(models=[{"name": "a", "id": "../a"}]), "names a directory"),
+        (base(models=[{"name": "a", "layers": []}]), "at least one layer"),
+        (base(finetune={"steps": 5, "evaluate_at": [9]}), "between 0 and `steps` = 5"),
+        (base(finetune={"learning_rate": {"loguniform": [1, 2], "choice": [1]}}), "name one search space"),
+        (base(finetune={"learning_rate": [-1.0]}), "finetune.learning_rate.0"),
+        (base(finetune={"seeds": [1, 1]}), "different seeds"),
+        (base(embed={"splits": ["seen"]}), "expected `unseen`"),
+        (base(report={"metric": "nmi"}, score={"metrics": ["ari"]}), "score.metrics doesn't list"),
+    ],
+)
+def test_contradictions_are_named(values: dict[str, Any], part: str):
+    assert part in "\n".join(problems(values))
+
+
+def test_unknown_keys_name_the_valid_ones_of_their_section():
+    found = problems(base(finetune={"learning_rate": {"loguniforn": [1, 2]}}))
+    assert found[0].startswith("finetune.learning_rate.loguniforn: unknown key. Did you mean 'loguniform'?")
+    assert "quniform" in found[0]
+
+
+def test_overrides_use_the_names_of_the_yaml(file: str):
+    config = load_config(file, ["models.0.name=resnet34", "finetune.seeds=[1, 2]", "data.split.test_fraction=0.5"])
+    assert config.models[0].name == "resnet34"
+    assert config.finetune is not None
+    assert config.finetune.seeds == [1, 2]
+    assert load_config(file, ["finetune=null"]).finetune is None
+    assert load_config(file, ["embed.batch_size=8"]).embed.batch_size == 8
+    assert load_config(file, [], "elsewhere").run_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("steps", "key=value"),
+        ("models.1.name=a", "items 0 to 0"),
+        ("models.x.name=a", "items 0 to 0"),
+        ("finetune.steps.more=1", "has no keys"),
+        ("finetune.steps=[1", "not YAML"),
+        ("finetune.stepz=1", "Did you mean 'steps'"),
+    ],
+)
+def test_wrong_overrides_say_what_is_wrong(file: str, override: str, part: str):
+    with pytest.raises(ConfigError, match=r".") as caught:
+        load_config(file, [override])
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "part"), [("- 1", "got list"), ("a: [", "not YAML"), ("\x00", "not YAML")])
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=part):
+        load_config(str(path))
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_config(str(tmp_path / "none.yaml"))
+
+
+def test_differences_name_keys_of_nested_lists():
+    old, new = base(), base(models=[{"name": "resnet34", "pretrained": False}], name="x")
+    assert differences(old, new) == ["models.0.name: resnet18 -> resnet34", "name: (not there) -> x"]
+    assert differences(old, old) == []
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "data", "models", "finetune", "embed", "score", "extra"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+            max_leaves=8,
+        ),
+    )
+)
+def test_any_values_give_a_config_or_a_config_error(values: dict[str, Any]):
+    try:
+        build_config(values)
+    except ConfigError as error:
+        assert error.problems

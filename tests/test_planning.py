@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysep import planning
+from raysep.cluster import Resources
+from raysep.config import ComputeConfig, ScoreConfig
+from raysep.errors import UsageError
+
+
+def cluster(*nodes: tuple[float, float]) -> Resources:
+    return Resources(sum(n[0] for n in nodes), sum(n[1] for n in nodes), nodes)
+
+
+DESK = cluster((2.0, 0.0))
+GPUS = cluster((4.0, 0.0), (16.0, 2.0), (16.0, 2.0))
+
+
+def test_trials_share_the_cpus_of_a_desk():
+    assert planning.trial_pool(ComputeConfig(), DESK, 1) == planning.Pool(1, 2.0, 0.0)
+    assert planning.trial_pool(ComputeConfig(), DESK, 6).cpus == 1.0
+
+
+def test_trials_take_a_gpu_where_there_are_some():
+    assert planning.trial_pool(ComputeConfig(), GPUS, 8) == planning.Pool(8, 8.0, 1.0)
+    assert planning.trial_pool(ComputeConfig(gpus_per_trial=0.5), GPUS, 8) == planning.Pool(8, 4.0, 0.5)
+
+
+def test_embedding_takes_few_wide_actors_for_little_work():
+    assert planning.embed_pool(ComputeConfig(), DESK, 4) == planning.Pool(1, 2.0, 0.0)
+    assert planning.embed_pool(ComputeConfig(), DESK, 40) == planning.Pool(2, 1.0, 0.0)
+    assert planning.embed_pool(ComputeConfig(), GPUS, 40).processes == 4
+
+
+def test_scoring_takes_gpus_only_for_cuml():
+    assert planning.score_pool(ComputeConfig(), GPUS, ScoreConfig()) == planning.Pool(4, 1.0, 1.0)
+    assert planning.score_pool(ComputeConfig(), GPUS, ScoreConfig(backend="sklearn")).gpus == 0
+    assert planning.score_pool(ComputeConfig(), DESK, ScoreConfig()) == planning.Pool(2, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("compute", "key"),
+    [
+        ({"cpus_per_trial": 3}, "cpus_per_trial"),
+        ({"gpus_per_trial": 1}, "cpus_per_trial"),
+        ({"cpus_per_embed_actor": 2, "embed_actors": 2}, "embed_actor"),
+        ({"score_actors": 3}, "score_actors"),
+        ({"gpus_per_score_actor": 0.1}, "score_actors"),
+    ],
+)
+def test_what_can_never_run_is_refused(compute: dict, key: str):
+    with pytest.raises(UsageError, match=r"2 CPUs and 0 GPUs") as caught:
+        planning.check(ComputeConfig(**compute), DESK)
+    assert key in str(caught.value)
+
+
+def test_what_fits_is_accepted():
+    planning.check(ComputeConfig(cpus_per_trial=2, embed_actors=2, score_actors=2), DESK)
+    planning.check(ComputeConfig(gpus_per_trial=0.5, gpus_per_embed_actor=1, embed_actors=4), GPUS)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.sampled_from([0, 1, 2, 8])), min_size=1, max_size=4),
+    st.integers(1, 500),
+)
+def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int):
+    resources = cluster(*((float(c), float(g)) for c, g in nodes))
+    for pool in (
+        planning.embed_pool(ComputeConfig(), resources, blocks),
+        planning.score_pool(ComputeConfig(), resources, ScoreConfig()),
+    ):
+        assert pool.processes * pool.cpus <= resources.cpus or resources.gpus
+        assert pool.processes * pool.gpus <= resources.gpus
+        assert resources.fits(min(pool.cpus, max(c for c, _ in resources.nodes)), pool.gpus)
+    trial = planning.trial_pool(ComputeConfig(), resources, blocks)
+    assert resources.fits(trial.cpus, trial.gpus)

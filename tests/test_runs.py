@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysep import runs
+from raysep.config import RunConfig, SplitConfig
+from raysep.data.sources import ImageFolder
+from raysep.data.splits import draw_split
+from raysep.errors import RunDirError
+from raysep.loading import build_config
+from raysep.storage import Storage
+from tests.conftest import TINY_CNN
+
+
+@pytest.fixture
+def config(tree: Path) -> RunConfig:
+    source = {"kind": "image_folder", "path": str(tree)}
+    return build_config({"data": {"source": source, "split": {"unseen": ["a", "b"]}}, "models": [TINY_CNN]})
+
+
+@pytest.fixture
+def split(tree: Path):
+    return draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+
+
+def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    assert runs.check_belongs(run, config, split) is False
+    runs.begin(run, config, split)
+    assert runs.check_belongs(run, config, split) is True
+    manifest = run.read_json(runs.MANIFEST)
+    assert manifest["versions"]["timm"]
+    assert manifest["seeds"]["split"] == 42
+    runs.record(run, "embed", shard_sets=3)
+    assert run.read_json(runs.MANIFEST)["stages"]["embed"]["shard_sets"] == 3
+    assert RunConfig.model_validate(yaml.safe_load(run.read_bytes(runs.CONFIG))) == config
+
+
+def test_another_configuration_is_refused_by_its_keys(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    runs.begin(run, config, split)
+    other = config.model_copy(update={"name": "x", "embed": config.embed.model_copy(update={"batch_size": 3})})
+    with pytest.raises(RunDirError) as caught:
+        runs.check_belongs(run, other, split)
+    assert "name: run -> x" in str(caught.value)
+    assert "embed.batch_size: 64 -> 3" in str(caught.value)
+
+
+def test_how_fast_a_run_goes_may_change(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    runs.begin(run, config, split)
+    faster = config.model_copy(update={"compute": config.compute.model_copy(update={"embed_actors": 7})})
+    assert runs.check_belongs(run, faster, split)
+
+
+def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split, tree: Path):
+    run = Storage(str(tmp_path / "run"))
+    runs.begin(run, config, split)
+    (tree / "a" / "000.png").rename(tree / "a" / "new.png")
+    changed = draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+    with pytest.raises(RunDirError, match=r"1 of its 60 are gone and 1 are new"):
+        runs.check_belongs(run, config, changed)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunConfig, split):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("x")
+    with pytest.raises(RunDirError, match=r"thesis\.tex"):
+        runs.check_belongs(Storage(str(tmp_path / "work")), config, split)
