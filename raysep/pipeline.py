@@ -235,15 +235,24 @@ def report(run: Run) -> Summary:
         raise StageError(f"report: {storage.display()} holds no run yet: run `raysep run` first")
     trials, found = work.trials_of(storage, config, _sample)
     metas = _checkpoints(run)
-    _, manifests = work.pending_shard_sets(storage, config, metas, run.split)
-    rows = table.belonging(work.score_tasks(config, metas, manifests), table.read(storage))
+    not_embedded, manifests = work.pending_shard_sets(storage, config, metas, run.split)
+    tasks = work.score_tasks(config, metas, manifests)
+    rows = table.belonging(tasks, table.read(storage))
+    not_scored = table.missing(tasks, rows)
+    unfinished = []
+    if not_embedded:
+        unfinished.append(
+            f"{len(not_embedded)} of {len(not_embedded) + len(manifests)} shard sets are not embedded yet"
+        )
+    if not_scored:
+        unfinished.append(f"{len(not_scored)} of {len(tasks)} layers are not scored yet")
     manifest = storage.read_json(runs.MANIFEST)
     ended = {(result.model_id, result.number): result for result in found.values()}
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
     unseen = splits.with_role(run.split, "unseen")
     counts = (len(set(unseen["class_name"].to_pylist())), unseen.num_rows)
-    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, counts)
+    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, counts, unfinished)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(SUMMARY) and storage.exists(PAGE) and storage.read_bytes(SUMMARY) == text.encode():
         run.telemetry.line("report", "nothing left to do")

@@ -110,6 +110,7 @@ def summarize(
     manifests: dict[ShardSet, Manifest],
     rows: Sequence[Row],
     unseen: tuple[int, int],
+    unfinished: Sequence[str] = (),
 ) -> Summary:
     """The summary of what a run has, complete or not.
 
@@ -119,6 +120,7 @@ def summarize(
         manifests: the shard sets that are there.
         rows: the scores of those.
         unseen: number of unseen classes and images.
+        unfinished: what the stages before have not done yet, in words.
     """
     models = [
         _model(config, [meta for meta in metas if meta.model.id == model.id], rows)
@@ -138,7 +140,7 @@ def summarize(
         unseen_images=unseen[1],
         models=models,
         unreadable_images=dict(sorted(unreadable.items())),
-        left_out=list(_left_out(config, trials, results, rows, unreadable, metas)),
+        left_out=[*unfinished, *_left_out(config, trials, results, rows, unreadable)],
     )
 
 
@@ -216,7 +218,6 @@ def _left_out(
     results: Sequence[TrialResult],
     rows: Sequence[Row],
     unreadable: dict[str, str],
-    metas: Sequence[CheckpointMeta],
 ) -> Iterable[str]:
     ended = {(result.model_id, result.number): result for result in results}
     for trial in trials:
@@ -236,11 +237,12 @@ def _left_out(
     if unreadable:
         examples = ", ".join(list(unreadable)[:3])
         yield f"{len(unreadable)} images can't be read and were left out, for example {examples}"
-    undefined = sorted(
-        {(row["model"], row["layer_name"], row["protocol"], row["metric"]) for row in rows if row["value"] is None}
-    )
-    for model_id, layer, protocol, metric in undefined:
+    undefined: dict[tuple[str, str, str, str], set[str]] = {}
+    for row in rows:
+        if row["value"] is None:
+            place = (row["model"], row["split"], row["metric"], row["protocol"])
+            undefined.setdefault(place, set()).add(row["layer_name"])
+    for (model_id, split, metric, protocol), layers in undefined.items():
+        where = ", ".join(sorted(layers)) if len(layers) < 4 else f"{len(layers)} layers"
         why = "NaN or infinity, or too few images a class"
-        yield f"{model_id}, {layer}: {metric} ({protocol}) isn't defined there ({why})"
-    if not metas:
-        yield "nothing was evaluated"
+        yield f"{model_id}, {split}: {metric} (protocol {protocol}) isn't defined for {where} ({why})"

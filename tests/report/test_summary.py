@@ -96,7 +96,7 @@ def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
     rows = [{**r, "value": None if r["layer"] == 1 else r["value"]} for r in ROWS]
     summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, (3, 533))
     assert summary.models[0].best_layer == 2
-    assert any("l1: nmi (default) isn't defined" in item for item in summary.left_out)
+    assert any("nmi (protocol default) isn't defined for l1" in item for item in summary.left_out)
 
 
 def test_the_report_is_whole_and_reads_back(summary: Summary, tmp_path: Path):

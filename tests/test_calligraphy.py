@@ -1,0 +1,66 @@
+"""The paper's own images and real pretrained weights: where they are, values are held to what they should be."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
+
+from raysep import pipeline
+from raysep.loading import load_config
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.shared_data, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def run_dir(ray_session, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("calligraphy") / "run"
+    config = load_config(
+        str(REPOSITORY / "jobs" / "configs" / "calligraphy-mobilenet.yaml"),
+        [
+            f"data.source.path={shared_data / 'data' / 'calligraphy'}",
+            f"models.0.pretrained={shared_data / 'weights' / 'mobilenetv2_100.safetensors'}",
+            "finetune=null",
+            "embed.splits=[unseen]",
+            "score.metrics=[nmi, knn_purity, nn1]",
+        ],
+        str(place),
+    )
+    pipeline.run(config)
+    return place
+
+
+def test_the_middle_of_a_pretrained_network_is_best(run_dir: Path):
+    rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
+    nmi = [row["value"] for row in rows if row["metric"] == "nmi" and row["protocol"] == "paper"]
+    # An independent script found .05 to .42 with the middle stage best, layer 0 aside.
+    assert len(nmi) == 6
+    assert int(np.argmax(nmi)) == 3
+    assert nmi[3] == pytest.approx(0.42, abs=0.03)
+    assert min(nmi[1:]) == pytest.approx(0.05, abs=0.03)
+    assert nmi[-1] < nmi[3] - 0.1
+
+
+def test_protocol_paper_is_scikit_learn_on_the_same_rows(run_dir: Path):
+    rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
+    score = {(row["layer"], row["metric"]): row["value"] for row in rows if row["protocol"] == "paper"}
+    (shards,) = run_dir.glob("embeddings/model=*/trial=0/step=0/split=unseen")
+    table = pq.read_table(sorted(shards.glob("part-*.parquet"))).sort_by("image_id")
+    y = table["label"].to_numpy()
+    assert len(y) == 2500
+    for layer in range(6):
+        column = table[f"layer_{layer:02d}"].combine_chunks()
+        X = column.flatten().to_numpy().reshape(len(y), -1)
+        neighbors = NearestNeighbors(n_neighbors=500).fit(X).kneighbors(return_distance=False)
+        same = y[neighbors] == y[:, None]
+        assert score[layer, "knn_purity"] == pytest.approx(same.sum(axis=1).mean() / 500, abs=1e-6)
+        assert score[layer, "nn1"] == pytest.approx(same[:, 0].mean(), abs=1e-6)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):
+            clusters = KMeans(5, init="k-means++", n_init=1, random_state=42).fit(X).labels_
+        assert score[layer, "nmi"] == normalized_mutual_info_score(y, clusters)

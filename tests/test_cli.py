@@ -1,0 +1,108 @@
+"""Commands, by running them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, TINY_VIT
+
+QUICKSTART = str(REPOSITORY / "jobs" / "configs" / "quickstart.yaml")
+
+
+def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, "-m", "raysep.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=cwd,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_help_names_every_command():
+    done = raysep("--help")
+    assert done.returncode == 0
+    for command in ("run", "finetune", "embed", "score", "report", "layers", "validate"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", QUICKSTART, "models.0.nam=x")])
+def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...]):
+    code = (
+        "import sys, raysep.cli\n"
+        "try:\n    raysep.cli.main(sys.argv[1:])\nexcept SystemExit as end:\n    status = end.code\n"
+        "heavy = {'ray', 'torch', 'timm', 'sklearn', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == (0 if arguments == ("--help",) else 2), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("run", "none.yaml"), "none.yaml"),
+        (("run", QUICKSTART, "models.0.nam=x"), "Did you mean 'name'"),
+        (("run", QUICKSTART, "score.metrics=[nmy]"), "'nmi'"),
+        (("validate", QUICKSTART, "data.split.unseen=[7, x]"), "no class 'x'"),
+        (("layers", "resnet19"), "resnet18"),
+        (("layers", "test_vit", "--pooling", "best"), "pooling"),
+        (("nosuchcommand",), "nosuchcommand"),
+        (("run",), "CONFIG"),
+    ],
+)
+def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: str, tmp_path: Path):
+    done = raysep(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_of_a_model():
+    done = raysep("layers", "vit_tiny_patch16_224", "--image-size", "64")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in rows[0]] == ["0", "stem", "0.00", "192", "cls"]
+    assert [cell.strip() for cell in rows[-1]] == ["12", "blocks.11", "1.00", "192", "cls"]
+
+
+def test_validate_accepts_what_run_would_take(tmp_path: Path):
+    done = raysep("validate", QUICKSTART, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "valid; 1797 images, 2 model(s)" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    values = {
+        "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9], "seen": [0, 1]}},
+        "models": [TINY_VIT],
+        "score": {"metrics": ["nmi", "nn1"]},
+    }
+    path.write_text(yaml.safe_dump(values))
+    done = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test_vit" in done.stdout
+    assert f"report: {tmp_path}/out/report/index.html" in done.stdout
+    stages = {"ray", "data", "finetune", "embed", "score", "report"}
+    for line in done.stderr.splitlines():
+        assert line.split()[1:2] == ["s"], line
+        assert line.split()[2] in stages, line
+    start = time.monotonic()
+    again = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stderr.count("nothing left to do") == 4
+    assert again.stdout == done.stdout
+    # Seconds, not a benchmark: without Ray, torch and timm there is nothing that could take longer.
+    assert time.monotonic() - start < 30

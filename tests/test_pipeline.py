@@ -1,0 +1,236 @@
+"""Whole runs on small images: every stage with its real engine."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from raysep import pipeline
+from raysep.config import RunConfig
+from raysep.errors import ConfigError, RunDirError, StageError, UsageError
+from raysep.loading import build_config
+from raysep.report.summary import Summary
+from raysep.separability.names import METRICS
+from raysep.telemetry import Telemetry
+from tests.conftest import TINY_CNN, TINY_VIT
+
+
+def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
+    return build_config(
+        {
+            "run_dir": str(run_dir),
+            "data": {
+                "source": {"kind": "image_folder", "path": str(tree)},
+                "split": {"unseen": ["d", "e"], "test_fraction": 0.5},
+                "max_failed_share": 0.1,
+            },
+            "models": [TINY_CNN, TINY_VIT],
+            "finetune": {"steps": 4, "batch_size": 8},
+            "score": {"metrics": ["nmi", "nn1"]},
+            "embed": {"shard_rows": 10, "batch_size": 8},
+            **sections,
+        }
+    )
+
+
+def go(config: RunConfig, *stages: str) -> tuple[Summary | None, str]:
+    console = Console(width=200, highlight=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    try:
+        summary = pipeline.run(config, stages or pipeline.STAGES, telemetry=Telemetry(console))
+    finally:
+        console.file.close()
+    return summary, console.export_text()
+
+
+def scores(run_dir: Path) -> list[dict[str, Any]]:
+    rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture
+def finished(ray_session, tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
+    run_dir = tmp_path / "run"
+    both_rates = {"steps": 4, "batch_size": 8, "learning_rate": [1e-3, 1e-2]}
+    found = config(tree, run_dir, finetune=both_rates, score={"metrics": list(METRICS)})
+    go(found)
+    return found, run_dir
+
+
+def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
+    found, run_dir = finished
+    summary = Summary.model_validate(json.loads((run_dir / "summary.json").read_text()))
+    assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
+    assert summary.left_out == []
+    for model in summary.models:
+        assert 0 <= model.g <= 1
+        assert 0 <= model.best_layer < model.layers
+    # 2 models with 5 and 4 layers, 2 steps, 2 splits, 9 metrics.
+    assert len(scores(run_dir)) == (5 + 4) * 2 * 2 * 9
+    for name in ("config.yaml", "manifest.json", "splits.parquet", "report/index.html", "report/summary.csv"):
+        assert (run_dir / name).is_file()
+    assert set(json.loads((run_dir / "manifest.json").read_text())["stages"]) == {
+        "finetune",
+        "embed",
+        "score",
+        "report",
+    }
+
+    # The second time: nothing to do, and nothing touched.
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    _, lines = go(found)
+    assert lines.count("nothing left to do") == 4
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+    # One layer's scores are gone: that layer is scored again, and nothing else.
+    all_scores = scores(run_dir)
+    table = pq.read_table(run_dir / "scores.parquet")
+    gone = pc.and_(
+        pc.equal(table["model"], "test_vit"), pc.and_(pc.equal(table["layer"], 2), pc.equal(table["step"], 4))
+    )
+    pq.write_table(table.filter(pc.invert(gone)), run_dir / "scores.parquet")
+    _, lines = go(found)
+    assert "2 of 36 layers new" in lines
+    assert lines.count("nothing left to do") == 3
+    assert scores(run_dir) == all_scores
+
+    # One shard set is gone: it is embedded again, and its scores stand.
+    gone_dir = next(run_dir.glob("embeddings/model=test_resnet/*/step=4/split=unseen"))
+    shutil.rmtree(gone_dir)
+    _, lines = go(found)
+    assert "1 of 8 shard sets new" in lines
+    assert (gone_dir / "_manifest.json").is_file()
+    assert scores(run_dir) == all_scores
+
+    # A checkpoint is gone: its trial is trained again; the same seed gives the same weights.
+    next(run_dir.glob("checkpoints/test_resnet/trial=0/step=4/model.safetensors")).unlink()
+    _, lines = go(found)
+    assert "finetune" in lines
+    assert "shard sets new" not in lines
+    assert scores(run_dir) == all_scores
+
+
+def test_stages_one_by_one_say_what_they_need(ray_session, tree: Path, tmp_path: Path):
+    found = config(tree, tmp_path / "run", models=[TINY_CNN])
+    with pytest.raises(StageError, match="raysep finetune"):
+        go(found, "embed")
+    with pytest.raises(StageError, match="raysep embed"):
+        go(found, "score")
+    go(found, "finetune")
+    go(found, "embed")
+    summary, _ = go(found, "report")
+    assert summary is not None
+    assert "20 of 20 layers are not scored yet" in summary.left_out
+    go(found, "score")
+    summary, _ = go(found, "report")
+    assert summary is not None
+    assert summary.left_out == []
+    with pytest.raises(StageError, match="raysep run"):
+        go(config(tree, tmp_path / "none", models=[TINY_CNN]), "report")
+
+
+def test_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_path: Path):
+    found = config(
+        tree,
+        tmp_path / "run",
+        data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "all"}},
+        finetune=None,
+        models=[TINY_VIT],
+        score={"protocols": ["default", "paper"], "metrics": ["nmi", "knn_purity"]},
+    )
+    summary, _ = go(found)
+    assert summary is not None
+    assert (summary.unseen_classes, summary.unseen_images) == (5, 60)
+    assert summary.models[0].seen_accuracy is None
+    rows = scores(tmp_path / "run")
+    assert {row["split"] for row in rows} == {"unseen"}
+    assert {row["protocol"] for row in rows} == {"default", "paper"}
+
+
+def test_unreadable_images_are_listed_and_too_many_stop_the_run(ray_session, tree: Path, tmp_path: Path):
+    for name in ("d/001.png", "a/001.png"):
+        (tree / name).write_bytes(b"not an image")
+    found = config(tree, tmp_path / "run", models=[TINY_CNN])
+    summary, _ = go(found)
+    assert summary is not None
+    assert set(summary.unreadable_images) == {"d/001.png", "a/001.png"}
+    assert any("2 images can't be read" in item for item in summary.left_out)
+    assert "d/001.png" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert {row["n"] for row in scores(tmp_path / "run") if row["split"] == "unseen"} == {23}
+    for index in range(6):
+        (tree / "e" / f"00{index}.png").write_bytes(b"")
+    with pytest.raises(StageError, match=r"7 of 24 images can't be read.*empty file"):
+        go(config(tree, tmp_path / "other", models=[TINY_CNN]))
+    assert not list((tmp_path / "other").glob("embeddings/**/split=unseen/_manifest.json"))
+
+
+def test_a_model_that_fails_is_said_and_others_go_on(ray_session, tree: Path, tmp_path: Path):
+    found = config(
+        tree, tmp_path / "run", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": [1e30, 1e-3]}
+    )
+    summary, lines = go(found)
+    assert summary is not None
+    assert "test_resnet trial 0 failed" in lines
+    assert any("trial 0" in item and "smaller learning rate" in item for item in summary.left_out)
+    assert summary.models[0].hyperparameters["learning_rate"] == 1e-3
+    every = config(
+        tree, tmp_path / "none", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": 1e30}
+    )
+    with pytest.raises(StageError, match=r"no trial finished.*smaller learning rate"):
+        go(every)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "part"),
+    [
+        ({"models": [{"name": "resnet19", "pretrained": False}]}, ConfigError, "resnet18"),
+        ({"models": [{**TINY_CNN, "pretrained": "none.safetensors"}]}, ConfigError, "none.safetensors"),
+        ({"models": [{**TINY_VIT, "layers": ["blocks.9"]}]}, ConfigError, "blocks.9"),
+        (
+            {
+                "data": {"source": {"kind": "image_folder", "path": "nowhere"}, "split": {"unseen": "all"}},
+                "finetune": None,
+            },
+            ConfigError,
+            "nowhere",
+        ),
+        ({"compute": {"score_actors": 50}}, UsageError, "score_actors: 50 processes"),
+        ({"compute": {"gpus_per_trial": 1}}, UsageError, "can't run on this cluster"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    ray_session, tree: Path, tmp_path: Path, sections: dict[str, Any], error: type[Exception], part: str
+):
+    with pytest.raises(error, match=part):
+        go(config(tree, tmp_path / "run", **sections))
+    assert not (tmp_path / "run").exists()
+
+
+def test_problems_of_data_and_models_come_together(ray_session, tree: Path, tmp_path: Path):
+    wrong = config(
+        tree,
+        tmp_path / "run",
+        models=[{**TINY_CNN, "pooling": "cls"}, {**TINY_VIT, "kwargs": {"flavour": 1}}],
+        data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": ["y", "z"]}},
+    )
+    with pytest.raises(ConfigError) as caught:
+        go(wrong)
+    text = str(caught.value)
+    for part in ("no class 'y'", "no class 'z'", "no class token", "flavour"):
+        assert part in text
+
+
+def test_a_run_directory_of_another_configuration_is_refused_untouched(ray_session, tree: Path, tmp_path: Path):
+    found = config(tree, tmp_path / "run", models=[TINY_CNN], finetune=None)
+    go(found, "finetune")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    other = config(
+        tree, tmp_path / "run", models=[TINY_CNN], finetune=None, score={"metrics": ["nmi", "nn1"], "seed": 7}
+    )
+    with pytest.raises(RunDirError, match=r"score\.seed: 42 -> 7"):
+        go(other)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
