@@ -1,0 +1,31 @@
+"""The README's tables against the code."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from raysep import config
+from raysep.separability.names import METRICS
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def sections() -> Iterator[type[BaseModel]]:
+    for value in vars(config).values():
+        if isinstance(value, type) and issubclass(value, config.Section):
+            yield value
+
+
+def test_every_key_and_metric_is_documented():
+    keys = {name for section in sections() for name in section.model_fields} - {"kind", "path"}
+    assert {key for key in keys if key not in README} == set()
+    assert {metric for metric in METRICS if f"`{metric}`" not in README} == set()
+
+
+def test_ci_runs_the_command_for_the_tests():
+    lines = README.splitlines()
+    command = lines[lines.index("<!-- tests -->") + 2]
+    assert command.startswith("python3 -m venv")
+    assert "pytest" in command
+    assert "<!-- tests -->" in (REPOSITORY / ".ci" / "run").read_text()
