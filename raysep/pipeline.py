@@ -113,16 +113,21 @@ def finetune(run: Run, cluster: Resources) -> None:
 
     def train(trials: Sequence[Trial], job: Job) -> None:
         pool = planning.trial_pool(config.compute, cluster, len(trials))
-        evaluations = len(trials) * len(work.steps_of(config))
-        with telemetry.stage("finetune", evaluations, "evaluations") as bar:
+        steps = max(work.steps_of(config)[-1], 1)
+        reached = {(trial.model.id, trial.number): 0 for trial in trials}
+        with telemetry.stage("finetune", steps * len(trials), "steps") as bar:
 
-            def on_evaluation(trial: Trial, report: dict[str, Any]) -> None:
+            def on_report(trial: Trial, report: dict[str, Any]) -> None:
+                place = (trial.model.id, trial.number)
                 rate = trial.hyperparameters.get("learning_rate")
                 setting = f" lr {rate:g} seed {trial.seed}" if rate is not None else ""
-                accuracy = f" validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
-                bar.advance(1, f"{trial.model.id}{setting} step {report['step']}{accuracy}")
+                accuracy = f", validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
+                bar.advance(
+                    report["step"] - reached[place], f"{trial.model.id}{setting} step {report['step']}{accuracy}"
+                )
+                reached[place] = report["step"]
 
-            for trial, result in zip(trials, fit(trials, job, pool, on_evaluation, run.verbose), strict=True):
+            for trial, result in zip(trials, fit(trials, job, pool, on_report, run.verbose), strict=True):
                 if result.state == "failed":
                     failed.append(result)
                     telemetry.line("finetune", f"{trial.model.id} trial {trial.number} failed: {result.error}")

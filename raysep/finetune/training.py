@@ -6,7 +6,7 @@ N images, B of them in a batch, K seen classes.
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,7 @@ def train(
     source: Source,
     device: str = "cpu",
     max_failed_share: float = 0.0,
+    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Evaluation]:
     """Train one trial. Yields after each evaluation, when its checkpoint is written.
 
@@ -113,6 +114,7 @@ def train(
         source: where the images are.
         device: a torch device.
         max_failed_share: of the images, that may be unreadable; they are left out.
+        on_step: called after each optimizer step with the number of steps done.
 
     Raises:
         StageError: the loss is not finite, or too many images can't be read.
@@ -162,6 +164,8 @@ def train(
         scaler.update()
         scheduler.step()
         losses.append(loss.item())
+        if on_step is not None:
+            on_step(step + 1)
         if not math.isfinite(losses[-1]):
             raise StageError(
                 f"{trial.model.id}: the loss is {losses[-1]} at step {step + 1} with {trial.hyperparameters}; "

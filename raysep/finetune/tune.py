@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
 from raysep.storage import Storage
 
-# Called for each evaluation of a trial: trial, and what it reported.
-OnEvaluation = Callable[[Trial, dict[str, Any]], None]
+# A trial says where it is at most this often, evaluations aside.
+REPORT_INTERVAL_S = 2.0
+# Called for each report of a trial: trial, and what it reported.
+OnReport = Callable[[Trial, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,7 @@ def sample(space: str, arguments: Any, seed: int) -> float:
     return float(domain.sample(random_state=np.random.RandomState(seed)))
 
 
-def fit(
-    trials: Sequence[Trial], job: Job, pool: Pool, on_evaluation: OnEvaluation, verbose: bool = False
-) -> list[TrialResult]:
+def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verbose: bool = False) -> list[TrialResult]:
     """Run trials under Ray Tune.
 
     With ASHA each model's trials compete among themselves only: a model that learns slowly must not be
@@ -54,7 +55,7 @@ def fit(
     """
     asha = job.config.asha if job.config is not None else None
     if asha is None:
-        return _fit_together(trials, job, pool, None, on_evaluation, verbose)
+        return _fit_together(trials, job, pool, None, on_report, verbose)
     assert job.config is not None
     results: dict[tuple[str, int], TrialResult] = {}
     for model_id in dict.fromkeys(trial.model.id for trial in trials):
@@ -67,7 +68,7 @@ def fit(
             reduction_factor=asha.reduction_factor,
         )
         own = [trial for trial in trials if trial.model.id == model_id]
-        for result in _fit_together(own, job, pool, scheduler, on_evaluation, verbose):
+        for result in _fit_together(own, job, pool, scheduler, on_report, verbose):
             results[result.model_id, result.number] = result
     return [results[trial.model.id, trial.number] for trial in trials]
 
@@ -77,7 +78,7 @@ def _fit_together(
     job: Job,
     pool: Pool,
     scheduler: ASHAScheduler | None,
-    on_evaluation: OnEvaluation,
+    on_report: OnReport,
     verbose: bool,
 ) -> list[TrialResult]:
     if not verbose:
@@ -105,7 +106,7 @@ def _fit_together(
                 # The checkpoints are ours; Tune keeps no more than its own notes.
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
-                callbacks=[_Progress(trials, on_evaluation)],
+                callbacks=[_Progress(trials, on_report)],
             ),
         )
         grid = tuner.fit()
@@ -136,26 +137,35 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
             }
         )
         return
+    last: dict[str, Any] = {}
+    said = time.monotonic()
+
+    def on_step(step: int) -> None:
+        # Between evaluations a trial only says that it lives. To a scheduler that is the last evaluation again.
+        nonlocal said
+        if last and time.monotonic() - said > REPORT_INTERVAL_S:
+            said = time.monotonic()
+            tune.report({**last, "step": step})
+
+    device = "cuda" if use_gpu else "cpu"
+    evaluations = train(trial, job.config, job.run, job.split, job.source, device, job.max_failed_share, on_step)
     val: dict[int, float] = {}
     seen: dict[int, float] = {}
-    device = "cuda" if use_gpu else "cpu"
-    evaluations = train(trial, job.config, job.run, job.split, job.source, device, job.max_failed_share)
     for number, evaluation in enumerate(evaluations, start=1):
         if evaluation.val_accuracy is not None:
             val[evaluation.step] = evaluation.val_accuracy
         if evaluation.seen_accuracy is not None:
             seen[evaluation.step] = evaluation.seen_accuracy
-        tune.report(
-            {
-                "evaluation": number,
-                "step": evaluation.step,
-                "val_accuracy": evaluation.val_accuracy or 0.0,
-                "val": dict(val),
-                "seen": dict(seen),
-                "seconds": evaluation.seconds,
-                "unreadable": evaluation.unreadable,
-            }
-        )
+        last = {
+            "evaluation": number,
+            "step": evaluation.step,
+            "val_accuracy": evaluation.val_accuracy or 0.0,
+            "val": dict(val),
+            "seen": dict(seen),
+            "seconds": evaluation.seconds,
+            "unreadable": evaluation.unreadable,
+        }
+        tune.report(last)
 
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
@@ -196,12 +206,12 @@ def _cause(error: BaseException | None) -> str:
 class _Progress(tune.Callback):
     """Hands each report to the caller. Lives on the driver."""
 
-    def __init__(self, trials: Sequence[Trial], on_evaluation: OnEvaluation) -> None:
-        self._trials, self._on_evaluation = list(trials), on_evaluation
+    def __init__(self, trials: Sequence[Trial], on_report: OnReport) -> None:
+        self._trials, self._on_report = list(trials), on_report
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
-        return {"_trials": [], "_on_evaluation": None}
+        return {"_trials": [], "_on_report": None}
 
     def on_trial_result(  # Tune's own signature
         self,
@@ -211,4 +221,4 @@ class _Progress(tune.Callback):
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
-        self._on_evaluation(self._trials[trial.config["trial"]], result)
+        self._on_report(self._trials[trial.config["trial"]], result)
