@@ -76,6 +76,9 @@ def run(
         source, split = checks.check_data(config)
         begun = runs.check_belongs(storage, config, split)
     else:
+        fetched = sum(model.pretrained is True for model in config.models)
+        hub = f", weights of {fetched} from the hub" if fetched else ""
+        telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
         source, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
     current = Run(_with_absolute_paths(config), storage, source, split, telemetry, verbose)

@@ -142,4 +142,4 @@ def _derived(key: str) -> bool:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) < 300 else text[:297] + "..."
+    return text.rstrip(".") if len(text) < 300 else text[:297] + "..."
