@@ -192,7 +192,9 @@ def _described(config: ModelConfig) -> list[Layer]:
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if next(model.parameters()).is_meta:
             raise
-        raise ConfigError([f"models: {config.id} can't take images of {size[1]}x{size[2]}: {error}"]) from error
+        raise ConfigError(
+            [f"models: {config.id} can't take images of {size[1]}x{size[2]}: {type(error).__name__}: {error}"]
+        ) from error
 
 
 def _taps_of(model: nn.Module) -> list[_Tap]:

@@ -54,6 +54,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     start = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", f"--temp-dir={scratch}"]
     start += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--block"]
+    # The agent that takes jobs listens on a fixed port, which another Ray of this machine may have.
+    start += [f"--dashboard-agent-listen-port={free_port()}"]
     start += ["--min-worker-port=20000", "--max-worker-port=20999", "--include-dashboard=true", "--disable-usage-stats"]
     log = (tmp_path / "head.log").open("w")
     process = subprocess.Popen(start, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
