@@ -3,13 +3,16 @@
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from raysep.errors import RaysepError, UsageError
+from raysep.errors import RaysepError, StageError, UsageError
+
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,32 @@ def connection(verbose: bool = False) -> Iterator[Resources]:
         yield _resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def errors_of(stage: str) -> Iterator[None]:
+    """Turn what Ray raises for a worker's error into a StageError that says what went wrong there."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise StageError(f"{stage}: {cause(error)}") from error
+
+
+def cause(error: BaseException | None) -> str:
+    """What went wrong in a worker, on one line: Ray wraps the error, and has its traceback as text."""
+    if error is None:
+        return "it never ran"
+    inner: BaseException = error
+    while (wrapped := getattr(inner, "cause", None) or inner.__cause__) is not None and wrapped is not inner:
+        inner = wrapped
+    if isinstance(inner, RaysepError):
+        return " ".join(str(inner).split())
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    # The last line of a traceback names the error; Ray Data adds advice of its own behind it.
+    named = [line for line in lines if ERROR_LINE.match(line)] or lines
+    return named[-1] if named else type(inner).__name__
 
 
 def _resources() -> Resources:

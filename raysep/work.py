@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
 from raysep.config import RunConfig, Split
+from raysep.context import Run
 from raysep.data import splits
 from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
-from raysep.finetune.trials import Sampler, Trial, TrialResult, choose, plan, read_result
+from raysep.finetune.trials import Trial, TrialResult, choose, plan, read_result
 from raysep.models.meta import META, CheckpointMeta, directory, read_meta
 from raysep.separability import table
 from raysep.separability.names import Metric, Protocol
@@ -17,16 +19,27 @@ from raysep.storage import Storage
 ROLE_OF_SPLIT: dict[Split, splits.Role] = {"unseen": "unseen", "seen": "seen_test"}
 
 
+def checkpoints_of(run: Run) -> list[CheckpointMeta]:
+    """The checkpoints that are evaluated and there."""
+    _, found = trials_of(run.storage, run.config)
+    return chosen_checkpoints(run.storage, run.config, list(found.values()))
+
+
+def tasks_of(run: Run) -> list[table.Task]:
+    """Everything that can be scored by now, done or not."""
+    metas = checkpoints_of(run)
+    _, manifests = pending_shard_sets(run.storage, run.config, metas, run.split)
+    return score_tasks(run.config, metas, manifests)
+
+
 def steps_of(config: RunConfig) -> list[int]:
     """Steps that have a checkpoint."""
     return config.finetune.evaluate_at if config.finetune is not None else [0]
 
 
-def trials_of(
-    run: Storage, config: RunConfig, sample: Sampler
-) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
+def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
     """All trials of the run, and how those that need not be trained again ended."""
-    trials = plan(config, sample)
+    trials = plan(config, _sample)
     found = {
         (trial.model.id, trial.number): result
         for trial in trials
@@ -105,3 +118,10 @@ def score_tasks(
         for shard_set, manifest in manifests.items()
         for layer in manifest.layers
     ]
+
+
+def _sample(space: str, arguments: Any, seed: int) -> float:
+    """Draws from Ray Tune's spaces, imported only where a configuration has one."""
+    from raysep.finetune.tune import sample
+
+    return sample(space, arguments, seed)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from raysep.cluster import errors_of
 from raysep.config import EmbedConfig
 from raysep.data.sources import Source
 from raysep.embed.shards import ShardSet
@@ -150,6 +151,7 @@ def embed_all(
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-    for row in outcomes.iter_rows():
-        plain = json.loads(row["outcome"])
-        yield Block(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
+    with errors_of("embed"):
+        for row in outcomes.iter_rows():
+            plain = json.loads(row["outcome"])
+            yield Block(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})

@@ -13,9 +13,9 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from raysep.cluster import cause
 from raysep.config import FinetuneConfig
 from raysep.data.sources import Source
-from raysep.errors import RaysepError
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
 from raysep.storage import Storage
@@ -173,7 +173,7 @@ def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
     steps = job.config.evaluate_at if job.config is not None else [0]
     error = None
     if result is None or result.error is not None:
-        state, error = "failed", _cause(result.error if result is not None else None)
+        state, error = "failed", cause(result.error if result is not None else None)
     elif last.get("evaluation", 0) < len(steps):
         state = "stopped"
     else:
@@ -190,17 +190,6 @@ def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
         unreadable=last.get("unreadable", {}),
         error=error,
     )
-
-
-def _cause(error: BaseException | None) -> str:
-    """What went wrong inside the trial, on one line: Ray wraps the error, and has its traceback as text."""
-    if error is None:
-        return "the trial never ran"
-    inner = getattr(error, "cause", None) or error
-    if isinstance(inner, RaysepError):
-        return " ".join(str(inner).split())
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    return lines[-1] if lines else type(inner).__name__
 
 
 class _Progress(tune.Callback):

@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.util import ActorPool
 
+from raysep.cluster import errors_of
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.planning import Pool
@@ -39,7 +40,7 @@ def score_all(run: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Po
     """Score tasks on a pool of actors; yields each when it is done, in any order.
 
     Raises:
-        ray.exceptions.RayTaskError: a task failed; what was yielded before stays valid.
+        StageError: a task failed; what was yielded before stays valid.
     """
     if not tasks:
         return
@@ -47,8 +48,9 @@ def score_all(run: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Po
     actors: list[Any] = [actor.remote(run, config, pool.threads) for _ in range(min(pool.processes, len(tasks)))]
     try:
         numbered = list(enumerate(tasks))
-        for number, rows in ActorPool(actors).map_unordered(lambda a, item: a.score.remote(*item), numbered):
-            yield tasks[number], rows
+        with errors_of("score"):
+            for number, rows in ActorPool(actors).map_unordered(lambda a, item: a.score.remote(*item), numbered):
+                yield tasks[number], rows
     finally:
         for handle in actors:
             ray.kill(handle)

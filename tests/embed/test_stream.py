@@ -14,6 +14,7 @@ from raysep.data.splits import draw_split, with_role
 from raysep.embed.embedder import Embedder
 from raysep.embed.shards import Manifest, ShardSet, read_layer
 from raysep.embed.stream import Block, Unit, embed_all
+from raysep.errors import StageError
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
 from raysep.models.checkpoints import load_checkpoint
@@ -131,3 +132,14 @@ def test_lower_precision_stays_close(world):
     for a, b in zip(full, half, strict=True):
         assert b.dtype == np.float32
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+class Faulty(ImageFolder):
+    def read(self, path, row):
+        raise RuntimeError("the disk is on fire")
+
+
+def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
+    run, _, split, metas = world
+    with pytest.raises(StageError, match=r"^embed: .*the disk is on fire"):
+        list(embed_all(units_of(split, metas)[:1], Faulty(str(tree)), run, EmbedConfig(), Pool(1, 1, 0)))

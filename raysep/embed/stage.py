@@ -1,0 +1,102 @@
+"""The stage: embed the shard sets that are missing, and commit each when all of its files are written."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from raysep import planning, runs, work
+from raysep.cluster import Resources
+from raysep.config import Split
+from raysep.context import Run
+from raysep.data import splits
+from raysep.data.images import check_share
+from raysep.embed.shards import Manifest, ShardSet, commit
+from raysep.errors import StageError
+from raysep.models.meta import CheckpointMeta
+
+# Checkpoints of a model that one actor holds at once, so that they share each decoded image.
+CHECKPOINTS_AT_ONCE = 8
+
+
+def pending(run: Run) -> bool:
+    """Whether a shard set is missing, or there is nothing yet to embed with."""
+    metas = work.checkpoints_of(run)
+    return not metas or bool(work.pending_shard_sets(run.storage, run.config, metas, run.split)[0])
+
+
+def perform(run: Run, cluster: Resources) -> None:
+    """Embed the shard sets that are missing, all of them in one stream."""
+    from raysep.embed.stream import Block, Unit, embed_all
+
+    config, telemetry = run.config, run.telemetry
+    metas = work.checkpoints_of(run)
+    if not metas:
+        raise StageError("embed: there are no finished trials: run `raysep finetune` first")
+    missing, _ = work.pending_shard_sets(run.storage, config, metas, run.split)
+    units = [
+        Unit(
+            tuple(chunk),
+            tuple(work.shard_set_of(meta, name) for meta in chunk),
+            splits.with_role(run.split, work.ROLE_OF_SPLIT[name]),
+        )
+        for name, chunk in _sharing(missing)
+    ]
+    total = sum(unit.rows.num_rows * len(unit.metas) for unit in units)
+    blocks_of = [-(-unit.rows.num_rows // config.embed.shard_rows) for unit in units]
+    pool = planning.embed_pool(config.compute, cluster, sum(blocks_of))
+    data = splits.fingerprint(run.split)
+    done: list[list[Block]] = [[] for _ in units]
+    if units:
+        with telemetry.stage("embed", total, "embeddings") as bar:
+            for block in embed_all(units, run.source, run.storage, config.embed, pool, run.verbose):
+                unit = units[block.unit]
+                done[block.unit].append(block)
+                bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
+                if len(done[block.unit]) == blocks_of[block.unit]:
+                    _commit_unit(run, unit.metas, unit.shard_sets, done[block.unit], data)
+    sets = len(metas) * len(work.splits_of(config, run.split))
+    telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
+    runs.record(run.storage, "embed", shard_sets=sets)
+
+
+def _commit_unit(
+    run: Run,
+    metas: Sequence[CheckpointMeta],
+    shard_sets: Sequence[ShardSet],
+    blocks: Sequence[Any],
+    data: str,
+) -> None:
+    """All blocks of a unit are written: say which files make up each of its shard sets."""
+    failed: dict[str, str] = {}
+    for block in blocks:
+        failed |= block.failed
+    check_share(failed, sum(block.images for block in blocks), run.config.data.max_failed_share)
+    for position, (meta, shard_set) in enumerate(zip(metas, shard_sets, strict=True)):
+        files = [block.files[position] for block in blocks if block.files]
+        manifest = Manifest(
+            key=work.embedding_key(run.config, meta, shard_set.split, data),
+            rows=sum(file["rows"] for file in files),
+            files=files,
+            layers=blocks[0].layers,
+            failed=failed,
+            dtype=run.config.embed.dtype,
+            checkpoint_sha256=meta.sha256,
+            versions=runs.versions(),
+        )
+        commit(run.storage, shard_set, manifest)
+
+
+def _sharing(missing: Sequence[tuple[CheckpointMeta, Split]]) -> list[tuple[Split, list[CheckpointMeta]]]:
+    """Missing shard sets in groups that share images and a model, with groups of a model side by side."""
+    by_model: dict[str, dict[Split, list[CheckpointMeta]]] = {}
+    for meta, name in missing:
+        by_model.setdefault(meta.model.id, {}).setdefault(name, []).append(meta)
+    groups = [
+        (name, metas[first : first + CHECKPOINTS_AT_ONCE], first)
+        for by_split in by_model.values()
+        for name, metas in by_split.items()
+        for first in range(0, len(metas), CHECKPOINTS_AT_ONCE)
+    ]
+    # The same checkpoints follow each other, so that an actor that holds them needs no others in between.
+    order = {model: position for position, model in enumerate(by_model)}
+    groups.sort(key=lambda group: (order[group[1][0].model.id], group[2]))
+    return [(name, metas) for name, metas, _ in groups]

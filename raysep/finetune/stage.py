@@ -1,0 +1,87 @@
+"""The stage: train what has not been trained, and say which hyperparameters are chosen."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from raysep import planning, runs, work
+from raysep.cluster import Resources
+from raysep.context import Run
+from raysep.errors import StageError
+from raysep.finetune.trials import Trial, TrialResult, choose, write_result
+
+
+def pending(run: Run) -> bool:
+    """Whether a trial has to be trained."""
+    trials, found = work.trials_of(run.storage, run.config)
+    return len(found) < len(trials)
+
+
+def perform(run: Run, cluster: Resources) -> None:
+    """Train the trials that have not ended."""
+    from raysep.finetune.tune import Job, fit
+
+    config, telemetry = run.config, run.telemetry
+    trials, found = work.trials_of(run.storage, config)
+    pending = [trial for trial in trials if (trial.model.id, trial.number) not in found]
+    job = Job(config.finetune, run.storage, run.split, run.source, config.data.max_failed_share)
+    failed: list[TrialResult] = []
+
+    def train(trials: Sequence[Trial], job: Job) -> None:
+        pool = planning.trial_pool(config.compute, cluster, len(trials))
+        steps = max(work.steps_of(config)[-1], 1)
+        reached = {(trial.model.id, trial.number): 0 for trial in trials}
+        with telemetry.stage("finetune", steps * len(trials), "steps") as bar:
+
+            def on_report(trial: Trial, report: dict[str, Any]) -> None:
+                place = (trial.model.id, trial.number)
+                rate = trial.hyperparameters.get("learning_rate")
+                setting = f" lr {rate:g} seed {trial.seed}" if rate is not None else ""
+                accuracy = f", validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
+                bar.advance(
+                    report["step"] - reached[place], f"{trial.model.id}{setting} step {report['step']}{accuracy}"
+                )
+                reached[place] = report["step"]
+
+            for trial, result in zip(trials, fit(trials, job, pool, on_report, run.verbose), strict=True):
+                if result.state == "failed":
+                    failed.append(result)
+                    telemetry.line("finetune", f"{trial.model.id} trial {trial.number} failed: {result.error}")
+                else:
+                    write_result(run.storage, trial, result)
+
+    if pending:
+        train(pending, job)
+        # Trials of the chosen setting that were stopped early for another seed's sake run to their end.
+        _, found = work.trials_of(run.storage, config)
+        chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(found.values())}
+        cut = [
+            trial
+            for trial in trials
+            if (trial.model.id, tuple(trial.hyperparameters.items())) in chosen
+            and (result := found.get((trial.model.id, trial.number)))
+            and result.state == "stopped"
+        ]
+        if cut and config.finetune is not None:
+            config_to_end = config.finetune.model_copy(update={"asha": None})
+            train(cut, Job(config_to_end, run.storage, run.split, run.source, config.data.max_failed_share))
+    _, found = work.trials_of(run.storage, config)
+    best = choose(found.values())
+    for model in config.models:
+        own = [result for result in best if result.model_id == model.id]
+        if own and config.finetune is not None:
+            last = [result.val_accuracy[max(result.val_accuracy)] for result in own if result.val_accuracy]
+            setting = ", ".join(f"{name} {value:g}" for name, value in own[0].hyperparameters.items())
+            telemetry.line(
+                "finetune",
+                f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}",
+            )
+    runs.record(
+        run.storage,
+        "finetune",
+        trials=len(trials),
+        finished=sum(result.state == "finished" for result in found.values()),
+        failed=[vars(result) for result in failed],
+    )
+    if not best:
+        reasons = "; ".join(sorted({str(result.error) for result in failed})) or "no trial ended"
+        raise StageError(f"finetune: no trial finished: {reasons}")

@@ -1,0 +1,46 @@
+"""The stage: write the summary and the report from what the run has, finished or not."""
+
+from raysep import runs, work
+from raysep.context import Run
+from raysep.data import splits
+from raysep.errors import StageError
+from raysep.finetune.trials import TrialResult
+from raysep.report.summary import FILE, Summary, summarize
+from raysep.separability import table
+
+
+def perform(run: Run) -> Summary:
+    """Write the summary and the report, or read the summary back where they are up to date."""
+    from raysep.report.html import PAGE, write_report
+
+    config, storage = run.config, run.storage
+    if not storage.exists(runs.MANIFEST):
+        raise StageError(f"report: {storage.display()} holds no run yet: run `raysep run` first")
+    trials, found = work.trials_of(storage, config)
+    metas = work.checkpoints_of(run)
+    not_embedded, manifests = work.pending_shard_sets(storage, config, metas, run.split)
+    tasks = work.score_tasks(config, metas, manifests)
+    rows = table.belonging(tasks, table.read(storage))
+    not_scored = table.missing(tasks, rows)
+    unfinished = []
+    if not_embedded:
+        unfinished.append(
+            f"{len(not_embedded)} of {len(not_embedded) + len(manifests)} shard sets are not embedded yet"
+        )
+    if not_scored:
+        unfinished.append(f"{len(not_scored)} of {len(tasks)} layers are not scored yet")
+    manifest = storage.read_json(runs.MANIFEST)
+    ended = {(result.model_id, result.number): result for result in found.values()}
+    for plain in manifest["stages"].get("finetune", {}).get("failed", []):
+        ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
+    unseen = splits.with_role(run.split, "unseen")
+    counts = (len(set(unseen["class_name"].to_pylist())), unseen.num_rows)
+    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, counts, unfinished)
+    text = summary.model_dump_json(indent=2) + "\n"
+    if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():
+        run.telemetry.line("report", "nothing left to do")
+        return summary
+    write_report(storage, summary)
+    runs.record(storage, "report", models=len(summary.models))
+    run.telemetry.line("report", f"written to {storage.display(PAGE)}")
+    return summary
