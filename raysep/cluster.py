@@ -12,7 +12,7 @@ from typing import Any
 
 from raysep.errors import RaysepError, StageError, UsageError
 
-ERROR_LINE = re.compile(r"[\w.]*(Error|Exception)\b[^:]*: ")
+ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,16 @@ def cause(error: BaseException | None) -> str:
     """What went wrong in a worker, on one line: Ray wraps the error, and has its traceback as text."""
     if error is None:
         return "it never ran"
-    inner: BaseException = error
-    while (wrapped := getattr(inner, "cause", None) or inner.__cause__) is not None and wrapped is not inner:
-        inner = wrapped
-    if isinstance(inner, RaysepError):
-        return " ".join(str(inner).split())
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    # The last line of a traceback names the error; Ray Data adds advice of its own behind it.
+    chain: list[BaseException] = [error]
+    while (inner := getattr(chain[-1], "cause", None) or chain[-1].__cause__) is not None and inner not in chain:
+        chain.append(inner)
+    for link in reversed(chain):
+        if isinstance(link, RaysepError):
+            return " ".join(str(link).split())
+    # The last line of a traceback names the error; Ray Data adds links and lines of advice behind it.
+    lines = [line.strip() for link in chain for line in str(link).splitlines() if line.strip()]
     named = [line for line in lines if ERROR_LINE.match(line)] or lines
-    return named[-1] if named else type(inner).__name__
+    return named[-1] if named else type(error).__name__
 
 
 def _resources() -> Resources:
