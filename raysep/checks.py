@@ -5,19 +5,32 @@ from pathlib import Path
 import pyarrow as pa
 
 from raysep.config import ModelConfig, RunConfig
-from raysep.data.sources import Source, open_source
-from raysep.data.splits import draw_split
+from raysep.data.corruptions import Corrupted
+from raysep.data.sources import Reader, open_source
+from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
 
 
-def check_data(config: RunConfig) -> tuple[Source, pa.Table]:
-    """The source and its split. Raises ConfigError with all that is wrong with them."""
-    source = open_source(config.data.source)
-    split = draw_split(source.records(), config.data.split)
+def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
+    """What reads the images of each role, and the split. Raises ConfigError with all that is wrong with them."""
+    data = config.data
+    source = open_source(data.source)
+    readers: dict[str, Reader] = dict.fromkeys((SEEN_TRAIN, SEEN_TEST, UNSEEN), source)
+    others = {}
+    for domain in data.domains:
+        if domain.corruption is not None:
+            readers[domain.name] = Corrupted(source, domain.corruption, domain.severity)
+        elif domain.source is not None:
+            readers[domain.name] = other = open_source(domain.source)
+            try:
+                others[domain.name] = other.records()
+            except ConfigError as error:
+                raise ConfigError([f"data.domains, {domain.name}: {problem}" for problem in error.problems]) from None
+    split = draw_split(source.records(), data.split, data.max_per_class, data.domains, others)
     roles = set(split["role"].to_pylist())
     if config.finetune is not None and "seen_train" not in roles:
         raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
-    return source, split
+    return readers, split
 
 
 def check_models(models: list[ModelConfig]) -> None:
@@ -48,7 +61,7 @@ def check_models(models: list[ModelConfig]) -> None:
         raise ConfigError(problems)
 
 
-def check_all(config: RunConfig, source_name: str) -> tuple[Source, pa.Table]:
+def check_all(config: RunConfig, source_name: str) -> tuple[dict[str, Reader], pa.Table]:
     """Data and models together. Raises one ConfigError with the problems of both."""
     problems: list[str] = []
     found = None

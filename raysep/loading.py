@@ -5,6 +5,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -18,8 +19,8 @@ from raysep.errors import ConfigError
 
 Key = tuple[str | int, ...]
 
-# How pydantic calls the members of the unions in `config.py`.
-UNION_TAGS = {"number", "grid", "space", "digits", "image_folder"}
+# How pydantic calls the members of the unions in `config/`.
+UNION_TAGS = {"number", "grid", "space", "digits", "image_folder", "parquet", "huggingface", "cifar100"}
 
 
 def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = None) -> RunConfig:
@@ -36,11 +37,48 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
         raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], path) from None
     if not isinstance(values, dict):
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
+    return _build(values, overrides, run_dir, path)
+
+
+def config_of_options(
+    model: str,
+    weights: str | None,
+    data: str,
+    unseen: str | None,
+    overrides: Sequence[str] = (),
+    run_dir: str | None = None,
+) -> RunConfig:
+    """The run that answers the usual question without a file: my checkpoint, a folder of new classes, which layer?
+
+    Args:
+        model: name of a timm model, evaluated as it is.
+        weights: a safetensors file; timm's own weights if unset.
+        data: a directory of a directory for each class.
+        unseen: class names with commas between them, or `all`; unset: all, or what the directory says itself
+            where it is split into train, test and unseen.
+        overrides, run_dir: as for `load_config`.
+
+    Raises:
+        ConfigError: with every problem of the options and the overrides at once.
+    """
+    values: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "run",
+        "data": {"source": {"kind": "image_folder", "path": data}},
+        "models": [{"name": model, "pretrained": True if weights is None else weights}],
+        "finetune": None,
+    }
+    if unseen is not None or not (Path(data) / "unseen").is_dir():
+        names = [name.strip() for name in (unseen or "all").split(",") if name.strip()]
+        values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
+    return _build(values, overrides, run_dir, "options")
+
+
+def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
     for override in overrides:
         _apply(values, override)
     if run_dir is not None:
         values["run_dir"] = run_dir
-    return build_config(values, path)
+    return build_config(values, source)
 
 
 def build_config(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:

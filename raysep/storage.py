@@ -56,6 +56,10 @@ class Storage:
         """Whether a file or directory is there."""
         return bool(self.fs.get_file_info(self.path(relative)).type != pafs.FileType.NotFound)
 
+    def is_file(self, relative: str = "") -> bool:
+        """Whether a file, and no directory, is there."""
+        return bool(self.fs.get_file_info(self.path(relative)).type == pafs.FileType.File)
+
     def files(self, relative: str = "", *, name: str | None = None) -> list[str]:
         """Relative paths of all files below a directory, sorted; only those called `name` if given."""
         selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)

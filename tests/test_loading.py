@@ -11,6 +11,8 @@ from raysep.errors import ConfigError
 from raysep.loading import build_config, differences, load_config, to_yaml
 from tests.conftest import REPOSITORY
 
+DIGITS = {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}}
+
 
 def base(**sections: Any) -> dict[str, Any]:
     return {
@@ -74,7 +76,17 @@ def test_every_problem_is_said_at_once():
         ),
         (base(data={"source": {"kind": "digits"}, "split": {}}), "either `unseen`"),
         (base(data={"source": {"kind": "digits"}, "split": {"unseen": "all"}}), "finetune needs seen classes"),
-        (base(data={"source": {"kind": "parquet"}}), "'digits', 'image_folder'"),
+        (base(data={"source": {"kind": "zip"}}), "'digits', 'image_folder'"),
+        (base(data={"source": {"kind": "parquet"}}), "data.source.path: field required"),
+        (base(data={**DIGITS, "split": {"unseen": [1, 2], "rotations": 2}}), "give `unseen_fraction`"),
+        (base(data={**DIGITS, "split": {"unseen_fraction": 0.4, "rotations": 3}}), "more than there are"),
+        (base(data={**DIGITS, "domains": [{"name": "seen", "corruption": "blur"}]}), "is a split already"),
+        (base(data={**DIGITS, "domains": [{"name": "a"}]}), "either `source` or `corruption`"),
+        (base(data={**DIGITS, "domains": [{"name": "a", "corruption": "blur"}] * 2}), "two domains are called a"),
+        (base(data={**DIGITS, "domains": [{"name": "a", "corruption": "blur", "severity": 6}]}), "severity"),
+        (base(models=[{"name": "a", "id": "a--untrained"}]), "kept for the ids of baselines"),
+        (base(score={"resamples": 6}), "fewer than 20 resamples"),
+        (base(score={"resamples": 201}), "multiple of 2"),
         (base(models=[]), "models"),
         (base(models=[{"name": "a"}, {"name": "a"}]), "two models are called a"),
         (base(models=[{"name": "a", "id": "../a"}]), "names a directory"),

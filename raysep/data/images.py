@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from raysep.data.sources import Source
+from raysep.data.sources.base import Reader
 from raysep.errors import StageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def decode(content: bytes, channels: int = 3) -> Image.Image:
 
 
 def load_batch(
-    source: Source, places: Sequence[tuple[str | None, int | None]], preprocessing: Preprocessing
+    source: Reader, places: Sequence[tuple[str | None, int | None]], preprocessing: Preprocessing
 ) -> tuple["torch.Tensor", list[int], dict[int, str]]:
     """Read and decode images.
 

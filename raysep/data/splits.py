@@ -4,19 +4,18 @@ import difflib
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysep.config import SplitConfig
+from raysep.config import CapConfig, DomainConfig, SplitConfig
 from raysep.data.sources import Record
 from raysep.errors import ConfigError
 
-Role = Literal["seen_train", "seen_test", "unseen"]
+SEEN_TRAIN, SEEN_TEST, UNSEEN = "seen_train", "seen_test", "unseen"
 
 SCHEMA = pa.schema(
     [
@@ -25,53 +24,71 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("class_name", pa.string()),
         ("label", pa.int32()),
+        # seen_train, seen_test, unseen, or the name of a domain.
         ("role", pa.string()),
+        # Which draw of unseen classes the row belongs to: 0 where there is one draw.
+        ("rotation", pa.int32()),
     ]
 )
-ROLE_OF_PART: dict[str, Role] = {"train": "seen_train", "test": "seen_test", "unseen": "unseen"}
+ROLE_OF_PART = {"train": SEEN_TRAIN, "test": SEEN_TEST, "unseen": UNSEEN}
 # A class must leave something on each side of what is done with it.
 MIN_SEEN, MIN_UNSEEN = 3, 2
+# A record, and the role that it has in one rotation.
+Placed = tuple[Record, str]
 
 
-def draw_split(records: Sequence[Record], config: SplitConfig | None) -> pa.Table:
-    """Give each image its role and its label.
+def draw_split(
+    records: Sequence[Record],
+    config: SplitConfig | None,
+    caps: CapConfig | None = None,
+    domains: Sequence[DomainConfig] = (),
+    others: Mapping[str, Sequence[Record]] | None = None,
+) -> pa.Table:
+    """Give each image its role and its label, in each rotation.
 
     Seen classes have the labels 0, 1, ... in the order of their names, which index the classifier's
-    outputs; unseen classes go on from there. Classes that are neither are left out.
+    outputs; unseen classes go on from there, and classes that only a domain has after them. Classes that
+    are neither are left out.
 
     Args:
         records: all images of the source.
         config: how to draw; None where the source is a split already.
+        caps: how many images of a class are kept; all if unset.
+        domains: further images that are evaluated.
+        others: the images of each domain that has a source of its own.
 
     Returns:
-        A table of `SCHEMA`, sorted by image_id. The same records and config always give the same table.
+        A table of `SCHEMA`, sorted by rotation, role and image_id. The same arguments always give the same.
 
     Raises:
         ConfigError: with every reason why no split can be drawn.
     """
-    presplit = any(record.part is not None for record in records)
-    if presplit and config is not None:
+    parts = {record.part for record in records}
+    if "unseen" in parts and config is not None:
         raise ConfigError(["data.split: the directory is a split already (train, test, unseen): leave data.split out"])
-    if not presplit and config is None:
+    if "unseen" not in parts and config is None:
         raise ConfigError(["data.split: expected `unseen` (class names) or `unseen_fraction`, got nothing"])
-    roles = _given_roles(records) if config is None else _drawn_roles(records, config)
-    kept = [(record, role) for record, role in zip(records, roles, strict=True) if role is not None]
-    _check(kept)
-    seen = sorted({record.class_name for record, role in kept if role != "unseen"})
-    unseen = sorted({record.class_name for record, role in kept if role == "unseen"})
-    label = {name: index for index, name in enumerate([*seen, *unseen])}
-    kept.sort(key=lambda pair: pair[0].image_id)
-    return pa.table(
-        {
-            "image_id": [record.image_id for record, _ in kept],
-            "path": [record.path for record, _ in kept],
-            "row": [record.row for record, _ in kept],
-            "class_name": [record.class_name for record, _ in kept],
-            "label": [label[record.class_name] for record, _ in kept],
-            "role": [role for _, role in kept],
-        },
-        schema=SCHEMA,
-    )
+    tables, problems = [], []
+    for rotation, unseen in enumerate([None] if config is None else _unseen_classes(records, config)):
+        placed = _given_roles(records) if config is None or unseen is None else _drawn_roles(records, config, unseen)
+        placed = _capped(placed, caps or CapConfig(), config.seed if config is not None else 42)
+        problems += _problems(placed)
+        for domain in domains:
+            if domain.source is not None:
+                images = (others or {}).get(domain.name, [])
+                if len({record.class_name for record in images}) < 2:
+                    problems.append(f"data.domains, {domain.name}: 2 classes or more can be told apart")
+                placed += [(record, domain.name) for record in images]
+            else:
+                of = UNSEEN if domain.of == "unseen" else SEEN_TEST
+                corrupted = [(record, domain.name) for record, role in placed if role == of]
+                if not corrupted:
+                    problems.append(f"data.domains, {domain.name}: there are no images of {of} to corrupt")
+                placed += corrupted
+        tables.append(_table(placed, rotation))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return pa.concat_tables(tables)
 
 
 def hold_out(labels: NDArray[np.int32], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -92,21 +109,23 @@ def hold_out(labels: NDArray[np.int32], fraction: float, seed: int) -> NDArray[n
     return held
 
 
-def with_role(split: pa.Table, role: Role) -> pa.Table:
-    """The rows of one role, sorted by image_id."""
-    return split.filter(pa.compute.equal(split["role"], role))
+def select(split: pa.Table, role: str, rotation: int = 0) -> pa.Table:
+    """The rows of one role in one rotation, sorted by image_id."""
+    wanted = pa.compute.and_(pa.compute.equal(split["role"], role), pa.compute.equal(split["rotation"], rotation))
+    return split.filter(wanted)
 
 
-def seen_classes(split: pa.Table) -> list[str]:
+def seen_classes(split: pa.Table, rotation: int = 0) -> list[str]:
     """Class names by label, as the classifier's outputs have them."""
-    rows = split.filter(pa.compute.not_equal(split["role"], "unseen"))
+    rows = pa.concat_tables([select(split, role, rotation) for role in (SEEN_TRAIN, SEEN_TEST)])
     return sorted(set(rows["class_name"].to_pylist()))
 
 
 def fingerprint(split: pa.Table) -> str:
     """SHA-256 of the ids, labels and roles: what a run's results are about."""
     digest = hashlib.sha256()
-    for row in zip(*(split[name].to_pylist() for name in ("image_id", "class_name", "label", "role")), strict=True):
+    names = ("image_id", "class_name", "label", "role", "rotation")
+    for row in zip(*(split[name].to_pylist() for name in names), strict=True):
         digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
     return digest.hexdigest()
 
@@ -119,11 +138,31 @@ def to_parquet(split: pa.Table) -> bytes:
 
 
 def from_parquet(content: bytes) -> pa.Table:
-    """The table of a file's content."""
+    """The table that `to_parquet` wrote."""
     return pq.read_table(io.BytesIO(content), schema=SCHEMA)
 
 
-def _given_roles(records: Sequence[Record]) -> list[Role | None]:
+def _table(placed: Sequence[Placed], rotation: int) -> pa.Table:
+    seen = sorted({record.class_name for record, role in placed if role in (SEEN_TRAIN, SEEN_TEST)})
+    unseen = sorted({record.class_name for record, role in placed if role == UNSEEN})
+    rest = sorted({record.class_name for record, _ in placed} - {*seen, *unseen})
+    label = {name: index for index, name in enumerate([*seen, *unseen, *rest])}
+    ordered = sorted(placed, key=lambda pair: (pair[1], pair[0].image_id))
+    return pa.table(
+        {
+            "image_id": [record.image_id for record, _ in ordered],
+            "path": [record.path for record, _ in ordered],
+            "row": [record.row for record, _ in ordered],
+            "class_name": [record.class_name for record, _ in ordered],
+            "label": [label[record.class_name] for record, _ in ordered],
+            "role": [role for _, role in ordered],
+            "rotation": [rotation] * len(ordered),
+        },
+        schema=SCHEMA,
+    )
+
+
+def _given_roles(records: Sequence[Record]) -> list[Placed]:
     seen = {record.class_name for record in records if record.part in {"train", "test"}}
     both = sorted(seen & {record.class_name for record in records if record.part == "unseen"})
     if both:
@@ -131,38 +170,62 @@ def _given_roles(records: Sequence[Record]) -> list[Role | None]:
     untrained = sorted(seen - {record.class_name for record in records if record.part == "train"})
     if untrained and any(record.part == "train" for record in records):
         raise ConfigError([f"data.source.path: classes in test but not in train: {', '.join(untrained)}"])
-    return [ROLE_OF_PART[record.part or ""] for record in records]
+    return [(record, ROLE_OF_PART[record.part or ""]) for record in records]
 
 
-def _drawn_roles(records: Sequence[Record], config: SplitConfig) -> list[Role | None]:
+def _unseen_classes(records: Sequence[Record], config: SplitConfig) -> list[set[str]]:
+    """The unseen classes of each rotation."""
     classes = sorted({record.class_name for record in records})
-    rng = np.random.default_rng(config.seed)
+    _refuse_unknown(classes, unseen=config.unseen if isinstance(config.unseen, list) else [], seen=config.seen or [])
     if config.unseen == "all":
-        unseen = set(classes)
-    elif config.unseen is not None:
-        _refuse_unknown(classes, unseen=config.unseen, seen=config.seen or [])
-        unseen = set(config.unseen)
-    else:
-        assert config.unseen_fraction is not None
-        _refuse_unknown(classes, unseen=[], seen=config.seen or [])
-        drawable = [name for name in classes if name not in (config.seen or [])]
-        count = min(round(config.unseen_fraction * len(classes)), len(drawable))
-        unseen = set(rng.permutation(drawable)[:count].tolist())
+        return [set(classes)]
+    if config.unseen is not None:
+        return [set(config.unseen)]
+    assert config.unseen_fraction is not None
+    # Classes that must be seen can't be drawn; without rotations, nor need a class be in any draw.
+    drawable = [name for name in classes if name not in (config.seen or [])]
+    count = min(round(config.unseen_fraction * len(classes)), len(drawable))
+    if config.rotations * count > len(drawable):
+        raise ConfigError(
+            [f"data.split: {config.rotations} disjoint draws of {count} classes need more than the {len(drawable)}"]
+        )
+    order = np.random.default_rng(config.seed).permutation(drawable).tolist()
+    return [set(order[count * rotation : count * (rotation + 1)]) for rotation in range(config.rotations)]
+
+
+def _drawn_roles(records: Sequence[Record], config: SplitConfig, unseen: set[str]) -> list[Placed]:
+    classes = sorted({record.class_name for record in records})
     seen = set(classes) - unseen if config.seen is None else set(config.seen)
     labels = np.searchsorted(classes, [record.class_name for record in records]).astype(np.int32)
     # Held out by position in image_id order, so that the order of the listing doesn't matter.
     order = np.argsort([record.image_id for record in records], kind="stable")
     test = np.zeros(len(records), dtype=bool)
     test[order] = hold_out(labels[order], config.test_fraction, config.seed)
-    roles: list[Role | None] = []
+    placed: list[Placed] = []
     for record, held in zip(records, test, strict=True):
         if record.class_name in unseen:
-            roles.append("unseen")
+            placed.append((record, UNSEEN))
+        elif record.class_name in seen and record.part is not None:
+            # The source says itself which images are for testing.
+            placed.append((record, ROLE_OF_PART[record.part]))
         elif record.class_name in seen:
-            roles.append("seen_test" if held else "seen_train")
-        else:
-            roles.append(None)
-    return roles
+            placed.append((record, SEEN_TEST if held else SEEN_TRAIN))
+    return placed
+
+
+def _capped(placed: Sequence[Placed], caps: CapConfig, seed: int) -> list[Placed]:
+    """No more images of a class in a role than its cap, drawn at random, in their order."""
+    limits: dict[str, int | None] = dict(caps)
+    groups: dict[tuple[str, str], list[Placed]] = {}
+    for pair in sorted(placed, key=lambda pair: pair[0].image_id):
+        groups.setdefault((pair[1], pair[0].class_name), []).append(pair)
+    rng = np.random.default_rng(seed)
+    kept: list[Placed] = []
+    for (role, _), members in sorted(groups.items()):
+        limit = limits[role]
+        chosen = range(len(members)) if limit is None else sorted(rng.permutation(len(members))[:limit].tolist())
+        kept += [members[position] for position in chosen]
+    return kept
 
 
 def _refuse_unknown(classes: list[str], **asked: Sequence[str]) -> None:
@@ -176,10 +239,10 @@ def _refuse_unknown(classes: list[str], **asked: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def _check(kept: Sequence[tuple[Record, Role]]) -> None:
+def _problems(placed: Sequence[Placed]) -> list[str]:
     problems = []
-    unseen = Counter(record.class_name for record, role in kept if role == "unseen")
-    seen = Counter(record.class_name for record, role in kept if role != "unseen")
+    unseen = Counter(record.class_name for record, role in placed if role == UNSEEN)
+    seen = Counter(record.class_name for record, role in placed if role != UNSEEN)
     if len(unseen) < 2:
         problems.append(f"data: 2 unseen classes or more can be told apart, got {len(unseen)}")
     for name, count in sorted(unseen.items()):
@@ -191,8 +254,7 @@ def _check(kept: Sequence[tuple[Record, Role]]) -> None:
                 f"data: the seen class {name!r} has {count} images, expected {MIN_SEEN} or more "
                 "(train, validation, test)"
             )
-    doubled = [name for name, count in Counter(record.image_id for record, _ in kept).items() if count > 1]
+    doubled = [name for name, count in Counter(record.image_id for record, _ in placed).items() if count > 1]
     if doubled:
         problems.append(f"data: {len(doubled)} image ids occur twice, for example {doubled[0]!r}")
-    if problems:
-        raise ConfigError(problems)
+    return problems

@@ -1,34 +1,126 @@
+"""One contract for every kind of source, and what is particular to each."""
+
+import hashlib
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR100
 
-from raysep.config import DigitsSource, ImageFolderSource
-from raysep.data.sources import Digits, ImageFolder, Source, open_source
+from raysep.config import Cifar100Source, DigitsSource, HuggingFaceSource, ImageFolderSource, ParquetSource
+from raysep.data.images import UnreadableImageError, decode
+from raysep.data.sources import Digits, HuggingFace, ImageFolder, ParquetImages, Source, open_source
 from raysep.errors import ConfigError
 from tests.conftest import write_images
 
 
-@pytest.fixture(params=["digits", "image_folder"])
-def source(request: pytest.FixtureRequest, tree: Path) -> Source:
-    if request.param == "digits":
-        return open_source(DigitsSource(kind="digits"))
-    return open_source(ImageFolderSource(kind="image_folder", path=str(tree)))
+def write_parquet(tree: Path, root: Path, nested: bool = False, group: int = 7) -> None:
+    """The tree's images in two Parquet files of several row groups, as bytes or as Hugging Face has them."""
+    root.mkdir(parents=True, exist_ok=True)
+    files = sorted(tree.glob("*/*.png"))
+    for number, part in enumerate((files[:25], files[25:])):
+        images: list[Any] = [file.read_bytes() for file in part]
+        if nested:
+            images = [{"bytes": content, "path": None} for content in images]
+        table = pa.table({"image": images, "label": [file.parent.name for file in part]})
+        pq.write_table(table, root / f"part-{number}.parquet", row_group_size=group)
 
 
-def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: Source):
+def write_huggingface(tree: Path, root: Path) -> None:
+    import datasets
+
+    files = sorted(tree.glob("*/*.png"))
+    names = sorted({file.parent.name for file in files})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    data = datasets.Dataset.from_dict(
+        {"image": [str(file) for file in files], "label": [names.index(file.parent.name) for file in files]},
+        features=features,
+    )
+    datasets.DatasetDict({"train": data}).save_to_disk(str(root))
+
+
+def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive's own format with twelve images; torchvision's hashes are set to those of these files."""
+    base = root / CIFAR100.base_folder
+    base.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = [f"class{index:03d}" for index in range(100)]
+    content = {"meta": {"fine_label_names": names}}
+    for part, count in (("train", 8), ("test", 4)):
+        pixels = rng.integers(0, 255, (count, 3072), dtype=np.uint8)
+        content[part] = {"data": pixels, "fine_labels": [index % 4 for index in range(count)]}
+    hashes = {}
+    for name, value in content.items():
+        (base / name).write_bytes(pickle.dumps(value))
+        hashes[name] = hashlib.md5((base / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", hashes["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", hashes["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": hashes["meta"]})
+
+
+KINDS = ("digits", "image_folder", "parquet", "parquet file", "nested parquet", "huggingface", "cifar100")
+
+
+@pytest.fixture(params=KINDS)
+def source(request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    # Relative, as in most configurations.
+    monkeypatch.chdir(tmp_path)
+    root = Path("source")
+    match request.param:
+        case "digits":
+            return open_source(DigitsSource(kind="digits"))
+        case "image_folder":
+            return open_source(ImageFolderSource(kind="image_folder", path=str(tree)))
+        case "parquet" | "nested parquet":
+            write_parquet(tree, root, nested=request.param == "nested parquet")
+            return open_source(ParquetSource(kind="parquet", path=str(root)))
+        case "parquet file":
+            write_parquet(tree, root)
+            return open_source(ParquetSource(kind="parquet", path=str(root / "part-1.parquet")))
+        case "huggingface":
+            write_huggingface(tree, root)
+            return open_source(HuggingFaceSource(kind="huggingface", path=str(root)))
+        case _:
+            write_cifar100(root, monkeypatch)
+            return open_source(Cifar100Source(kind="cifar100", path=str(root)))
+
+
+def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: Source, monkeypatch: pytest.MonkeyPatch):
     records = source.records()
     ids = [record.image_id for record in records]
     assert ids == sorted(set(ids))
     assert ids == [record.image_id for record in source.records()]
-    travelled = pickle.loads(pickle.dumps(source))
-    for record in (records[0], records[-1]):
-        content = travelled.read(record.path, record.row)
-        assert Image.open(io.BytesIO(content)).size[0] > 0
+    assert len({record.class_name for record in records}) > 1
+    content = pickle.dumps(source)
+    assert len(content) < 2000
+    # A worker has another working directory.
+    monkeypatch.chdir("/")
+    travelled = pickle.loads(content)
+    for record in (records[0], records[len(records) // 2], records[-1]):
+        assert decode(travelled.read(record.path, record.row)).size[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["parquet", "nested", "huggingface"])
+def test_stored_images_are_those_of_the_files(kind: str, tree: Path, tmp_path: Path):
+    root = tmp_path / "source"
+    source: Source
+    if kind == "huggingface":
+        write_huggingface(tree, root)
+        source = HuggingFace(HuggingFaceSource(kind="huggingface", path=str(root)))
+    else:
+        write_parquet(tree, root, nested=kind == "nested")
+        source = ParquetImages(ParquetSource(kind="parquet", path=str(root)))
+    records, files = source.records(), sorted(tree.glob("*/*.png"))
+    assert [record.class_name for record in records] == [file.parent.name for file in files]
+    for record, file in zip(records, files, strict=True):
+        assert source.read(record.path, record.row) == file.read_bytes()
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -37,6 +129,16 @@ def test_digits_are_those_of_scikit_learn():
     assert [record.class_name for record in records] == [str(target) for target in digits.target]
     pixels = np.asarray(Image.open(io.BytesIO(source.read(None, 1000))))
     np.testing.assert_array_equal(pixels, np.round(digits.images[1000] * 255 / 16))
+
+
+def test_cifar100_has_its_own_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cifar100(tmp_path, monkeypatch)
+    source = open_source(Cifar100Source(kind="cifar100", path=str(tmp_path)))
+    records = source.records()
+    assert [record.part for record in records] == ["test"] * 4 + ["train"] * 8
+    assert records[5].class_name == "class001"
+    with pytest.raises(ConfigError, match="download: true"):
+        open_source(Cifar100Source(kind="cifar100", path=str(tmp_path / "none"))).records()
 
 
 def test_a_split_tree_has_parts(tmp_path: Path):
@@ -68,3 +170,66 @@ def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
     (tmp_path / "flat").mkdir()
     with pytest.raises(ConfigError, match="no class directory"):
         ImageFolder(str(tmp_path / "flat")).records()
+
+
+@pytest.mark.parametrize(
+    ("columns", "part"),
+    [
+        ({"picture": [b"x"], "label": ["a"]}, "no column image; there are picture, label"),
+        ({"image": [b"x"], "label": [[1, 2]]}, "expected text or integers"),
+        ({"image": [b"x", b"y"], "label": ["a", None]}, "1 rows without a value"),
+        ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())}, "have no rows"),
+    ],
+)
+def test_parquet_files_that_cannot_be_used_say_why(columns: dict[str, Any], part: str, tmp_path: Path):
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match=part):
+        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+
+
+def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
+    config = ParquetSource(kind="parquet", path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no \*\.parquet file"):
+        ParquetImages(config).records()
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ConfigError, match="not a whole Parquet file"):
+        ParquetImages(config).records()
+    pq.write_table(pa.table({"image": [None, b"not an image"], "label": ["a", "b"]}), tmp_path / "x.parquet")
+    source = ParquetImages(config)
+    with pytest.raises(OSError, match="no image"):
+        source.read("x.parquet", 0)
+    with pytest.raises(UnreadableImageError):
+        decode(source.read("x.parquet", 1))
+    with pytest.raises(OSError, match="fewer rows"):
+        source.read("x.parquet", 2)
+
+
+def test_a_single_parquet_file_may_be_called_anything(tree: Path, tmp_path: Path):
+    write_parquet(tree, tmp_path / "source")
+    other = tmp_path / "images.pq"
+    (tmp_path / "source" / "part-1.parquet").rename(other)
+    for path in (str(other), f"file://{other}"):
+        source = ParquetImages(ParquetSource(kind="parquet", path=path))
+        records = source.records()
+        assert [record.image_id for record in records[:2]] == ["images.pq#00000000", "images.pq#00000001"]
+        assert len(records) == 35
+        assert decode(source.read(records[-1].path, records[-1].row)).size == (16, 16)
+
+
+def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path):
+    import datasets
+
+    features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
+    data = datasets.Dataset.from_dict({"image": [b"x"] * 3, "label": [0, -1, 1]}, features=features)
+    data.save_to_disk(str(tmp_path / "source"))
+    with pytest.raises(ConfigError, match=r"1 rows of .* have no label"):
+        HuggingFace(HuggingFaceSource(kind="huggingface", path=str(tmp_path / "source"))).records()
+
+
+def test_huggingface_names_what_is_missing(tree: Path, tmp_path: Path):
+    write_huggingface(tree, tmp_path / "source")
+    path = str(tmp_path / "source")
+    with pytest.raises(ConfigError, match="no column picture; there are image, label"):
+        HuggingFace(HuggingFaceSource(kind="huggingface", path=path, image_column="picture")).records()
+    with pytest.raises(ConfigError, match="split none, can't be loaded"):
+        HuggingFace(HuggingFaceSource(kind="huggingface", path=path, split="none")).records()

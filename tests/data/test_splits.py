@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.config import SplitConfig
+from raysep.config import CapConfig, DomainConfig, SplitConfig
 from raysep.data import splits
 from raysep.data.sources import Digits, Record
 from raysep.errors import ConfigError
@@ -35,7 +35,7 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order_of_the_listing():
     assert splits.fingerprint(table) == splits.fingerprint(splits.from_parquet(splits.to_parquet(table)))
     others = {splits.fingerprint(splits.draw_split(FIVE, SplitConfig(unseen_fraction=0.4, seed=s))) for s in range(5)}
     assert len(others) > 1
-    unseen = set(splits.with_role(table, "unseen")["class_name"].to_pylist())
+    unseen = set(splits.select(table, "unseen")["class_name"].to_pylist())
     assert len(unseen) == 2
 
 
@@ -61,7 +61,12 @@ def test_a_split_tree_is_taken_as_it_is():
         (records({"a": 9, "b": 9, "c": 1, "d": 5}), SplitConfig(unseen=["c", "d"]), "'c' has 1 image"),
         (records({"a": 2, "b": 9, "c": 9}), SplitConfig(unseen=["b", "c"]), "'a' has 2 images"),
         (FIVE + FIVE[:1], SplitConfig(unseen=["a", "b"]), "occur twice"),
-        (records({"a": 5}, "train"), SplitConfig(unseen=["a", "b"]), "is a split already"),
+        (
+            records({"a": 5}, "train") + records({"b": 5}, "unseen"),
+            SplitConfig(unseen=["a", "b"]),
+            "is a split already",
+        ),
+        (FIVE, SplitConfig(unseen_fraction=0.4, rotations=2, seen=["a", "b", "c"]), "2 disjoint draws of 2 classes"),
         (records({"a": 5}, "train") + records({"a": 5, "b": 5}, "unseen"), None, "both seen"),
         (records({"a": 5}, "train") + records({"b": 5}, "test") + records({"c": 5}, "unseen"), None, "not in train: b"),
     ],
@@ -86,4 +91,67 @@ def test_digits_split_is_pinned():
     # A change of the draw would silently change every result: this is the quickstart's split.
     table = splits.draw_split(Digits().records(), SplitConfig(unseen=["7", "8", "9"], test_fraction=0.2, seed=42))
     assert Counter(table["role"].to_pylist()) == {"seen_train": 1012, "seen_test": 252, "unseen": 533}
-    assert splits.with_role(table, "seen_test")["row"].to_pylist()[:5] == [1, 16, 21, 30, 35]
+    assert splits.select(table, "seen_test")["row"].to_pylist()[:5] == [1, 16, 21, 30, 35]
+
+
+def test_rotations_are_disjoint_draws_of_unseen_classes():
+    table = splits.draw_split(FIVE, SplitConfig(unseen_fraction=0.4, rotations=2))
+    drawn = [set(splits.select(table, "unseen", rotation)["class_name"].to_pylist()) for rotation in (0, 1)]
+    assert [len(classes) for classes in drawn] == [2, 2]
+    assert not drawn[0] & drawn[1]
+    for rotation in (0, 1):
+        assert set(splits.seen_classes(table, rotation)) == set("abcde") - drawn[rotation]
+    # The first rotation is the split of a run without rotations.
+    alone = splits.draw_split(FIVE, SplitConfig(unseen_fraction=0.4))
+    assert splits.select(alone, "unseen") == splits.select(table, "unseen", 0)
+
+
+@given(st.integers(1, 3), st.floats(0.2, 0.34), st.integers(0, 50))
+def test_no_rotation_trains_on_what_it_calls_unseen(rotations: int, fraction: float, seed: int):
+    ten = records(dict.fromkeys("abcdefghij", 4))
+    table = splits.draw_split(ten, SplitConfig(unseen_fraction=fraction, rotations=rotations, seed=seed))
+    seen_before: set[str] = set()
+    for rotation in range(rotations):
+        unseen = set(splits.select(table, "unseen", rotation)["class_name"].to_pylist())
+        assert not unseen & set(splits.seen_classes(table, rotation))
+        assert not unseen & seen_before
+        seen_before |= unseen
+
+
+def test_a_source_that_knows_its_test_images_is_asked_for_classes_only():
+    given_parts = records(dict.fromkeys("abc", 6), "train") + records(dict.fromkeys("abc", 2), "test")
+    table = splits.draw_split(given_parts, SplitConfig(unseen=["b", "c"], seen=["a"], test_fraction=0.9))
+    assert Counter(table["role"].to_pylist()) == {"seen_train": 6, "seen_test": 2, "unseen": 16}
+
+
+def test_caps_keep_some_of_each_class_and_the_same_ones_every_time():
+    config, caps = SplitConfig(unseen=["d", "e"]), CapConfig(seen_train=3, seen_test=1, unseen=4)
+    table = splits.draw_split(FIVE, config, caps)
+    assert Counter(zip(table["role"].to_pylist(), table["class_name"].to_pylist(), strict=True)) == {
+        **{("seen_train", name): 3 for name in "abc"},
+        **{("seen_test", name): 1 for name in "abc"},
+        **{("unseen", name): 4 for name in "de"},
+    }
+    assert table == splits.draw_split(FIVE[::-1], config, caps)
+
+
+def test_domains_are_roles_of_their_own():
+    blurred = DomainConfig(name="blurred", corruption="blur")
+    seen_noise = DomainConfig(name="noisy", corruption="noise", of="seen")
+    other = DomainConfig(name="other", source={"kind": "digits"})
+    images = records({"a": 2, "z": 3}, "x")
+    table = splits.draw_split(
+        FIVE, SplitConfig(unseen=["d", "e"]), None, [blurred, seen_noise, other], {"other": images}
+    )
+    assert (
+        splits.select(table, "blurred")["image_id"].to_pylist()
+        == splits.select(table, "unseen")["image_id"].to_pylist()
+    )
+    assert splits.select(table, "noisy").num_rows == splits.select(table, "seen_test").num_rows
+    found = splits.select(table, "other")
+    # A class that is known keeps its label; one that is not comes after all others.
+    assert set(zip(found["class_name"].to_pylist(), found["label"].to_pylist(), strict=True)) == {("a", 0), ("z", 5)}
+    with pytest.raises(ConfigError, match=r"noisy: there are no images of seen_test to corrupt"):
+        splits.draw_split(FIVE, SplitConfig(unseen="all"), None, [seen_noise])
+    with pytest.raises(ConfigError, match=r"other: 2 classes or more"):
+        splits.draw_split(FIVE, SplitConfig(unseen=["d", "e"]), None, [other], {"other": records({"a": 4})})

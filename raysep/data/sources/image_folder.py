@@ -1,80 +1,13 @@
-"""Where images come from. A source lists what it has and hands out the bytes of one image."""
+"""Images in a directory for each class."""
 
-import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
 
-from raysep.config import DigitsSource, ImageFolderSource
+from raysep.data.sources.base import Record
 from raysep.errors import ConfigError
 from raysep.storage import Storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 PARTS = ("train", "test", "unseen")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image before the split.
-
-    Attributes:
-        image_id: unique in the source, and the same every time the source is listed.
-        class_name: its label.
-        path: where it is, relative to the source's root; None where the source counts rows.
-        row: its row; None where the source has paths.
-        part: `train`, `test` or `unseen` where the source is a split already, else None.
-    """
-
-    image_id: str
-    class_name: str
-    path: str | None = None
-    row: int | None = None
-    part: str | None = None
-
-
-class Source(Protocol):
-    """What every source does. Instances travel to the workers, so they pickle small."""
-
-    def records(self) -> list[Record]:
-        """All images, sorted by image_id. Raises ConfigError where there is nothing to use."""
-        ...
-
-    def read(self, path: str | None, row: int | None) -> bytes:
-        """The encoded image (JPEG, PNG, ...) at a record's path or row. Raises OSError."""
-        ...
-
-
-class Digits:
-    """The UCI handwritten digits of scikit-learn (`sklearn.datasets.load_digits`): 1,797 images of 8x8.
-
-    The 17 grey levels are spread over 0 to 255.
-    """
-
-    def records(self) -> list[Record]:
-        """Rows 0 to 1,796, classes `0` to `9`."""
-        from sklearn.datasets import load_digits
-
-        targets = load_digits().target
-        return [Record(f"digits-{row:04d}", str(target), row=row) for row, target in enumerate(targets)]
-
-    def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
-        """One digit as PNG."""
-        from PIL import Image
-
-        content = io.BytesIO()
-        Image.fromarray(self._pixels[row]).save(content, format="PNG")
-        return content.getvalue()
-
-    @cached_property
-    def _pixels(self) -> Any:  # (1797, 8, 8) uint8, read once per process
-        import numpy as np
-        from sklearn.datasets import load_digits
-
-        return np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {}
 
 
 class ImageFolder:
@@ -119,13 +52,6 @@ class ImageFolder:
         """The file's bytes."""
         assert path is not None
         return self.storage.read_bytes(path)
-
-
-def open_source(config: DigitsSource | ImageFolderSource) -> Source:
-    """The source that a configuration describes."""
-    if isinstance(config, DigitsSource):
-        return Digits()
-    return ImageFolder(config.path)
 
 
 def _directories(storage: Storage, relative: str = "") -> list[str]:

@@ -1,0 +1,127 @@
+"""A whole run: its sections, what is assumed, and what contradicts itself."""
+
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from raysep.config.base import Dtype, Precision, Section
+from raysep.config.data import DataConfig
+from raysep.config.finetune import FinetuneConfig
+from raysep.config.models import BASELINE, ModelConfig
+from raysep.separability.names import METRICS, Backend, Metric, Protocol
+
+
+class EmbedConfig(Section):
+    """One forward pass over the images of a split gives the vectors of all layers."""
+
+    splits: list[Literal["unseen", "seen"]] = Field(
+        ["unseen", "seen"], min_length=1, description="beside the domains of `data`"
+    )
+    batch_size: int = Field(64, ge=1)
+    dtype: Dtype = Field("float32", description="storage of the embeddings")
+    shard_rows: int = Field(1024, ge=1, description="rows of a Parquet file, and images of one unit of work")
+    precision: Precision = Field("float32", description="of the forward pass")
+
+    @field_validator("splits")
+    @classmethod
+    def _unseen_is_the_question(cls, value: list[str]) -> list[str]:
+        if "unseen" not in value or len(set(value)) != len(value):
+            raise ValueError("expected `unseen`, and `seen` at most once beside it")
+        return value
+
+
+class ScoreConfig(Section):
+    """How separable the classes are in each layer, and how sure that is."""
+
+    protocols: list[Protocol] = Field(default_factory=lambda: list(get_args(Protocol))[:1], min_length=1)
+    metrics: list[Metric] = Field(default_factory=lambda: list(METRICS), min_length=1)
+    backend: Backend = "auto"
+    seed: int = Field(42, ge=0)
+    resamples: int = Field(
+        200, ge=0, le=10_000, multiple_of=2, description="half-samples of the images for intervals; 0: no intervals"
+    )
+    max_classes: int | None = Field(
+        20, ge=2, description="the number of classes is estimated from 2 up to this; null: not estimated"
+    )
+
+    @field_validator("protocols", "metrics")
+    @classmethod
+    def _once_each(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(value))
+
+    @field_validator("resamples")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 20:
+            raise ValueError("fewer than 20 resamples give no interval worth its name; 0 leaves intervals out")
+        return value
+
+
+class BaselinesConfig(Section):
+    """What each curve is held against. Scores on shuffled labels are always computed."""
+
+    untrained: bool = Field(True, description="the same networks with random weights")
+    pixels: int | None = Field(
+        32, ge=1, le=256, description="raw pixels, averaged down to at most this many on a side; null: none"
+    )
+
+
+class ReportConfig(Section):
+    """What the answer is written from."""
+
+    metric: Metric = Field("nmi", description="the metric whose maximum over layers is g")
+
+
+class ComputeConfig(Section):
+    """What each process takes. It changes how fast a run is, not what it finds; unset: planned."""
+
+    cpus_per_trial: float | None = Field(None, gt=0)
+    gpus_per_trial: float | None = Field(None, ge=0)
+    embed_actors: int | None = Field(None, ge=1)
+    cpus_per_embed_actor: int | None = Field(None, ge=1)
+    gpus_per_embed_actor: float | None = Field(None, ge=0)
+    score_actors: int | None = Field(None, ge=1)
+    gpus_per_score_actor: float | None = Field(None, ge=0)
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    run_dir: str = Field("", description="directory or URI of the run; unset: runs/<name>")
+    data: DataConfig
+    models: list[ModelConfig] = Field(min_length=1)
+    finetune: FinetuneConfig | None = Field(None, description="null: evaluate the models as they are")
+    baselines: BaselinesConfig = BaselinesConfig()
+    embed: EmbedConfig = EmbedConfig()
+    score: ScoreConfig = ScoreConfig()
+    report: ReportConfig = ReportConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _run_dir_from_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("run_dir"):
+            return {**values, "run_dir": f"runs/{values.get('name', 'run')}"}
+        return values
+
+    @field_validator("models")
+    @classmethod
+    def _different_ids(cls, value: list[ModelConfig]) -> list[ModelConfig]:
+        ids = [model.id for model in value]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"two models are called {', '.join(twice)}: give each an `id` of its own")
+        kept = [i for i in ids if BASELINE in i]
+        if kept:
+            raise ValueError(f"{BASELINE!r} is kept for the ids of baselines: give {', '.join(kept)} another `id`")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.report.metric not in self.score.metrics:
+            raise ValueError(f"report.metric is {self.report.metric}, which score.metrics doesn't list")
+        split = self.data.split
+        if self.finetune is not None and split is not None and split.unseen == "all":
+            raise ValueError("finetune needs seen classes, and data.split.unseen is `all`")
+        return self

@@ -1,0 +1,89 @@
+"""Named corruptions of images at severities 1 to 5, as a source around another source.
+
+The kinds and five severities follow the common practice of ImageNet-C (Hendrycks, Dietterich 2019,
+arXiv:1903.12261). Strengths are relative to the image's size, so that small images are not erased by
+what large ones survive.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from raysep.config import Corruption
+from raysep.data.images import decode
+from raysep.data.sources.base import Reader, encode
+
+Rng = np.random.Generator
+
+
+def blur(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
+    """Gaussian blur; sigma from 0.5 % to 4 % of the shorter side."""
+    return image.filter(ImageFilter.GaussianBlur((0.005, 0.01, 0.015, 0.025, 0.04)[severity - 1] * min(image.size)))
+
+
+def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
+    """Gaussian noise of each pixel and channel; sigma from 0.04 to 0.38 of the full range."""
+    sigma = 255 * (0.04, 0.08, 0.12, 0.22, 0.38)[severity - 1]
+    pixels = np.asarray(image, dtype=np.float32) + rng.normal(0, sigma, (image.height, image.width, 3))
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+
+
+def contrast(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
+    """Contrast around the mean grey, down to 0.6 to 0.1 of what it was."""
+    return ImageEnhance.Contrast(image).enhance((0.6, 0.45, 0.3, 0.2, 0.1)[severity - 1])
+
+
+def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
+    """JPEG at quality 40 down to 7."""
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=(40, 25, 18, 12, 7)[severity - 1])
+    return Image.open(content)
+
+
+def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
+    """Rotation by an angle drawn up to 10 to 180 degrees either way; corners take the border's mean colour."""
+    limit = (10, 20, 45, 90, 180)[severity - 1]
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
+    fill = tuple(round(float(value)) for value in border)
+    return image.rotate(float(rng.uniform(-limit, limit)), resample=Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
+    """Each channel scaled and shifted by draws up to 0.1 to 0.5 of the full range."""
+    strength = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
+    scale, shift = 1 + rng.uniform(-strength, strength, 3), 255 * rng.uniform(-strength, strength, 3)
+    pixels = np.asarray(image, dtype=np.float32) * scale + shift
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+
+
+CORRUPTIONS: dict[Corruption, Callable[[Image.Image, int, Rng], Image.Image]] = {
+    "blur": blur,
+    "noise": noise,
+    "contrast": contrast,
+    "jpeg": jpeg,
+    "rotation": rotation,
+    "colour": colour,
+}
+
+
+class Corrupted:
+    """Another source's images, corrupted. The same image is always corrupted in the same way.
+
+    Args:
+        source: where the images are.
+        corruption, severity: of `CORRUPTIONS`; 1 to 5.
+    """
+
+    def __init__(self, source: Reader, corruption: Corruption, severity: int) -> None:
+        self._source, self._corruption, self._severity = source, corruption, severity
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        """The corrupted image as PNG. Raises OSError, UnreadableImageError."""
+        image = decode(self._source.read(path, row))
+        place = hashlib.sha256(f"{self._corruption}\x1f{self._severity}\x1f{path}\x1f{row}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(place[:8], "little"))
+        return encode(CORRUPTIONS[self._corruption](image, self._severity, rng))

@@ -1,0 +1,50 @@
+"""What a source of images is: it lists what it has and hands out the bytes of one image."""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image before the split.
+
+    Attributes:
+        image_id: unique in the source, and the same every time the source is listed.
+        class_name: its label.
+        path: where it is, relative to the source's root; None where the source counts rows.
+        row: its row (in `path`, where there is one); None where each path is one image.
+        part: `train`, `test` or `unseen` where the source is a split already, else None.
+    """
+
+    image_id: str
+    class_name: str
+    path: str | None = None
+    row: int | None = None
+    part: str | None = None
+
+
+class Reader(Protocol):
+    """What the workers need of a source. Instances travel to them, so they pickle small."""
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        """The encoded image (JPEG, PNG, ...) at a record's path or row. Raises OSError."""
+        ...
+
+
+class Source(Reader, Protocol):
+    """What every source does."""
+
+    def records(self) -> list[Record]:
+        """All images, sorted by image_id. Raises ConfigError where there is nothing to use."""
+        ...
+
+
+def encode(image: "Image.Image") -> bytes:
+    """An image as PNG: how sources that hold pixels hand them out."""
+    content = io.BytesIO()
+    image.save(content, format="PNG", compress_level=1)
+    return content.getvalue()

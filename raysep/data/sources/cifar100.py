@@ -1,0 +1,64 @@
+"""CIFAR-100 as torchvision reads it."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raysep.config import Cifar100Source
+from raysep.data.sources.base import Record, encode
+from raysep.errors import ConfigError
+
+PARTS = ("train", "test")
+
+
+class Cifar100:
+    """The 60,000 images of CIFAR-100 (Krizhevsky 2009) with their fine labels, as a split into train and test.
+
+    torchvision checks the files against their known hashes before it reads them, and fetches the archive
+    only where the configuration says `download: true`.
+
+    Args:
+        config: where the files are.
+    """
+
+    def __init__(self, config: Cifar100Source) -> None:
+        # Absolute from here on: workers have another working directory.
+        self._config = config.model_copy(update={"path": str(Path(config.path).expanduser().resolve())})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_config": self._config}
+
+    def records(self) -> list[Record]:
+        """50,000 images of part `train` and 10,000 of `test`."""
+        return sorted(
+            (
+                Record(f"{part}/{row:05d}", data.classes[target], path=part, row=row, part=part)
+                for part, data in self._parts.items()
+                for row, target in enumerate(data.targets)
+            ),
+            key=lambda record: record.image_id,
+        )
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        """One image as PNG."""
+        from PIL import Image
+
+        assert path is not None
+        return encode(Image.fromarray(self._parts[path].data[row]))
+
+    @cached_property
+    def _parts(self) -> dict[str, Any]:
+        from torchvision.datasets import CIFAR100
+
+        try:
+            return {
+                part: CIFAR100(self._config.path, train=part == "train", download=self._config.download)
+                for part in PARTS
+            }
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(
+                [
+                    f"data.source: no CIFAR-100 at {self._config.path}: {error}. Put cifar-100-python.tar.gz there and "
+                    "unpack it, or set `download: true` on a machine with a network"
+                ]
+            ) from None

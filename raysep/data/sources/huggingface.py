@@ -1,0 +1,93 @@
+"""Data sets of Hugging Face `datasets`."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raysep.config import HuggingFaceSource
+from raysep.data.sources.base import Record, encode
+from raysep.errors import ConfigError
+
+
+class HuggingFace:
+    """One split of a data set: a name on the hub, a directory of `save_to_disk`, or one of data files.
+
+    Needs the extra `raysep[huggingface]`. The hub is asked only for a path that is no local directory.
+
+    Args:
+        config: path, split and columns.
+    """
+
+    def __init__(self, config: HuggingFaceSource) -> None:
+        # A local path is absolute from here on: workers have another working directory.
+        local = Path(config.path).expanduser()
+        self._config = config.model_copy(update={"path": str(local.resolve())}) if local.exists() else config
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_config": self._config}
+
+    def records(self) -> list[Record]:
+        """Every row. Labels of a ClassLabel column have their names, others are taken as text."""
+        config, data = self._config, self._data
+        missing = [name for name in (config.image_column, config.label_column) if name not in data.column_names]
+        if missing:
+            raise ConfigError(
+                [
+                    f"data.source: {config.path} has no column {', '.join(missing)}; "
+                    f"there are {', '.join(data.column_names)}"
+                ]
+            )
+        feature = data.features[config.label_column]
+        names = getattr(feature, "names", None)
+        labels = data.select_columns(config.label_column).with_format("arrow")[:][config.label_column].to_pylist()
+        # The hub marks images without a label with -1.
+        without = sum(label is None or (names is not None and label < 0) for label in labels)
+        if without:
+            raise ConfigError([f"data.source: {without} rows of {config.path} have no label"])
+        return [
+            Record(f"{config.split}#{row:08d}", names[label] if names else str(label), row=row)
+            for row, label in enumerate(labels)
+        ]
+
+    def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
+        """The image of a row as it is stored, without decoding it."""
+        value = self._data[row][self._config.image_column]
+        if isinstance(value, dict):
+            if value.get("bytes"):
+                content: bytes = value["bytes"]
+                return content
+            return Path(value.get("path") or "").read_bytes()
+        if isinstance(value, bytes):
+            return value
+        if value is None:
+            raise OSError(f"row {row} has no image")
+        return encode(value)
+
+    @cached_property
+    def _data(self) -> Any:
+        try:
+            import datasets
+        except ImportError:
+            raise ConfigError(
+                ["data.source: kind `huggingface` needs the package `datasets`: pip install 'raysep[huggingface]'"]
+            ) from None
+        config = self._config
+        try:
+            if (Path(config.path) / "dataset_dict.json").is_file() or (Path(config.path) / "state.json").is_file():
+                data = datasets.load_from_disk(config.path)
+                if isinstance(data, datasets.DatasetDict):
+                    data = data[config.split]
+            else:
+                data = datasets.load_dataset(config.path, config.subset, split=config.split)
+        # The library raises its own errors, the hub's, those of the file system and of its builders.
+        except Exception as error:
+            raise ConfigError(
+                [
+                    f"data.source: {config.path}, split {config.split}, can't be loaded: "
+                    f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                ]
+            ) from error
+        if isinstance(data.features.get(config.image_column), datasets.Image):
+            # Bytes as they are: decoding is done where all sources' images are decoded.
+            data = data.cast_column(config.image_column, datasets.Image(decode=False))
+        return data

@@ -1,0 +1,107 @@
+"""Images in the rows of Parquet files."""
+
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysep.config import ParquetSource
+from raysep.data.sources.base import Record
+from raysep.errors import ConfigError
+from raysep.storage import Storage
+
+# Row groups whose images a worker keeps: consecutive rows of one group are read from storage once.
+GROUPS_KEPT = 2
+
+
+class ParquetImages:
+    """A Parquet file, or all of them below a directory or URI, with a column of encoded images.
+
+    An image_id is the file's path below the root and the row in it, so files may be added but not
+    rewritten between two calls of a run.
+
+    Args:
+        config: root and columns.
+    """
+
+    def __init__(self, config: ParquetSource) -> None:
+        self.storage = Storage(config.path)
+        # Absolute from here on: workers have another working directory.
+        self._config = config.model_copy(update={"path": self.storage.uri})
+        self._single = self.storage.is_file()
+        self._image_group = lru_cache(GROUPS_KEPT)(self._read_group)
+        self._group_sizes = lru_cache(None)(self._read_group_sizes)
+
+    def __reduce__(self) -> tuple[type["ParquetImages"], tuple[ParquetSource]]:
+        return ParquetImages, (self._config,)
+
+    def records(self) -> list[Record]:
+        """Every row of every file. Reads the label column only."""
+        if not self.storage.exists():
+            raise ConfigError([f"data.source.path: nothing at {self.storage.display()}"])
+        # A single file is its own root.
+        files = [""] if self._single else [f for f in self.storage.files() if f.endswith(".parquet")]
+        name = self.storage.root.rpartition("/")[2]
+        if not files:
+            raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}"])
+        problems: list[str] = []
+        records: list[Record] = []
+        for file in files:
+            labels = self._labels(file, problems)
+            records += [
+                Record(f"{file or name}#{row:08d}", str(label), path=file, row=row) for row, label in enumerate(labels)
+            ]
+        if problems:
+            raise ConfigError(problems)
+        if not records:
+            raise ConfigError([f"data.source.path: the files below {self.storage.display()} have no rows"])
+        return sorted(records, key=lambda record: record.image_id)
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        """The bytes in a row's image column."""
+        assert path is not None
+        assert row is not None
+        for group, rows in enumerate(self._group_sizes(path)):
+            if row < rows:
+                value = self._image_group(path, group)[row].as_py()
+                content = value.get("bytes") if isinstance(value, dict) else value
+                if not isinstance(content, bytes):
+                    raise OSError(f"row has no image in column {self._config.image_column!r}")
+                return content
+            row -= rows
+        raise OSError(f"{self.storage.display(path)} has fewer rows than when it was listed")
+
+    def _read_group_sizes(self, path: str) -> list[int]:
+        with self.storage.fs.open_input_file(self.storage.path(path)) as opened:
+            metadata = pq.ParquetFile(opened).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def _read_group(self, path: str, group: int) -> Any:
+        with self.storage.fs.open_input_file(self.storage.path(path)) as opened:
+            table = pq.ParquetFile(opened).read_row_group(group, columns=[self._config.image_column])
+        return table[self._config.image_column]
+
+    def _labels(self, file: str, problems: list[str]) -> list[Any]:
+        image, label = self._config.image_column, self._config.label_column
+        where = f"data.source: {self.storage.display(file)}"
+        try:
+            with self.storage.fs.open_input_file(self.storage.path(file)) as opened:
+                parquet = pq.ParquetFile(opened)
+                names = parquet.schema_arrow.names
+                missing = [name for name in (image, label) if name not in names]
+                if missing:
+                    problems.append(f"{where}: no column {', '.join(missing)}; there are {', '.join(names)}")
+                    return []
+                kind = parquet.schema_arrow.field(label).type
+                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+                    problems.append(f"{where}: column {label} holds {kind}, expected text or integers")
+                    return []
+                values = parquet.read(columns=[label])[label]
+        except (pa.ArrowInvalid, OSError) as error:
+            problems.append(f"{where}: not a whole Parquet file ({' '.join(str(error).split())})")
+            return []
+        if values.null_count:
+            problems.append(f"{where}: column {label} has {values.null_count} rows without a value")
+        found: list[Any] = values.to_pylist()
+        return found

@@ -1,0 +1,58 @@
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raysep.config import Corruption
+from raysep.data.corruptions import CORRUPTIONS, Corrupted
+from raysep.data.images import UnreadableImageError, decode
+from raysep.data.sources import Digits, ImageFolder
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> np.ndarray:
+    """A picture with edges, smooth parts and colour, in a tree of one class."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    pixels = np.stack([(columns * 4) % 256, rows * 5, ((rows // 8 + columns // 8) % 2) * 200], axis=2).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "x.png")
+    return pixels
+
+
+def test_every_corruption_of_the_configuration_is_there():
+    assert set(CORRUPTIONS) == set(get_args(Corruption))
+
+
+@pytest.mark.parametrize("name", get_args(Corruption))
+def test_severity_takes_images_further_from_what_they_were(name: Corruption, image: np.ndarray, tmp_path: Path):
+    source = ImageFolder(str(tmp_path))
+    changes = []
+    for severity in range(1, 6):
+        corrupted = Corrupted(source, name, severity)
+        content = corrupted.read("a/x.png", None)
+        assert content == corrupted.read("a/x.png", None)
+        pixels = np.asarray(decode(content)).astype(float)
+        assert pixels.shape == image.shape
+        changes.append(np.abs(pixels - image).mean())
+    assert changes[0] > 0
+    # Rotations and colours are drawn, so that only the strongest must do more than the weakest.
+    if name in {"rotation", "colour"}:
+        assert max(changes[3:]) > changes[0]
+    else:
+        assert changes == sorted(changes)
+
+
+def test_images_are_corrupted_each_in_its_own_way():
+    noisy = Corrupted(Digits(), "noise", 5)
+    one, two = (np.asarray(decode(noisy.read(None, row))).astype(float) for row in (0, 1))
+    plain = [np.asarray(decode(Digits().read(None, row))).astype(float) for row in (0, 1)]
+    assert not np.array_equal(one - plain[0], two - plain[1])
+
+
+def test_an_unreadable_image_stays_unreadable(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError):
+        Corrupted(ImageFolder(str(tmp_path)), "blur", 1).read("a/x.png", None)
