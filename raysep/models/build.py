@@ -1,6 +1,7 @@
 """Build a timm model, and load weights of the user's own into it."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 from raysep.config import ModelConfig
 from raysep.data.images import Preprocessing
 from raysep.errors import ConfigError
+from raysep.models.meta import PIXELS
+from raysep.models.pixels import Pixels
 
 
 def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -> nn.Module:
@@ -27,6 +30,8 @@ def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -
     Raises:
         ConfigError: unknown name, arguments that the model doesn't take, or weights that can't be had.
     """
+    if config.name == PIXELS:
+        return Pixels(config.kwargs["edge"])
     check_name(config.name)
     arguments: dict[str, Any] = {"num_classes": num_classes, **config.kwargs}
     cfg = timm.get_pretrained_cfg(config.name)
@@ -65,6 +70,8 @@ def check_name(name: str) -> None:
 
 def preprocessing_of(model: nn.Module, config: ModelConfig) -> Preprocessing:
     """The model's own evaluation transform, with the configuration's changes."""
+    if isinstance(model, Pixels):
+        return _preprocessing_of_pixels(config)
     size = {} if config.image_size is None else {"img_size": config.image_size}
     data: dict[str, Any] = resolve_data_config({**size, "crop_pct": config.crop_pct}, model=model)
     channels, height, width = data["input_size"]
@@ -77,6 +84,14 @@ def preprocessing_of(model: nn.Module, config: ModelConfig) -> Preprocessing:
         crop_pct=data["crop_pct"],
         crop_mode=data.get("crop_mode") or "center",
     )
+
+
+def _preprocessing_of_pixels(config: ModelConfig) -> Preprocessing:
+    """Of the network that the baseline stands beside, with pixels left between 0 and 1."""
+    network = config.model_copy(update={"name": config.kwargs["of"], "kwargs": config.kwargs["kwargs"]})
+    with torch.device("meta"):
+        own = preprocessing_of(create(network, weights=False), network)
+    return replace(own, mean=(0.0,) * own.channels, std=(1.0,) * own.channels)
 
 
 def load_weights(model: nn.Module, path: str, name: str) -> None:

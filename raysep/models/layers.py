@@ -12,7 +12,7 @@ class Layer:
         name: timm's module name, or `stem`.
         depth: relative position, 0 for the first layer and 1 for the last.
         dim: D, features of the pooled vector.
-        pooling: how it was pooled: `cls`, `mean` or `token0`.
+        pooling: how it was pooled: `cls`, `mean`, `token0` or `max`; `none` for pixels.
     """
 
     index: int

@@ -8,6 +8,8 @@ from raysep.data.images import Preprocessing
 from raysep.storage import Storage
 
 WEIGHTS, META = "model.safetensors", "meta.json"
+# The name of the model that gives back the pixels it is given: the raw-pixel baseline.
+PIXELS = "raysep:pixels"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class CheckpointMeta:
         step: optimizer steps done.
         val_accuracy: on the part of seen_train that was held out.
         seen_accuracy: on seen_test.
+        rotation: which draw of unseen classes it belongs to.
         sha256: of the weights file.
     """
 
@@ -36,6 +39,7 @@ class CheckpointMeta:
     step: int
     val_accuracy: float | None
     seen_accuracy: float | None
+    rotation: int = 0
     sha256: str = ""
 
 

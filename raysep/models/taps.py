@@ -21,6 +21,8 @@ from raysep.config import ModelConfig, Pooling
 from raysep.errors import ConfigError
 from raysep.models.build import create, preprocessing_of
 from raysep.models.layers import Layer
+from raysep.models.pixels import LayeredPixels, Pixels
+from raysep.models.pooling import Layout, layout_of, pool
 
 STEM = "stem"
 # timm's names for the first block or stage, whose input is the stem's output.
@@ -28,7 +30,6 @@ FIRST_BLOCK = re.compile(
     r"^(.*\.)?(blocks|block|stages|layers|levels|network|transformers|dense_stages|features)\.0$"
     r"|^(serial_blocks1|stage1|level0)$"
 )
-Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class LayeredModel(nn.Module):
 
     Args:
         model: a timm model.
-        layers: `all`, or names and glob patterns of layers and modules.
-        pooling: `auto` takes the class token where the model has one, else the mean.
+        layers: `all`, or names and glob patterns of layers and modules, `all` among them.
+        pooling: one or several; `auto` takes the class token where the model has one, else the mean. With
+            several, each place is as many layers, side by side.
         input_size: (channels, height, width), for the one dry pass that measures the layers.
 
     Raises:
@@ -59,7 +61,7 @@ class LayeredModel(nn.Module):
         model: nn.Module,
         input_size: tuple[int, int, int],
         layers: Sequence[str] | Literal["all"] = "all",
-        pooling: Pooling = "auto",
+        pooling: Sequence[Pooling] = ("auto",),
     ) -> None:
         super().__init__()
         self.model = model
@@ -70,9 +72,10 @@ class LayeredModel(nn.Module):
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self._ask_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
         self._has_cls = self._ask_prefix and isinstance(getattr(model, "cls_token", None), nn.Parameter)
-        if pooling == "cls" and not self._has_cls:
+        if "cls" in pooling and not self._has_cls:
             raise ConfigError(["models: pooling `cls`: the model has no class token; take `mean`, `token0` or `auto`"])
-        self._pooling = ("cls" if self._has_cls else "mean") if pooling == "auto" else pooling
+        auto = "cls" if self._has_cls else "mean"
+        self._poolings = list(dict.fromkeys(auto if one == "auto" else one for one in pooling))
         self._taps = _taps_of(model)
         self._layouts: dict[int, Layout] = {}
         if layers != "all":
@@ -95,7 +98,8 @@ class LayeredModel(nn.Module):
         return list(torch.split(packed, [layer.dim for layer in self.layers], dim=1))
 
     def _vectors(self, x: Tensor) -> list[Tensor]:
-        pooled: dict[int, Tensor] = {}
+        """A vector for each tap and pooling, the poolings of a tap side by side."""
+        pooled: dict[int, list[Tensor]] = {}
         with self._hooks(pooled, len(x)):
             arguments = {"return_prefix_tokens": True} if self._ask_prefix else {}
             intermediates = self._intermediates(x, intermediates_only=True, **arguments)
@@ -105,10 +109,10 @@ class LayeredModel(nn.Module):
         missing = [tap.name for position, tap in enumerate(self._taps) if position not in pooled]
         if missing:
             raise ConfigError([f"models: the forward pass doesn't go through {', '.join(missing)}"])
-        return [pooled[position] for position in range(len(self._taps))]
+        return [vector for position in range(len(self._taps)) for vector in pooled[position]]
 
     @contextmanager
-    def _hooks(self, pooled: dict[int, Tensor], batch: int) -> Iterator[None]:
+    def _hooks(self, pooled: dict[int, list[Tensor]], batch: int) -> Iterator[None]:
         """Hooks live for one forward pass, so that they hold no tensor after it."""
         handles = []
         modules = dict(self.model.named_modules())
@@ -138,18 +142,19 @@ class LayeredModel(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _pool_intermediate(self, value: Any) -> Tensor:
+    def _pool_intermediate(self, value: Any) -> list[Tensor]:
         """Of timm's (B, D, H, W), or that and the prefix tokens (B, P, D)."""
         spatial, prefix = value if isinstance(value, tuple | list) else (value, None)
-        if prefix is not None and (self._pooling == "cls" or self._pooling == "token0"):
-            token: Tensor = prefix[:, 0]
-            return token
-        return _pool(spatial, "NCHW", self._pooling, 0)
+        return [
+            prefix[:, 0] if prefix is not None and pooling in {"cls", "token0"} else pool(spatial, "NCHW", pooling, 0)
+            for pooling in self._poolings
+        ]
 
-    def _pool_hooked(self, position: int, value: Tensor) -> Tensor:
-        layout = self._layouts.setdefault(position, _layout(value, self.model))
+    def _pool_hooked(self, position: int, value: Tensor) -> list[Tensor]:
+        layout = self._layouts.setdefault(position, layout_of(value, self.model))
         # A sequence holds the prefix tokens where the model has them: ViT blocks and what is in them.
-        return _pool(value, layout, self._pooling, self._prefix_tokens if layout == "NLC" else 0)
+        prefix_tokens = self._prefix_tokens if layout == "NLC" else 0
+        return [pool(value, layout, pooling, prefix_tokens) for pooling in self._poolings]
 
     def _measure(self, input_size: tuple[int, int, int]) -> list[Layer]:
         device = next(self.model.parameters()).device
@@ -160,11 +165,21 @@ class LayeredModel(nn.Module):
                 vectors = self._vectors(torch.zeros(1, *input_size, device=device))
         finally:
             self.model.train(training)
-        last = max(1, len(vectors) - 1)
+        last = max(1, len(self._taps) - 1)
+        places = [(tap.name, place / last, one) for place, tap in enumerate(self._taps) for one in self._poolings]
         return [
-            Layer(index, tap.name, index / last, vector.shape[1], self._pooling)
-            for index, (tap, vector) in enumerate(zip(self._taps, vectors, strict=True))
+            Layer(index, name, depth, vector.shape[1], pooling)
+            for index, ((name, depth, pooling), vector) in enumerate(zip(places, vectors, strict=True))
         ]
+
+
+def open_layers(
+    model: nn.Module, input_size: tuple[int, int, int], config: ModelConfig
+) -> LayeredModel | LayeredPixels:
+    """A model ready to be read layer by layer, as its configuration asks. Raises as `LayeredModel` does."""
+    if isinstance(model, Pixels):
+        return LayeredPixels(model, input_size)
+    return LayeredModel(model, input_size, config.layers, config.pooling)
 
 
 def describe(config: ModelConfig) -> list[Layer]:
@@ -188,7 +203,7 @@ def _described(config: ModelConfig) -> list[Layer]:
     preprocessing = preprocessing_of(model, config)
     size = (preprocessing.channels, *preprocessing.size)
     try:
-        return LayeredModel(model, size, config.layers, config.pooling).layers
+        return open_layers(model, size, config).layers
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if next(model.parameters()).is_meta:
             raise
@@ -228,7 +243,7 @@ def _select(taps: Sequence[_Tap], model: nn.Module, wanted: Sequence[str]) -> li
     chosen: dict[str, _Tap] = {}
     problems = []
     for pattern in wanted:
-        layers = {tap.name: tap for tap in taps if fnmatch.fnmatchcase(tap.name, pattern)}
+        layers = {tap.name: tap for tap in taps if pattern == "all" or fnmatch.fnmatchcase(tap.name, pattern)}
         hooked = {name: _Tap(name, module=name) for name in modules if fnmatch.fnmatchcase(name, pattern)}
         # `blocks.*` means the blocks and not everything inside them: a `*` stays within one part of a name.
         depth = pattern.count(".")
@@ -258,33 +273,3 @@ def _tensor_of_batch(values: Any, batch: int) -> Tensor | None:
 
     visit(values)
     return found[0] if found else None
-
-
-def _layout(value: Tensor, model: nn.Module) -> Layout:
-    if value.ndim == 2:
-        return "NC"
-    if value.ndim == 3:
-        return "NLC"
-    _, second, third, fourth = value.shape
-    if second == third != fourth:
-        return "NHWC"
-    if third == fourth != second:
-        return "NCHW"
-    return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
-
-
-def _pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Tensor:
-    """(B, D) of (B, D, H, W), (B, H, W, D), (B, L, D) or (B, D)."""
-    if layout == "NC":
-        return value
-    if layout == "NLC":
-        tokens = value
-    elif layout == "NHWC":
-        tokens = value.flatten(1, -2)
-    elif pooling == "mean":
-        return value.mean(dim=(2, 3))
-    else:
-        tokens = value.flatten(2).transpose(1, 2)
-    if pooling in {"cls", "token0"}:
-        return tokens[:, 0]
-    return tokens[:, prefix_tokens:].mean(dim=1)

@@ -32,9 +32,9 @@ def test_a_vit_by_hand():
         for index, block in enumerate(model.blocks):
             tokens = block(tokens)
             torch.testing.assert_close(found[f"blocks.{index}"], tokens[:, 0])
-        mean = layers_of(model, pooling="mean")
+        mean = layers_of(model, pooling=["mean"])
         torch.testing.assert_close(mean["blocks.2"], tokens[:, 1:].mean(dim=1))
-        torch.testing.assert_close(layers_of(model, pooling="token0")["blocks.2"], tokens[:, 0])
+        torch.testing.assert_close(layers_of(model, pooling=["token0"])["blocks.2"], tokens[:, 0])
 
 
 def test_a_resnet_by_hand_starts_at_its_stem():
@@ -58,7 +58,7 @@ def test_registers_are_no_class_token_and_no_patch():
         final = model.blocks(model.norm_pre(model._pos_embed(model.patch_embed(X))))
     torch.testing.assert_close(found["blocks.2"], final[:, 2:].mean(dim=1))
     with pytest.raises(ConfigError, match="no class token"):
-        LayeredModel(model, (3, 32, 32), pooling="cls")
+        LayeredModel(model, (3, 32, 32), pooling=["cls"])
 
 
 def test_swin_is_pooled_over_space_where_its_channels_come_last():
@@ -77,7 +77,7 @@ def test_swin_is_pooled_over_space_where_its_channels_come_last():
         stem = model.patch_embed(x)
     assert stem.shape == (2, 16, 16, 24)
     torch.testing.assert_close(found["stem"], stem.mean(dim=(1, 2)))
-    torch.testing.assert_close(layers_of(model, x, pooling="token0")["stem"], stem[:, 0, 0])
+    torch.testing.assert_close(layers_of(model, x, pooling=["token0"])["stem"], stem[:, 0, 0])
 
 
 def test_named_modules_are_tapped_by_hooks_that_do_not_stay():
@@ -91,6 +91,44 @@ def test_named_modules_are_tapped_by_hooks_that_do_not_stay():
     handle.remove()
     torch.testing.assert_close(found["blocks.1.mlp.act"], seen[0][:, 0])
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_maximum_leaves_prefix_tokens_out():
+    model = vit()
+    with torch.no_grad():
+        tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
+    torch.testing.assert_close(layers_of(model, pooling=["max"])["stem"], tokens[:, 1:].amax(dim=1))
+    cnn = timm.create_model("test_resnet", num_classes=0).eval()
+    with torch.no_grad():
+        stem = cnn.act1(cnn.bn1(cnn.conv1(X)))
+    torch.testing.assert_close(layers_of(cnn, pooling=["max"])["act1"], stem.amax(dim=(2, 3)))
+
+
+def test_several_poolings_are_layers_side_by_side():
+    model = vit()
+    layered = LayeredModel(model, (3, 32, 32), ["blocks.*"], ["auto", "cls", "mean"])
+    assert [(layer.name, layer.pooling) for layer in layered.layers[:3]] == [
+        ("blocks.0", "cls"),
+        ("blocks.0", "mean"),
+        ("blocks.1", "cls"),
+    ]
+    assert [layer.depth for layer in layered.layers] == [0, 0, 0.5, 0.5, 1, 1]
+    with torch.no_grad():
+        vectors = layered.split(layered(X))
+    torch.testing.assert_close(vectors[1], layers_of(model, pooling=["mean"])["blocks.0"])
+
+
+def test_all_layers_and_named_modules_go_together():
+    found = layers_of(vit(), layers=["all", "blocks.*.mlp.act"])
+    assert list(found) == [
+        "stem",
+        "blocks.0",
+        "blocks.0.mlp.act",
+        "blocks.1",
+        "blocks.1.mlp.act",
+        "blocks.2",
+        "blocks.2.mlp.act",
+    ]
 
 
 def test_patterns_stay_within_one_part_of_a_name():

@@ -1,0 +1,51 @@
+"""From a layer's features to one vector an image. B images, D features, L tokens, H x W places."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
+
+
+def layout_of(value: Tensor, model: nn.Module) -> Layout:
+    """How a hooked module's features are laid out, by their shape and what the model says."""
+    if value.ndim == 2:
+        return "NC"
+    if value.ndim == 3:
+        return "NLC"
+    _, second, third, fourth = value.shape
+    if second == third != fourth:
+        return "NHWC"
+    if third == fourth != second:
+        return "NCHW"
+    return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+
+
+def pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Tensor:
+    """Pool features.
+
+    Args:
+        value: (B, D, H, W), (B, H, W, D), (B, L, D) or (B, D), as `layout` says.
+        pooling: `cls` or `token0` take the first token or place; `mean` and `max` go over all of them.
+        prefix_tokens: tokens before the patches, which `mean` and `max` leave out.
+
+    Returns:
+        (B, D).
+    """
+    if layout == "NC":
+        return value
+    if layout == "NLC":
+        tokens = value
+    elif layout == "NHWC":
+        tokens = value.flatten(1, -2)
+    elif pooling == "mean":
+        return value.mean(dim=(2, 3))
+    elif pooling == "max":
+        return value.amax(dim=(2, 3))
+    else:
+        tokens = value.flatten(2).transpose(1, 2)
+    if pooling in {"cls", "token0"}:
+        return tokens[:, 0]
+    if pooling == "max":
+        return tokens[:, prefix_tokens:].amax(dim=1)
+    return tokens[:, prefix_tokens:].mean(dim=1)

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from raysep.config import ModelConfig
+from raysep.models.build import create, preprocessing_of
+from raysep.models.meta import PIXELS
+from raysep.models.taps import describe, open_layers
+from tests.conftest import TINY_VIT
+
+CONFIG = ModelConfig(
+    name=PIXELS,
+    id="test_vit--pixels",
+    pretrained=False,
+    image_size=32,
+    kwargs={"of": TINY_VIT["name"], "kwargs": TINY_VIT["kwargs"], "edge": 8},
+)
+
+
+def test_pixels_are_what_the_network_sees_before_it_is_normalised():
+    network = ModelConfig(**TINY_VIT)
+    own, pixels = preprocessing_of(create(network), network), preprocessing_of(create(CONFIG), CONFIG)
+    assert (pixels.size, pixels.interpolation, pixels.crop_pct) == (own.size, own.interpolation, own.crop_pct)
+    assert pixels.mean == (0, 0, 0)
+    assert pixels.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max() == 1
+
+
+def test_large_images_are_averaged_down_and_small_ones_are_not():
+    x = torch.rand(2, 3, 32, 32)
+    layered = open_layers(create(CONFIG), (3, 32, 32), CONFIG)
+    assert [(layer.name, layer.dim) for layer in layered.layers] == [("pixels", 3 * 8 * 8)]
+    (vectors,) = layered.split(layered(x))
+    assert vectors[0, 0] == pytest.approx(x[0, 0, :4, :4].mean().item(), abs=1e-6)
+    small = open_layers(create(CONFIG), (3, 4, 4), CONFIG)
+    torch.testing.assert_close(small(x[:, :, :4, :4]), x[:, :, :4, :4].flatten(1))
+    assert describe(CONFIG)[0].dim == 192
