@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+
 from raysep import checks, planning, runs
 from raysep.cluster import connection
 from raysep.config import RunConfig
@@ -12,7 +14,7 @@ from raysep.data import splits
 from raysep.embed import stage as embed_stage
 from raysep.finetune import stage as finetune_stage
 from raysep.report import stage as report_stage
-from raysep.report.summary import Summary
+from raysep.report.schema import Summary
 from raysep.separability import stage as score_stage
 from raysep.storage import Storage
 from raysep.telemetry import Telemetry
@@ -52,15 +54,15 @@ def run(
     storage = Storage(config.run_dir)
     # A directory that is this run's already was checked when it was begun: its models need no second look.
     if storage.exists(runs.CONFIG):
-        source, split = checks.check_data(config)
+        readers, split = checks.check_data(config)
         begun = runs.check_belongs(storage, config, split)
     else:
         fetched = sum(model.pretrained is True for model in config.models)
         hub = f", weights of {fetched} from the hub" if fetched else ""
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
-        source, split = checks.check_all(config, config_name)
+        readers, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
-    current = Run(_with_absolute_paths(config), storage, source, split, telemetry, verbose)
+    current = Run(_with_absolute_paths(config), storage, readers, split, telemetry, verbose)
     if any(WORK[stage].pending(current) for stage in stages if stage in WORK):
         telemetry.line("ray", "starting")
         with connection(verbose) as cluster:
@@ -68,8 +70,7 @@ def run(
             telemetry.line("ray", f"{cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs on {len(cluster.nodes)} node(s)")
             if not begun:
                 runs.begin(storage, config, split)
-            counts = {role: splits.with_role(split, role).num_rows for role in ("seen_train", "seen_test", "unseen")}
-            telemetry.line("data", ", ".join(f"{role} {count}" for role, count in counts.items()) + " images")
+            telemetry.line("data", _counted(config, split))
             for stage in stages:
                 # Asked again at its turn: what a stage before it did may have left it something to do.
                 if stage in WORK and WORK[stage].pending(current):
@@ -81,6 +82,16 @@ def run(
             if stage in WORK:
                 telemetry.line(stage, "nothing left to do")
     return report_stage.perform(current) if "report" in stages else None
+
+
+def _counted(config: RunConfig, split: pa.Table) -> str:
+    """How many images have which role, by rotation if there are several."""
+    roles = [splits.SEEN_TRAIN, splits.SEEN_TEST, splits.UNSEEN, *(domain.name for domain in config.data.domains)]
+    counts = {
+        role: "/".join(str(splits.select(split, role, rotation).num_rows) for rotation in range(config.data.rotations))
+        for role in roles
+    }
+    return ", ".join(f"{role} {count}" for role, count in counts.items()) + " images"
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

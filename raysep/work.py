@@ -6,17 +6,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysep.config import RunConfig, Split
+from raysep.config import RunConfig
 from raysep.context import Run
 from raysep.data import splits
 from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
-from raysep.finetune.trials import Trial, TrialResult, choose, plan, read_result
+from raysep.finetune.trials import Trial, TrialResult, baseline_models, choose, plan, read_result
 from raysep.models.meta import META, CheckpointMeta, directory, read_meta
 from raysep.separability import table
-from raysep.separability.names import Metric, Protocol
+from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.storage import Storage
 
-ROLE_OF_SPLIT: dict[Split, splits.Role] = {"unseen": "unseen", "seen": "seen_test"}
+
+def role_of(split: str) -> str:
+    """The role whose images a split evaluates: seen_test for `seen`; others are called alike."""
+    return splits.SEEN_TEST if split == "seen" else split
+
+
+# Of the section `score`: what a score's value depends on, beside its protocol and metric.
+SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes")
 
 
 def checkpoints_of(run: Run) -> list[CheckpointMeta]:
@@ -32,9 +39,9 @@ def tasks_of(run: Run) -> list[table.Task]:
     return score_tasks(run.config, metas, manifests)
 
 
-def steps_of(config: RunConfig) -> list[int]:
-    """Steps that have a checkpoint."""
-    return config.finetune.evaluate_at if config.finetune is not None else [0]
+def steps_of(config: RunConfig, trial: Trial | TrialResult) -> list[int]:
+    """Steps of a trial that have a checkpoint."""
+    return config.finetune.evaluate_at if config.finetune is not None and trial.hyperparameters else [0]
 
 
 def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
@@ -43,39 +50,41 @@ def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[
     found = {
         (trial.model.id, trial.number): result
         for trial in trials
-        if (result := read_result(run, trial, steps_of(config))) is not None
+        if (result := read_result(run, trial, steps_of(config, trial))) is not None
     }
     return trials, found
 
 
 def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
-    """The checkpoints that are evaluated: every step of the chosen trials, model by model."""
+    """The checkpoints that are evaluated: every step of the chosen trials, model by model, baselines last."""
     chosen = choose(results)
-    order = {model.id: position for position, model in enumerate(config.models)}
+    ids = [model.id for model in [*config.models, *baseline_models(config)]]
+    order = {model_id: position for position, model_id in enumerate(ids)}
     places = [
         (order[result.model_id], result.number, step, directory(result.model_id, result.number, step))
         for result in chosen
-        for step in steps_of(config)
+        for step in steps_of(config, result)
     ]
     return [read_meta(run, where) for *_, where in sorted(places) if run.exists(f"{where}/{META}")]
 
 
-def splits_of(config: RunConfig, split: pa.Table) -> list[Split]:
-    """The splits that are evaluated and have images."""
-    return [name for name in config.embed.splits if splits.with_role(split, ROLE_OF_SPLIT[name]).num_rows]
+def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
+    """The splits that are evaluated and have images: unseen, seen, and the domains."""
+    roles = set(split["role"].to_pylist())
+    return [name for name in [*config.embed.splits, *(d.name for d in config.data.domains)] if role_of(name) in roles]
 
 
-def shard_set_of(meta: CheckpointMeta, split: Split) -> ShardSet:
+def shard_set_of(meta: CheckpointMeta, split: str) -> ShardSet:
     """The shard set of a checkpoint and a split."""
     return ShardSet(meta.model.id, meta.trial, meta.step, split)
 
 
-def embedding_key(config: RunConfig, meta: CheckpointMeta, split: Split, data: str) -> str:
+def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str) -> str:
     """The hash of all that a shard set depends on: weights, images, layers, preprocessing, precision."""
     return key_of(
         weights=meta.sha256,
         data=data,
-        split=split,
+        split=_meaning(config, split),
         layers=meta.model.layers,
         pooling=meta.model.pooling,
         preprocessing=asdict(meta.preprocessing),
@@ -86,7 +95,7 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: Split, data: s
 
 def pending_shard_sets(
     run: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
-) -> tuple[list[tuple[CheckpointMeta, Split]], dict[ShardSet, Manifest]]:
+) -> tuple[list[tuple[CheckpointMeta, str]], dict[ShardSet, Manifest]]:
     """What has to be embedded, and the manifests of what is there."""
     data = splits.fingerprint(split)
     pending, there = [], {}
@@ -104,7 +113,10 @@ def score_tasks(
     config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
 ) -> list[table.Task]:
     """A task for each layer of each shard set, with every score that the configuration asks for."""
-    wanted: list[tuple[Protocol, Metric]] = [(p, m) for p in config.score.protocols for m in config.score.metrics]
+    wanted: list[Wanted] = [
+        (protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics
+    ]
+    wanted += [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
     seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
     return [
         table.Task(
@@ -112,12 +124,17 @@ def score_tasks(
             manifest=manifest,
             layer=layer,
             seed=seeds[shard_set.model_id, shard_set.trial],
-            key=key_of(embedding=manifest.key, seed=config.score.seed, backend=config.score.backend),
+            key=key_of(embedding=manifest.key, **config.score.model_dump(include=set(SCORES_DEPEND_ON))),
             wanted=wanted,
         )
         for shard_set, manifest in manifests.items()
         for layer in manifest.layers
     ]
+
+
+def _meaning(config: RunConfig, split: str) -> object:
+    """What a split's name stands for: a domain's corruption or source is part of what is embedded."""
+    return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
 
 
 def _sample(space: str, arguments: Any, seed: int) -> float:

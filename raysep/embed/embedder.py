@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from raysep.config import Precision
 from raysep.data.images import load_batch
-from raysep.data.sources import Source
+from raysep.data.sources import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta
-from raysep.models.taps import LayeredModel
+from raysep.models.taps import open_layers
 from raysep.storage import Storage
 
 Vectors = list[NDArray[np.float32]]
@@ -49,10 +49,7 @@ class Embedder:
         first = metas[0]
         self._preprocessing = first.preprocessing
         size = (self._preprocessing.channels, *self._preprocessing.size)
-        self._models = [
-            LayeredModel(load_checkpoint(run, meta).to(device), size, meta.model.layers, meta.model.pooling).eval()
-            for meta in metas
-        ]
+        self._models = [open_layers(load_checkpoint(run, meta).to(device), size, meta.model).eval() for meta in metas]
         self._device, self._dtype = device, autocast_dtype(precision, device)
 
     @property
@@ -60,7 +57,7 @@ class Embedder:
         """The layers, which are the same for all checkpoints."""
         return self._models[0].layers
 
-    def embed(self, source: Source, places: Sequence[tuple[str | None, int | None]], batch_size: int) -> Embedded:
+    def embed(self, source: Reader, places: Sequence[tuple[str | None, int | None]], batch_size: int) -> Embedded:
         """Read, decode and embed images, `batch_size` at a time."""
         good: list[int] = []
         failed: dict[int, str] = {}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysep.config import Dtype, Split
+from raysep.config import Dtype
 from raysep.errors import StageError
 from raysep.models.layers import Layer
 from raysep.storage import Storage
@@ -32,7 +32,7 @@ class ShardSet:
     model_id: str
     trial: int
     step: int
-    split: Split
+    split: str
 
     @property
     def directory(self) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 from raysep import planning, runs, work
 from raysep.cluster import Resources
-from raysep.config import Split
 from raysep.context import Run
 from raysep.data import splits
 from raysep.data.images import check_share
@@ -36,7 +35,8 @@ def perform(run: Run, cluster: Resources) -> None:
         Unit(
             tuple(chunk),
             tuple(work.shard_set_of(meta, name) for meta in chunk),
-            splits.with_role(run.split, work.ROLE_OF_SPLIT[name]),
+            splits.select(run.split, work.role_of(name), chunk[0].rotation),
+            run.readers[work.role_of(name)],
         )
         for name, chunk in _sharing(missing)
     ]
@@ -47,7 +47,7 @@ def perform(run: Run, cluster: Resources) -> None:
     done: list[list[Block]] = [[] for _ in units]
     if units:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in embed_all(units, run.source, run.storage, config.embed, pool, run.verbose):
+            for block in embed_all(units, run.storage, config.embed, pool, run.verbose):
                 unit = units[block.unit]
                 done[block.unit].append(block)
                 bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
@@ -85,15 +85,15 @@ def _commit_unit(
         commit(run.storage, shard_set, manifest)
 
 
-def _sharing(missing: Sequence[tuple[CheckpointMeta, Split]]) -> list[tuple[Split, list[CheckpointMeta]]]:
+def _sharing(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, list[CheckpointMeta]]]:
     """Missing shard sets in groups that share images and a model, with groups of a model side by side."""
-    by_model: dict[str, dict[Split, list[CheckpointMeta]]] = {}
+    by_model: dict[str, dict[tuple[str, int], list[CheckpointMeta]]] = {}
     for meta, name in missing:
-        by_model.setdefault(meta.model.id, {}).setdefault(name, []).append(meta)
+        by_model.setdefault(meta.model.id, {}).setdefault((name, meta.rotation), []).append(meta)
     groups = [
         (name, metas[first : first + CHECKPOINTS_AT_ONCE], first)
         for by_split in by_model.values()
-        for name, metas in by_split.items()
+        for (name, _), metas in by_split.items()
         for first in range(0, len(metas), CHECKPOINTS_AT_ONCE)
     ]
     # The same checkpoints follow each other, so that an actor that holds them needs no others in between.

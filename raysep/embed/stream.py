@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raysep.cluster import errors_of
 from raysep.config import EmbedConfig
-from raysep.data.sources import Source
+from raysep.data.sources import Reader
 from raysep.embed.shards import ShardSet
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, directory, read_meta
@@ -34,6 +34,7 @@ class Unit:
     metas: Sequence[CheckpointMeta]
     shard_sets: Sequence[ShardSet]
     rows: pa.Table
+    reader: Reader
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class Block:
 class EmbedActor:
     """Reads, decodes, embeds and writes blocks. Keeps the models of the last one."""
 
-    def __init__(self, source: Source, run: Storage, config: EmbedConfig, pool: Pool) -> None:
+    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, pool: Pool) -> None:
         import torch
 
         # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
         torch.set_num_threads(pool.threads)
-        self._source, self._run, self._config = source, run, config
+        self._readers, self._run, self._config = readers, run, config
         self._device = "cuda" if pool.gpus > 0 else "cpu"
         self._loaded: list[str] = []
 
@@ -79,7 +80,7 @@ class EmbedActor:
             self._loaded = work["checkpoints"]
         ids, labels = block["image_id"].to_pylist(), block["label"].to_pylist()
         places = list(zip(block["path"].to_pylist(), block["row"].to_pylist(), strict=True))
-        embedded = self._embedder.embed(self._source, places, self._config.batch_size)
+        embedded = self._embedder.embed(self._readers[work["reader"]], places, self._config.batch_size)
         layers = self._embedder.layers
         files = []
         if embedded.good:
@@ -105,10 +106,11 @@ class EmbedActor:
         return pa.table({"outcome": [json.dumps(outcome)]})
 
 
-def _blocks(number: int, unit: Unit, rows: int) -> Iterator[pa.Table]:
+def _blocks(number: int, unit: Unit, reader: int, rows: int) -> Iterator[pa.Table]:
     """A unit's image references in blocks, each with all that an actor has to know of the unit."""
     work = {
         "unit": number,
+        "reader": reader,
         "checkpoints": [directory(meta.model.id, meta.trial, meta.step) for meta in unit.metas],
         "directories": [shard_set.directory for shard_set in unit.shard_sets],
     }
@@ -121,7 +123,6 @@ def _blocks(number: int, unit: Unit, rows: int) -> Iterator[pa.Table]:
 
 def embed_all(
     units: Sequence[Unit],
-    source: Source,
     run: Storage,
     config: EmbedConfig,
     pool: Pool,
@@ -131,7 +132,6 @@ def embed_all(
 
     Args:
         units: in an order in which units of the same checkpoints follow each other.
-        source: where the images are.
         run: the run directory.
         config: batch size, storage type, rows of a block.
         pool: the actors; they must fit the cluster.
@@ -140,13 +140,18 @@ def embed_all(
         DataContext.get_current().enable_progress_bars = False
         DataContext.get_current().print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    blocks = [block for number, unit in enumerate(units) for block in _blocks(number, unit, config.shard_rows)]
+    readers = list({id(unit.reader): unit.reader for unit in units}.values())
+    blocks = [
+        block
+        for number, unit in enumerate(units)
+        for block in _blocks(number, unit, readers.index(unit.reader), config.shard_rows)
+    ]
     outcomes = ray.data.from_arrow(blocks).map_batches(
         EmbedActor,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        fn_constructor_args=(source, run, config, pool),
+        fn_constructor_args=(readers, run, config, pool),
         compute=ActorPoolStrategy(size=min(pool.processes, len(blocks))),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,

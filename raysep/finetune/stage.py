@@ -6,6 +6,7 @@ from typing import Any
 from raysep import planning, runs, work
 from raysep.cluster import Resources
 from raysep.context import Run
+from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial, TrialResult, choose, write_result
 
@@ -23,14 +24,14 @@ def perform(run: Run, cluster: Resources) -> None:
     config, telemetry = run.config, run.telemetry
     trials, found = work.trials_of(run.storage, config)
     pending = [trial for trial in trials if (trial.model.id, trial.number) not in found]
-    job = Job(config.finetune, run.storage, run.split, run.source, config.data.max_failed_share)
+    job = Job(config.finetune, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
     failed: list[TrialResult] = []
 
     def train(trials: Sequence[Trial], job: Job) -> None:
         pool = planning.trial_pool(config.compute, cluster, len(trials))
-        steps = max(work.steps_of(config)[-1], 1)
+        steps = sum(work.steps_of(config, trial)[-1] for trial in trials)
         reached = {(trial.model.id, trial.number): 0 for trial in trials}
-        with telemetry.stage("finetune", steps * len(trials), "steps") as bar:
+        with telemetry.stage("finetune", steps, "steps") as bar:
 
             def on_report(trial: Trial, report: dict[str, Any]) -> None:
                 place = (trial.model.id, trial.number)
@@ -63,7 +64,12 @@ def perform(run: Run, cluster: Resources) -> None:
         ]
         if cut and config.finetune is not None:
             config_to_end = config.finetune.model_copy(update={"asha": None})
-            train(cut, Job(config_to_end, run.storage, run.split, run.source, config.data.max_failed_share))
+            train(
+                cut,
+                Job(
+                    config_to_end, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share
+                ),
+            )
     _, found = work.trials_of(run.storage, config)
     best = choose(found.values())
     for model in config.models:
@@ -82,6 +88,6 @@ def perform(run: Run, cluster: Resources) -> None:
         finished=sum(result.state == "finished" for result in found.values()),
         failed=[vars(result) for result in failed],
     )
-    if not best:
+    if not {result.model_id for result in best} & {model.id for model in config.models}:
         reasons = "; ".join(sorted({str(result.error) for result in failed})) or "no trial ended"
         raise StageError(f"finetune: no trial finished: {reasons}")

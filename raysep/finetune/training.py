@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from raysep.config import AugmentConfig, FinetuneConfig, Precision
 from raysep.data.images import Preprocessing, check_share, load_batch
-from raysep.data.sources import Source
-from raysep.data.splits import hold_out, seen_classes, with_role
+from raysep.data.sources import Reader
+from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial
 from raysep.models.build import create, preprocessing_of
@@ -56,7 +56,7 @@ class Images:
         rows: rows of the split's table.
     """
 
-    def __init__(self, rows: pa.Table, source: Source, preprocessing: Preprocessing) -> None:
+    def __init__(self, rows: pa.Table, source: Reader, preprocessing: Preprocessing) -> None:
         self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
         self._labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
         self._source, self._preprocessing = source, preprocessing
@@ -86,7 +86,7 @@ class Images:
 def prepare(trial: Trial, run: Storage, split: pa.Table) -> None:
     """The one checkpoint of a model that is evaluated as it is: step 0, no accuracy."""
     torch.manual_seed(trial.seed)
-    classes = seen_classes(split)
+    classes = seen_classes(split, trial.rotation)
     model = create(trial.model, num_classes=len(classes))
     save_checkpoint(run, model, _meta(trial, classes, preprocessing_of(model, trial.model), 0, None, None))
 
@@ -96,7 +96,7 @@ def train(
     config: FinetuneConfig,
     run: Storage,
     split: pa.Table,
-    source: Source,
+    source: Reader,
     device: str = "cpu",
     max_failed_share: float = 0.0,
     on_step: Callable[[int], None] | None = None,
@@ -121,14 +121,14 @@ def train(
     """
     start = time.perf_counter()
     torch.manual_seed(trial.seed)
-    classes = seen_classes(split)
+    classes = seen_classes(split, trial.rotation)
     model = create(trial.model, num_classes=len(classes)).to(device)
     preprocessing = preprocessing_of(model, trial.model)
-    seen_train = with_role(split, "seen_train")
+    seen_train = select(split, SEEN_TRAIN, trial.rotation)
     held = hold_out(seen_train["label"].to_numpy(), config.validation_fraction, seed=0)
     images = Images(seen_train.filter(pa.array(~held)), source, preprocessing)
     validation = Images(seen_train.filter(pa.array(held)), source, preprocessing)
-    seen_test = Images(with_role(split, "seen_test"), source, preprocessing)
+    seen_test = Images(select(split, SEEN_TEST, trial.rotation), source, preprocessing)
 
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -266,4 +266,5 @@ def _meta(
         step=step,
         val_accuracy=val_accuracy,
         seen_accuracy=seen_accuracy,
+        rotation=trial.rotation,
     )

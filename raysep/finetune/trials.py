@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from raysep.config import FinetuneConfig, ModelConfig, RunConfig, SearchSpace
-from raysep.models.meta import META, WEIGHTS
+from raysep.models.meta import META, PIXELS, WEIGHTS
 from raysep.storage import Storage
 
 State = Literal["finished", "stopped", "failed"]
@@ -16,12 +16,16 @@ Sampler = Callable[[str, Any, int], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a model, hyperparameters and a seed. `number` is unique for the model."""
+    """One training: a model, hyperparameters, a seed, a draw of unseen classes. `number` is unique for the model.
+
+    A trial without hyperparameters trains nothing: its model is evaluated as it is, at step 0.
+    """
 
     model: ModelConfig
     number: int
     seed: int
     hyperparameters: dict[str, float] = field(default_factory=dict)
+    rotation: int = 0
 
     @property
     def directory(self) -> str:
@@ -81,24 +85,62 @@ def candidates(config: FinetuneConfig, sample: Sampler) -> list[dict[str, float]
 
 
 def plan(config: RunConfig, sample: Sampler) -> list[Trial]:
-    """Every trial of a run, in a fixed order: model x hyperparameters x seed."""
+    """Every trial of a run, in a fixed order: model x hyperparameters x rotation x seed, then the baselines."""
+    rotations = range(config.data.rotations)
+    as_they_are = [*(config.models if config.finetune is None else []), *baseline_models(config)]
+    still = [Trial(model, rotation, seed=0, rotation=rotation) for model in as_they_are for rotation in rotations]
     if config.finetune is None:
-        return [Trial(model, 0, seed=0) for model in config.models]
+        return still
     settings = candidates(config.finetune, sample)
     seeds = config.finetune.seeds
-    return [
-        Trial(model, index * len(seeds) + position, seed, setting)
+    trained = [
+        Trial(model, (index * len(rotations) + rotation) * len(seeds) + position, seed, setting, rotation)
         for model in config.models
         for index, setting in enumerate(settings)
+        for rotation in rotations
         for position, seed in enumerate(seeds)
     ]
+    return trained + still
+
+
+def baseline_models(config: RunConfig) -> list[ModelConfig]:
+    """The models that each curve is held against: every network untrained, and raw pixels as it sees them."""
+    found = []
+    if config.baselines.untrained:
+        found += [
+            model.model_copy(update={"id": f"{model.id}--untrained", "pretrained": False}) for model in config.models
+        ]
+    if config.baselines.pixels is not None:
+        for model in config.models:
+            if pixels_id(config, model) == f"{model.id}--pixels":
+                kwargs = {"of": model.name, "kwargs": model.kwargs, "edge": config.baselines.pixels}
+                found.append(
+                    ModelConfig(
+                        name=PIXELS,
+                        id=f"{model.id}--pixels",
+                        kwargs=kwargs,
+                        pretrained=False,
+                        image_size=model.image_size,
+                        crop_pct=model.crop_pct,
+                    )
+                )
+    return found
+
+
+def pixels_id(config: RunConfig, model: ModelConfig) -> str:
+    """The id of a model's raw-pixel baseline: entries that prepare images alike share one."""
+
+    def seen_as(other: ModelConfig) -> tuple[object, ...]:
+        return other.name, other.kwargs, other.image_size, other.crop_pct
+
+    return f"{next(m.id for m in config.models if seen_as(m) == seen_as(model))}--pixels"
 
 
 def choose(results: Iterable[TrialResult]) -> list[TrialResult]:
     """The trials that are evaluated: for each model, those with the best hyperparameters.
 
-    The best have the highest last validation accuracy, averaged over seeds. Settings that finished with
-    more seeds come first, so that a stopped or failed trial can't win by what is left of it; between
+    The best have the highest last validation accuracy, averaged over seeds and rotations. Settings that
+    finished with more trials come first, so that a stopped or failed trial can't win by what is left of it; between
     equals the smaller learning rate wins.
     """
     by_model: dict[str, dict[tuple[tuple[str, float], ...], list[TrialResult]]] = {}

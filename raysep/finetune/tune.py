@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from raysep.cluster import cause
 from raysep.config import FinetuneConfig
-from raysep.data.sources import Source
+from raysep.data.sources import Reader
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
 from raysep.storage import Storage
@@ -33,7 +33,7 @@ class Job:
     config: FinetuneConfig | None
     run: Storage
     split: pa.Table
-    source: Source
+    source: Reader
     max_failed_share: float
 
 
@@ -47,8 +47,8 @@ def sample(space: str, arguments: Any, seed: int) -> float:
 def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verbose: bool = False) -> list[TrialResult]:
     """Run trials under Ray Tune.
 
-    With ASHA each model's trials compete among themselves only: a model that learns slowly must not be
-    stopped because another learns fast.
+    With ASHA the trials of each model and each draw of unseen classes compete among themselves only: a model
+    that learns slowly, or a harder choice of classes, must not be stopped because another learns fast.
 
     Returns:
         How each trial ended, in the order of `trials`. A trial that raised is `failed`, with its error.
@@ -58,7 +58,7 @@ def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verb
         return _fit_together(trials, job, pool, None, on_report, verbose)
     assert job.config is not None
     results: dict[tuple[str, int], TrialResult] = {}
-    for model_id in dict.fromkeys(trial.model.id for trial in trials):
+    for group in dict.fromkeys((trial.model.id, trial.rotation) for trial in trials):
         scheduler = ASHAScheduler(
             time_attr="evaluation",
             metric="val_accuracy",
@@ -67,7 +67,7 @@ def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verb
             grace_period=min(asha.grace_evaluations, len(job.config.evaluate_at)),
             reduction_factor=asha.reduction_factor,
         )
-        own = [trial for trial in trials if trial.model.id == model_id]
+        own = [trial for trial in trials if (trial.model.id, trial.rotation) == group]
         for result in _fit_together(own, job, pool, scheduler, on_report, verbose):
             results[result.model_id, result.number] = result
     return [results[trial.model.id, trial.number] for trial in trials]
@@ -123,7 +123,7 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
     torch.set_num_threads(threads)
     trial: Trial = ray.get(config["trials"])[config["trial"]]
-    if job.config is None:
+    if job.config is None or not trial.hyperparameters:
         prepare(trial, job.run, job.split)
         tune.report(
             {
@@ -170,7 +170,7 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
     last = (result.metrics or {}) if result is not None else {}
-    steps = job.config.evaluate_at if job.config is not None else [0]
+    steps = job.config.evaluate_at if job.config is not None and trial.hyperparameters else [0]
     error = None
     if result is None or result.error is not None:
         state, error = "failed", cause(result.error if result is not None else None)

@@ -9,8 +9,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from raysep.config import EmbedConfig, ModelConfig, SplitConfig
+from raysep.data.corruptions import Corrupted
 from raysep.data.sources import ImageFolder
-from raysep.data.splits import draw_split, with_role
+from raysep.data.splits import draw_split, select
 from raysep.embed.embedder import Embedder
 from raysep.embed.shards import Manifest, ShardSet, read_layer
 from raysep.embed.stream import Block, Unit, embed_all
@@ -56,9 +57,9 @@ def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -
 PREFIX = {"test_vit": {"return_prefix_tokens": True}}
 
 
-def units_of(split, metas) -> list[Unit]:
+def units_of(split, metas, reader) -> list[Unit]:
     return [
-        Unit(tuple(own), tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own), with_role(split, role))
+        Unit(tuple(own), tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own), select(split, role), reader)
         for own in (metas[:2], metas[2:])
         for name, role in (("unseen", "unseen"), ("seen", "seen_test"))
     ]
@@ -84,8 +85,8 @@ def manifests(units: list[Unit], blocks: list[Block]) -> dict[ShardSet, Manifest
 @pytest.mark.parametrize("pool", [Pool(1, 2, 0), Pool(2, 1, 0)], ids=["one actor", "actors on every CPU"])
 def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, pool: Pool):
     run, source, split, metas = world
-    units = units_of(split, metas)
-    blocks = list(embed_all(units, source, run, EmbedConfig(batch_size=4, shard_rows=7), pool))
+    units = units_of(split, metas, source)
+    blocks = list(embed_all(units, run, EmbedConfig(batch_size=4, shard_rows=7), pool))
     assert sum(block.images for block in blocks) == sum(unit.rows.num_rows for unit in units)
     assert {image for block in blocks for image in block.failed} == {"d/005.png"}
     found = manifests(units, blocks)
@@ -103,7 +104,7 @@ def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, 
 
 def test_the_batch_size_does_not_matter_beyond_rounding(world):
     run, source, split, metas = world
-    rows = with_role(split, "unseen")
+    rows = select(split, "unseen")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
     embedder = Embedder(run, metas[2:], "cpu", "float32")
     one, many = (embedder.embed(source, places, size) for size in (1, 24))
@@ -124,7 +125,7 @@ def test_nothing_readable_is_no_vectors(world):
 
 def test_lower_precision_stays_close(world):
     run, source, split, metas = world
-    rows = with_role(split, "seen_test")
+    rows = select(split, "seen_test")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
     full, half = (
         Embedder(run, metas[2:3], "cpu", p).embed(source, places, 8).vectors[0] for p in ("float32", "bfloat16")
@@ -142,4 +143,21 @@ class Faulty(ImageFolder):
 def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
-        list(embed_all(units_of(split, metas)[:1], Faulty(str(tree)), run, EmbedConfig(), Pool(1, 1, 0)))
+        list(embed_all(units_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), Pool(1, 1, 0)))
+
+
+def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):
+    run, source, split, metas = world
+    corrupted = Corrupted(source, "noise", 5)
+    plain, noisy = (
+        Unit(metas[:1], (ShardSet("m", 0, 0, name),), select(split, "unseen"), reader)
+        for name, reader in (("unseen", source), ("noisy", corrupted))
+    )
+    blocks = list(embed_all([plain, noisy], run, EmbedConfig(), Pool(1, 2, 0)))
+    found = manifests([plain, noisy], blocks)
+    X, Z = (read_layer(run, s, found[s], 0)[2] for s in (plain.shard_sets[0], noisy.shard_sets[0]))
+    assert X.shape == Z.shape
+    assert np.abs(X - Z).max() > 0.01
+    places = [(path, None) for path in select(split, "unseen")["path"].to_pylist()]
+    serial = Embedder(run, metas[:1], "cpu", "float32").embed(corrupted, places, 64).vectors[0][0]
+    np.testing.assert_allclose(Z, serial, atol=1e-5)

@@ -3,7 +3,17 @@ from pathlib import Path
 import pytest
 
 from raysep.config import FinetuneConfig
-from raysep.finetune.trials import Trial, TrialResult, candidates, choose, plan, read_result, write_result
+from raysep.finetune.trials import (
+    Trial,
+    TrialResult,
+    baseline_models,
+    candidates,
+    choose,
+    pixels_id,
+    plan,
+    read_result,
+    write_result,
+)
 from raysep.loading import build_config
 from raysep.storage import Storage
 from tests.conftest import TINY_CNN, TINY_VIT
@@ -47,6 +57,7 @@ def test_trials_are_models_by_settings_by_seeds():
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
         "models": [TINY_CNN, TINY_VIT],
         "finetune": {"learning_rate": [1e-3, 1e-2], "seeds": [3, 4]},
+        "baselines": {"untrained": False, "pixels": None},
     }
     trials = plan(build_config(values), never)
     own = [trial for trial in trials if trial.model.id == "test_vit"]
@@ -59,6 +70,42 @@ def test_trials_are_models_by_settings_by_seeds():
     assert [(t.number, t.hyperparameters) for t in plan(build_config({**values, "finetune": None}), never)] == [
         (0, {})
     ] * 2
+
+
+def test_rotations_have_trials_of_their_own():
+    values = {
+        "data": {"source": {"kind": "digits"}, "split": {"unseen_fraction": 0.3, "rotations": 3}},
+        "models": [TINY_CNN],
+        "finetune": {"learning_rate": [1e-3, 1e-2], "seeds": [3, 4]},
+    }
+    trials = plan(build_config(values), never)
+    own = [t for t in trials if t.model.id == "test_resnet"]
+    assert [t.number for t in own] == list(range(2 * 3 * 2))
+    assert [(t.rotation, t.seed) for t in own[:6]] == [(r, s) for r in (0, 1, 2) for s in (3, 4)]
+    untrained = [t for t in trials if t.model.id == "test_resnet--untrained"]
+    assert [(t.number, t.rotation, t.hyperparameters) for t in untrained] == [(0, 0, {}), (1, 1, {}), (2, 2, {})]
+
+
+def test_models_that_see_the_same_images_share_their_pixels():
+    values = {
+        "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
+        "models": [
+            {**TINY_CNN, "crop_pct": 1.0},
+            {**TINY_VIT, "crop_pct": 1.0},
+            {**TINY_CNN, "id": "larger", "image_size": 64},
+            {**TINY_CNN, "id": "pooled", "image_size": 64, "pooling": "max"},
+        ],
+        "baselines": {"untrained": False},
+    }
+    config = build_config(values)
+    pixels = baseline_models(config)
+    assert [model.id for model in pixels] == ["test_resnet--pixels", "test_vit--pixels", "larger--pixels"]
+    assert [pixels_id(config, model) for model in config.models] == [
+        "test_resnet--pixels",
+        "test_vit--pixels",
+        "larger--pixels",
+        "larger--pixels",
+    ]
 
 
 def test_the_best_mean_over_seeds_is_chosen_for_each_model():
