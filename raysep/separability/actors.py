@@ -11,6 +11,7 @@ from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.planning import Pool
 from raysep.separability.backends import open_engine
+from raysep.separability.layer import Settings
 from raysep.separability.scoring import score_layer
 from raysep.separability.table import Row, Task
 from raysep.storage import Storage
@@ -33,7 +34,12 @@ class Scorer:
     def score(self, number: int, task: Task) -> tuple[int, list[Row]]:
         """The task's number, since results come in any order, and the missing rows of its layer."""
         _, y, X = read_layer(self._run, task.shard_set, task.manifest, task.layer.index)
-        return number, task.rows(score_layer(X, y, task.wanted, self._engine, self._config.seed))
+        return number, task.rows(score_layer(X, y, task.wanted, self._engine, settings_of(self._config)))
+
+
+def settings_of(config: ScoreConfig) -> Settings:
+    """What `score` of the configuration says of how layers are scored."""
+    return Settings(config.seed, config.resamples, config.max_classes)
 
 
 def score_all(run: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool) -> Iterator[tuple[Task, list[Row]]]:

@@ -6,6 +6,7 @@ N images, D features. X is (N, D) float32 on the host.
 import importlib.util
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,13 +19,40 @@ Matrix = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
 
 
+@dataclass(frozen=True)
+class Starts:
+    """k-means from several starts.
+
+    Attributes:
+        labels: (S, N) clusters of each start, in the order of the starts.
+        inertia: (S,) of each.
+    """
+
+    labels: Labels
+    inertia: NDArray[np.float64]
+
+    @property
+    def best(self) -> Labels:
+        """(N,) clusters of the start with the least inertia.
+
+        As scikit-learn does it, a start whose clusters are the same as those of the best one so far never
+        takes its place, whatever rounding makes of the inertia.
+        """
+        best = 0
+        for start in range(1, len(self.labels)):
+            if self.inertia[start] < self.inertia[best] and not same_clusters(self.labels[start], self.labels[best]):
+                best = start
+        found: Labels = self.labels[best]
+        return found
+
+
 class Engine(Protocol):
     """What a backend does for the metrics. `name` goes into the scores."""
 
     name: str
 
-    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Labels:
-        """(N,) clusters of the best of `n_init` k-means++ starts. Needs N >= n_clusters, finite X."""
+    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
+        """The clusters of `n_init` k-means++ starts. Needs N >= n_clusters, finite X."""
         ...
 
     def neighbors(self, X: Matrix, k: int) -> NDArray[np.int64]:
@@ -44,17 +72,21 @@ class SklearnEngine:
 
     name = "sklearn"
 
-    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Labels:
-        """`sklearn.cluster.KMeans` with k-means++ starts, otherwise its defaults."""
+    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
+        """`sklearn.cluster.KMeans` with k-means++ starts, otherwise its defaults.
+
+        One random state goes through all starts, as it does inside scikit-learn: the first one is that of
+        `n_init=1`, and the best one that of `n_init`, to the digit.
+        """
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
 
+        state = np.random.RandomState(seed)
         with warnings.catch_warnings():
             # Fewer distinct rows than clusters: the clusters found are what there is to find.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = KMeans(n_clusters, init="k-means++", n_init=n_init, random_state=seed).fit(X)
-        labels: Labels = model.labels_
-        return labels
+            models = [KMeans(n_clusters, init="k-means++", n_init=1, random_state=state).fit(X) for _ in range(n_init)]
+        return Starts(np.stack([m.labels_ for m in models]), np.array([m.inertia_ for m in models]))
 
     def neighbors(self, X: Matrix, k: int) -> NDArray[np.int64]:
         """`sklearn.neighbors.NearestNeighbors`, brute force: exact in any number of features."""
@@ -85,20 +117,24 @@ class CumlEngine:
 
     name = "cuml"
 
-    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Labels:
+    def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
         """`cuml.cluster.KMeans`; its own defaults are one start and another seeding, so all is said."""
         from cuml.cluster import KMeans
 
         _check(X, more_than=n_clusters - 1)
-        model = KMeans(
-            n_clusters=n_clusters,
-            init="k-means++",
-            n_init=n_init,
-            random_state=seed,
-            max_iter=300,
-            output_type="numpy",
-        ).fit(X)
-        return np.asarray(model.labels_).astype(np.int64)
+        models = [
+            KMeans(
+                n_clusters=n_clusters,
+                init="k-means++",
+                n_init=1,
+                random_state=seed + start,
+                max_iter=300,
+                output_type="numpy",
+            ).fit(X)
+            for start in range(n_init)
+        ]
+        labels = np.stack([np.asarray(model.labels_).astype(np.int64) for model in models])
+        return Starts(labels, np.array([float(model.inertia_) for model in models]))
 
     def neighbors(self, X: Matrix, k: int) -> NDArray[np.int64]:
         """`cuml.neighbors.NearestNeighbors`, brute force, of k + 1 of which the row itself is dropped."""
@@ -124,6 +160,16 @@ class CumlEngine:
             ).astype(y.dtype)
             for strength in strengths
         ]
+
+
+def same_clusters(one: Labels, other: Labels) -> bool:
+    """Whether two clusterings are the same but for the names of the clusters.
+
+    >>> same_clusters(np.array([0, 0, 1]), np.array([2, 2, 0])), same_clusters(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    (True, False)
+    """
+    pairs = len(np.unique(np.stack([one, other]), axis=1).T)
+    return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
 def drop_self(found: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,9 +1,10 @@
-"""How well an embedding keeps classes apart: one number between labels and clusters, neighbours or a probe.
+"""How well an embedding keeps classes apart: one number between labels and clusters or neighbours.
 
-N images, D features, K classes present. X is (N, D) float, y is (N,) integer labels, any integers.
-Nothing here looks at X except `few_shot`: clusters and neighbours are computed once by a backend and serve
-every metric. All values lie between 0 and 1, higher is better, but for `ami` and `ari`, which are 0 for
-chance and may be negative. A metric that isn't defined for its input is None: unknown, not 0.
+N images, D features, K classes present. y is (N,) integer labels, any integers. Nothing here looks at X:
+clusters and neighbours are computed once by a backend and serve every metric; what classifiers are right
+about comes from `probe.py` and `few_shot.py`. All values lie between 0 and 1, higher is better, but for
+`ami` and `ari`, which are 0 for chance and may be negative. A metric that isn't defined for its input is
+None: unknown, not 0.
 """
 
 from typing import Any
@@ -116,38 +117,6 @@ def r_precision(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
     same = (y[neighbors[:, :width]] == y[:, None]) & (np.arange(width) < R[:, None])
     counted = R > 0
     return float((same.sum(axis=1)[counted] / R[counted]).mean())
-
-
-def few_shot(X: NDArray[np.floating[Any]], y: Labels, shots: int, seed: int, draws: int = 100) -> float | None:
-    """Accuracy of a nearest-class-mean classifier on few labelled images (Snell et al. 2017, arXiv:1703.05175).
-
-    Args:
-        X: (N, D).
-        y: (N,) labels.
-        shots: labelled images per class; the others are classified by the nearest mean (Euclidean).
-        seed: of the draws.
-        draws: over how many random choices of labelled images the accuracy is averaged.
-
-    Returns:
-        0 to 1; None for fewer than two classes or where a class has no image beyond the labelled ones.
-    """
-    classes, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    if len(classes) < 2 or sizes.min() <= shots:
-        return None
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(index == position) for position in range(len(classes))]
-    # Centred, so that the products below don't cancel; distances don't change.
-    centred = X - X.mean(axis=0, dtype=np.float64).astype(X.dtype)
-    accuracies = []
-    for _ in range(draws):
-        labelled = np.stack([rng.choice(own, shots, replace=False) for own in members])
-        means = centred[labelled].mean(axis=1)
-        distances = (means**2).sum(axis=1) - 2 * (centred @ means.T)
-        right = distances.argmin(axis=1) == index
-        rest = np.ones(len(y), dtype=bool)
-        rest[labelled.ravel()] = False
-        accuracies.append(right[rest].mean())
-    return float(np.mean(accuracies))
 
 
 def _two_classes(y: Labels) -> bool:

@@ -8,14 +8,15 @@ from raysep.context import Run
 from raysep.errors import StageError
 from raysep.separability import table
 
-# The table of scores is rewritten at most this often, so that a stopped run loses little.
-SAVE_INTERVAL_S = 2.0
+# The table of scores is rewritten so often that a stopped run loses little, and so seldom that writing a long
+# table takes no more than a twentieth of the time.
+SAVE_INTERVAL_S, SAVE_SHARE = 2.0, 1 / 20
 
 
 def pending(run: Run) -> bool:
     """Whether a score is missing, is one too many, or there is nothing yet to score."""
     tasks = work.tasks_of(run)
-    rows = table.read(run.storage)
+    rows = table.read(run.storage, names_only=True)
     return not tasks or bool(table.missing(tasks, rows)) or len(table.belonging(tasks, rows)) < len(rows)
 
 
@@ -32,15 +33,17 @@ def perform(run: Run, cluster: Resources) -> None:
     # Long layers first, so that the last actor doesn't work alone at the end.
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
     pool = planning.score_pool(config.compute, cluster, config.score)
-    saved = time.monotonic()
+    saved, took = time.monotonic(), 0.0
     with telemetry.stage("score", len(missing), "layers") as bar:
         for task, new in score_all(run.storage, config.score, missing, pool):
             rows += new
             place = task.shard_set
             bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
-            if time.monotonic() - saved > SAVE_INTERVAL_S:
+            start = time.monotonic()
+            if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
                 table.write(run.storage, rows)
                 saved = time.monotonic()
+                took = saved - start
     table.write(run.storage, rows)
     telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
     runs.record(run.storage, "score", layers=len(tasks), scores=len(rows))

@@ -2,16 +2,19 @@
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysep.embed.shards import Manifest, ShardSet
 from raysep.models.layers import Layer
-from raysep.separability.names import Metric, Protocol, Score
+from raysep.separability.names import Wanted
 from raysep.storage import Storage
+
+if TYPE_CHECKING:
+    from raysep.separability.scoring import Score
 
 FILE = "scores.parquet"
 SCHEMA = pa.schema(
@@ -31,14 +34,21 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
+        ("se", pa.float64()),
+        ("starts_sd", pa.float64()),
+        ("shuffled", pa.float64()),
         ("n", pa.int64()),
         ("k", pa.int64()),
         ("backend", pa.string()),
         ("seconds", pa.float64()),
         ("key", pa.string()),
+        # The score on both halves of each split, a and b in turn: what compares layers is made from them.
+        ("halves", pa.list_(pa.float32())),
     ]
 )
 Row = dict[str, Any]
+# What a score is known by.
+NAMES = ("model", "trial", "step", "split", "layer", "key", "protocol", "metric")
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,10 @@ class Task:
     layer: Layer
     seed: int
     key: str
-    wanted: Sequence[tuple[Protocol, Metric]]
+    wanted: Sequence[Wanted]
 
-    def rows(self, scores: Iterable[Score]) -> list[Row]:
-        """The table's rows of the scores. Intervals are unknown here: None."""
+    def rows(self, scores: Iterable["Score"]) -> list[Row]:
+        """The table's rows of the scores."""
         place = {
             "model": self.shard_set.model_id,
             "trial": self.shard_set.trial,
@@ -70,20 +80,43 @@ class Task:
             "depth": self.layer.depth,
             "dim": self.layer.dim,
             "pooling": self.layer.pooling,
-            "ci_low": None,
-            "ci_high": None,
             "key": self.key,
         }
-        return [{**place, **asdict(score)} for score in scores]
+        return [{**place, **_numbers(score)} for score in scores]
 
 
-def read(run: Storage) -> list[Row]:
-    """All rows, or none where there is no table yet."""
+def _numbers(score: "Score") -> Row:
+    found = score.measured
+    low, high = found.interval or (None, None)
+    return {
+        "protocol": score.protocol,
+        "metric": score.metric,
+        "value": found.value,
+        "ci_low": low,
+        "ci_high": high,
+        "se": found.se,
+        "starts_sd": found.starts_sd,
+        "shuffled": found.shuffled,
+        "n": score.n,
+        "k": found.k,
+        "backend": score.backend,
+        "seconds": score.seconds,
+        "halves": None if found.halves is None else found.halves.astype("float32").ravel().tolist(),
+    }
+
+
+def read(run: Storage, *, names_only: bool = False) -> list[Row]:
+    """All rows, or none where there is no table yet.
+
+    Args:
+        names_only: only the columns that name a score, which tell what is there in a fraction of the time.
+    """
     try:
         content = run.read_bytes(FILE)
     except FileNotFoundError:
         return []
-    rows: list[Row] = pq.read_table(io.BytesIO(content), schema=SCHEMA).to_pylist()
+    columns = list(NAMES) if names_only else None
+    rows: list[Row] = pq.read_table(io.BytesIO(content), schema=SCHEMA, columns=columns).to_pylist()
     return rows
 
 
@@ -121,4 +154,4 @@ def _place(task: Task) -> tuple[Any, ...]:
 
 
 def _name(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("model", "trial", "step", "split", "layer", "key", "protocol", "metric"))
+    return tuple(row[name] for name in NAMES)

@@ -5,6 +5,7 @@ import pytest
 
 from raysep.separability import backends
 from raysep.separability.backends import CumlEngine, SklearnEngine, open_engine
+from raysep.separability.layer import Settings
 from raysep.separability.names import METRICS
 from raysep.separability.scoring import score_layer
 from tests.separability.test_metrics import blobs
@@ -19,11 +20,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"
 def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
-    cpu = score_layer(X, y, wanted, SklearnEngine(), 42)
-    gpu = score_layer(X, y, wanted, CumlEngine(), 42)
+    cpu = score_layer(X, y, wanted, SklearnEngine(), Settings())
+    gpu = score_layer(X, y, wanted, CumlEngine(), Settings())
     assert {score.backend for score in gpu} == {"cuml"}
     for ours, reference in zip(gpu, cpu, strict=True):
-        assert ours.value == pytest.approx(reference.value, abs=0.01), ours.metric
+        assert ours.measured.value == pytest.approx(reference.measured.value, abs=0.01), ours.metric
 
 
 def test_neighbours_far_from_the_origin_are_those_of_the_reference():

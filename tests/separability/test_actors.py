@@ -7,9 +7,9 @@ from raysep.config import ScoreConfig
 from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
 from raysep.models.layers import Layer
 from raysep.planning import Pool
-from raysep.separability.actors import score_all
+from raysep.separability.actors import score_all, settings_of
 from raysep.separability.backends import SklearnEngine
-from raysep.separability.names import METRICS
+from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.separability.scoring import score_layer
 from raysep.separability.table import Task
 from raysep.storage import Storage
@@ -29,7 +29,7 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
     manifest = read_manifest(run, shard_set)
     assert manifest is not None
     assert column(0) == "layer_00"
-    wanted = [("default", metric) for metric in METRICS]
+    wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
     return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
 
 
@@ -40,8 +40,9 @@ def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, lis
     for task in todo:
         ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
         assert ids == sorted(ids)
-        serial = score_layer(X, y, task.wanted, SklearnEngine(), ScoreConfig().seed)
-        assert [row["value"] for row in found[task.layer.index]] == [score.value for score in serial]
+        serial = task.rows(score_layer(X, y, task.wanted, SklearnEngine(), settings_of(ScoreConfig())))
+        for ours, theirs in zip(found[task.layer.index], serial, strict=True):
+            assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
 def test_no_tasks_need_no_actors():

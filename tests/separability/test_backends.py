@@ -16,13 +16,17 @@ from tests.separability.test_metrics import blobs
 
 
 def test_kmeans_is_scikit_learns():
-    X, _ = blobs([30, 30, 30])
-    expected = KMeans(3, init="k-means++", n_init=4, random_state=5).fit(X).labels_
-    np.testing.assert_array_equal(SklearnEngine().kmeans(X, 3, 4, 5), expected)
+    X, _ = blobs([30, 30, 30], spread=2.0)
+    for n_init in (1, 4, 10):
+        expected = KMeans(3, init="k-means++", n_init=n_init, random_state=5).fit(X)
+        starts = SklearnEngine().kmeans(X, 3, n_init, 5)
+        np.testing.assert_array_equal(starts.best, expected.labels_)
+        assert starts.inertia.min() == expected.inertia_
+        assert starts.labels.shape == (n_init, 90)
 
 
 def test_fewer_distinct_rows_than_clusters_is_no_error():
-    assert len(np.unique(SklearnEngine().kmeans(np.ones((10, 2), np.float32), 3, 2, 0))) == 1
+    assert len(np.unique(SklearnEngine().kmeans(np.ones((10, 2), np.float32), 3, 2, 0).best)) == 1
 
 
 def test_neighbours_are_in_order_without_the_row_itself():

@@ -5,19 +5,22 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
 from raysep.separability.backends import SklearnEngine
-from raysep.separability.names import METRICS
-from raysep.separability.scoring import METRIC_OF, score_layer
+from raysep.separability.layer import Settings
+from raysep.separability.measures import MEASURES
+from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
+from raysep.separability.scoring import score_layer
 from tests.separability.test_metrics import blobs
 
 
 def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
-    scores = score_layer(X, y, [(protocol, metric) for metric in metrics], SklearnEngine(), seed)
+    wanted = [(protocol, metric) for metric in metrics]
+    scores = score_layer(X, y, wanted, SklearnEngine(), Settings(seed, resamples=0))
     assert [score.metric for score in scores] == list(metrics)
-    return {score.metric: score.value for score in scores}
+    return {score.metric: score.measured.value for score in scores}
 
 
 def test_every_name_has_a_metric():
-    assert set(METRIC_OF) == set(METRICS)
+    assert set(MEASURES) == set(METRICS)
 
 
 def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
@@ -31,17 +34,17 @@ def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
 
 def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
     X, y = blobs([20, 20], spread=0.01)
-    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), 0)
-    assert scores[0].k == 39
-    assert scores[0].value == pytest.approx(19 / 500)
+    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), Settings())
+    assert scores[0].measured.k == 39
+    assert scores[0].measured.value == pytest.approx(19 / 500)
 
 
 def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest_class_allows():
     X, y = blobs([30, 50], spread=1.0)
-    scores = {s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), 3)}
+    scores = {s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), Settings(3))}
     clusters = KMeans(2, n_init=10, random_state=3).fit(X).labels_
-    assert scores["nmi"].value == normalized_mutual_info_score(y, clusters)
-    assert {m: s.k for m, s in scores.items()} == {
+    assert scores["nmi"].measured.value == normalized_mutual_info_score(y, clusters)
+    assert {m: s.measured.k for m, s in scores.items()} == {
         "nmi": 2,
         "ami": 2,
         "ari": 2,
@@ -50,7 +53,10 @@ def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest
         "r_precision": None,
         "linear_probe": None,
         "few_shot_1": 1,
+        "few_shot_2": 2,
         "few_shot_5": 5,
+        "few_shot_10": 10,
+        "few_shot_20": 20,
     }
     assert all(s.n == 80 and s.backend == "sklearn" and s.seconds >= 0 for s in scores.values())
 
@@ -58,11 +64,56 @@ def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest
 def test_shared_metrics_are_computed_once_for_both_protocols():
     X, y = blobs([30, 30])
     wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
-    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), 42)}
-    assert len(scores) == 18
-    assert scores["paper", "linear_probe"].seconds == 0
-    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), 42)[0]
-    assert scores["paper", "linear_probe"].value == scores["default", "linear_probe"].value == alone.value
+    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), Settings(42))}
+    assert len(scores) == 24
+    assert scores["paper", "linear_probe"].seconds < scores["default", "linear_probe"].seconds / 2
+    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), Settings(42))[0].measured
+    together = [scores[protocol, "linear_probe"].measured for protocol in ("paper", "default")]
+    assert together[0].value == together[1].value == alone.value
+
+
+def test_every_score_comes_with_its_certainty():
+    X, y = blobs([40, 44, 41], spread=1.5)
+    wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
+    for score in score_layer(X, y, wanted, SklearnEngine(), Settings(resamples=40)):
+        found = score.measured
+        # Halves of 20 images leave none to classify with 20 labelled ones.
+        if score.metric == "few_shot_20":
+            assert found.interval is found.halves is None
+            continue
+        assert found.interval[0] <= found.value <= found.interval[1], score.metric
+        assert found.halves.shape == (20, 2)
+        assert found.se >= 0
+        assert found.halves.mean() == pytest.approx(found.value, abs=0.2), score.metric
+        # The paper divides by 500 whatever the class sizes: all 124 others are neighbours here.
+        assert found.shuffled < found.value or score.protocol == "paper", score.metric
+        assert (found.starts_sd is not None) == (score.metric in {"nmi", "ami", "ari"})
+
+
+def test_no_resamples_and_tiny_classes_are_no_intervals():
+    X, y = blobs([30, 30])
+    none = score_layer(X, y, [("default", "nmi")], SklearnEngine(), Settings(resamples=0))[0].measured
+    assert none.interval is none.halves is none.se is None
+    tiny = score_layer(*blobs([3, 30]), [("default", "nmi")], SklearnEngine(), Settings())[0].measured
+    assert tiny.value is not None
+    assert tiny.interval is None
+
+
+def test_diagnostics_are_rows_like_scores():
+    X, y = blobs([30, 30])
+    X[:, 0] = 1
+    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnEngine(), Settings())
+    assert [score.metric for score in found] == list(DIAGNOSTICS)
+    by_name = {score.metric: score.measured.value for score in found}
+    assert by_name["constant_features"] == 1
+    assert by_name["nonfinite_rows"] == by_name["duplicate_rows"] == by_name["empty_clusters"] == 0
+    X[3] = np.nan
+    broken = {
+        s.metric: s.measured.value
+        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnEngine(), Settings())
+    }
+    assert broken["nonfinite_rows"] == 1
+    assert broken["effective_rank"] is broken["start_agreement"] is None
 
 
 def test_separated_classes_score_one_whatever_their_names():

@@ -1,10 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from raysep.embed.shards import Manifest, ShardSet
 from raysep.models.layers import Layer
 from raysep.separability import table
-from raysep.separability.names import Score
+from raysep.separability.measures import Measured
+from raysep.separability.scoring import Score
 from raysep.separability.table import Task
 from raysep.storage import Storage
 
@@ -15,7 +18,8 @@ TASK = Task(ShardSet("m", 0, 100, "unseen"), MANIFEST, LAYER, seed=7, key="key",
 
 
 def rows(task: Task = TASK) -> list[dict]:
-    return task.rows([Score(p, m, 0.5, 10, None, "sklearn", 0.1) for p, m in task.wanted])
+    measured = Measured(0.5, None, (0.25, 0.75), 0.125, np.array([[0.5, 0.25], [0.75, 1.0]]), None, 0.0)
+    return task.rows([Score(p, m, measured, 10, "sklearn", 0.1) for p, m in task.wanted])
 
 
 def test_rows_come_back_in_order_with_unknowns_as_none(tmp_path: Path):
@@ -24,8 +28,13 @@ def test_rows_come_back_in_order_with_unknowns_as_none(tmp_path: Path):
     table.write(run, rows())
     found = table.read(run)
     assert [row["metric"] for row in found] == ["ari", "nmi"]
+    names = table.read(run, names_only=True)
+    assert [set(row) for row in names] == [set(table.NAMES)] * 2
+    assert table.missing([TASK], names) == []
     assert found[0]["seed"] == 7
-    assert found[0]["k"] is found[0]["ci_low"] is None
+    assert found[0]["k"] is found[0]["starts_sd"] is None
+    assert (found[0]["ci_low"], found[0]["ci_high"], found[0]["se"]) == (0.25, 0.75, 0.125)
+    assert found[0]["halves"] == [0.5, 0.25, 0.75, 1.0]
     assert set(found[0]) == set(table.SCHEMA.names)
 
 

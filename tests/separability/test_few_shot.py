@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestCentroid
+
+from raysep.separability import few_shot as module
+from raysep.separability.few_shot import NearestMeans, draw_shots
+from raysep.separability.halves import draw_halves
+from tests.separability.test_metrics import blobs
+
+
+def by_scikit_learn(X: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """What `NearestCentroid` is right about in each draw."""
+    rows = []
+    for chosen in labelled:
+        with np.errstate(invalid="ignore"):  # its deviations within classes, which one image hasn't
+            model = NearestCentroid().fit(X[chosen].astype(np.float64), y[chosen])
+        rows.append((model.predict(X.astype(np.float64)) == y) & ~chosen)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("kept", [10, 10_000], ids=["products as needed", "products kept"])
+@pytest.mark.parametrize("shots", [1, 2, 5])
+def test_it_is_scikit_learns_nearest_centroid(shots: int, kept: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "KEPT_IMAGES", kept)
+    monkeypatch.setattr(module, "CHUNK", 1000)
+    X, y = blobs([30, 20, 25], spread=1.2)
+    X += 100
+    found = NearestMeans(X, y * 3 + 1).classify(shots, seed=7, draws=20)
+    assert (found.labelled.sum(axis=1) == 3 * shots).all()
+    expected = by_scikit_learn(X, y, found.labelled)
+    assert (found.right == expected).mean() > 0.999
+    rest = (~found.labelled).sum(axis=1)
+    np.testing.assert_allclose(found.accuracies, found.right.sum(axis=1) / rest)
+
+
+def test_draws_depend_on_the_labels_only():
+    X, y = blobs([30, 20])
+    one, two = NearestMeans(X, y).classify(2, 3), NearestMeans(X[:, ::-1] * 5, y).classify(2, 3)
+    np.testing.assert_array_equal(one.labelled, two.labelled)
+    relabelled = NearestMeans(X, y).relabelled(y[::-1]).classify(2, 3)
+    np.testing.assert_array_equal(relabelled.right, NearestMeans(X, y[::-1]).classify(2, 3).right)
+
+
+def test_within_a_subset_nothing_else_is_looked_at():
+    X, y = blobs([30, 20, 25], spread=1.2)
+    in_a = draw_halves(y, 20, 0)
+    found = NearestMeans(X, y).accuracy_within(in_a, 3, 4, seed=5)
+    assert found.shape == (10,)
+    # Whatever the other images are.
+    for split in range(10):
+        other = np.where(in_a[:, split, None], X, 1e3).astype(np.float32)
+        alone = NearestMeans(other, y).accuracy_within(in_a, 3, 4, seed=5)
+        assert alone[split] == pytest.approx(found[split], abs=0.02)
+
+
+def test_what_is_not_defined_is_none():
+    X, y = blobs([3, 30])
+    assert NearestMeans(X, y).classify(3, 0) is None
+    assert NearestMeans(X, np.zeros(33, int)).classify(1, 0) is None
+    assert NearestMeans(X, y).accuracy_within(draw_halves(y, 20, 0), 2, 4, 0) is None
+
+
+@given(st.lists(st.integers(3, 9), min_size=2, max_size=4), st.integers(1, 2), st.integers(0, 99))
+def test_draws_are_different_images_of_the_class_and_the_subset(sizes: list[int], shots: int, seed: int):
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    rng = np.random.default_rng(seed)
+    subsets = rng.random((len(index), 3)) < 0.9
+    chosen = draw_shots(index, subsets, shots, 2, seed)
+    enough = all(subsets[index == k].sum(axis=0).min() > shots for k in range(len(sizes)))
+    assert (chosen is not None) == enough
+    if chosen is not None:
+        assert chosen.shape == (6, len(sizes), shots)
+        for draw, classes in enumerate(chosen):
+            for label, images in enumerate(classes):
+                assert len(set(images)) == shots
+                assert (index[images] == label).all()
+                assert subsets[images, draw // 2].all()
+
+
+def test_chance_level():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(600, 8)).astype(np.float32), np.repeat(np.arange(4), 150)
+    assert NearestMeans(X, y).classify(5, 0).accuracies.mean() == pytest.approx(0.25, abs=0.03)
