@@ -1,116 +1,116 @@
-"""The figures of a report, as PNG bytes."""
-
-import io
-from collections.abc import Sequence
+"""The figures of layers, as PNG bytes."""
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raysep.report.summary import Curve, ModelSummary, Summary
-
-# Colour-blind safe (Okabe and Ito 2008).
-UNSEEN, SEEN, GREY = "#D55E00", "#0072B2", "#999999"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-COLUMNS = 3
-DPI = 130
+from raysep.report.plotting import GREY, PALETTE, SEEN, UNSEEN, finish, panels, plain, png
+from raysep.report.schema import Curve, LayerScore, ModelSummary, find
+from raysep.report.tables import TABLE_METRICS
 
 
-def curves(model: ModelSummary, protocol: str) -> bytes:
-    """g_i against the layer at the last step: a panel for each metric, a line each for unseen and seen.
+def curves(model: ModelSummary, protocol: str) -> bytes | None:
+    """g_i against the layer at the last step: a panel for each metric, a line for each split.
 
-    Bars are one population standard deviation over trials.
+    Bands are 95 % intervals over images, bars one population standard deviation over trials. Beside the
+    curves: shuffled labels, the untrained network, raw pixels. A cross marks a sick layer. None where the last
+    step has no scores yet.
     """
-    metrics = list(dict.fromkeys(curve.metric for curve in model.curves if curve.protocol == protocol))
-    rows = -(-len(metrics) // COLUMNS)
-    figure, axes = plt.subplots(
-        rows,
-        min(COLUMNS, len(metrics)),
-        figsize=(3.7 * min(COLUMNS, len(metrics)), 2.7 * rows),
-        squeeze=False,
-    )
-    for ax, metric in zip(axes.flat, metrics, strict=False):
-        for split, colour in (("seen", SEEN), ("unseen", UNSEEN)):
-            found = [
-                curve
-                for curve in model.curves
-                if (curve.protocol, curve.metric, curve.split, curve.step) == (protocol, metric, split, model.step)
-            ]
-            if found:
-                _line(ax, found[0], colour, split)
-        ax.set_title(metric, fontsize=10)
-        ax.set_xlabel("layer", fontsize=9)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-        _plain(ax)
-    for ax in list(axes.flat)[len(metrics) :]:
-        ax.axis("off")
-    axes.flat[0].legend(frameon=False, fontsize=9)
+    shown = [curve for curve in model.curves if (curve.protocol, curve.step) == (protocol, model.step)]
+    metrics = list(dict.fromkeys(curve.metric for curve in shown))
+    if not metrics:
+        return None
+    figure, axes = panels(len(metrics))
+    for ax, metric in zip(axes, metrics, strict=False):
+        for split, colour in zip(model.classes, _split_colours(model), strict=True):
+            curve = model.curve(protocol, metric, split, model.step)
+            if curve is not None:
+                _line(ax, curve, colour, split, model)
+        _baselines(ax, model, protocol, metric)
+        _title(ax, metric)
+    finish(figure, axes, len(metrics))
     figure.suptitle(
         f"{model.model}: separability of each layer at step {model.step} (protocol {protocol})", fontsize=11
     )
-    return _png(figure)
+    return png(figure)
 
 
-def accuracy_against_g(summary: Summary) -> bytes | None:
-    """Seen accuracy against g, a line for each model through its steps; None without accuracies."""
-    figure, ax = plt.subplots(figsize=(5.6, 4.2))
-    drawn = False
-    for model, colour in zip(summary.models, _cycle(len(summary.models)), strict=True):
-        points = [
-            (accuracy, best.mean or 0.0, step)
-            for step, accuracy in sorted(model.accuracy_by_step.items())
-            if accuracy is not None
-            and (curve := model.curve(summary.headline_protocol, summary.headline_metric, "unseen", step))
-            and (best := curve.best())
-        ]
-        if not points:
-            continue
-        drawn = True
-        ax.plot([p[0] for p in points], [p[1] for p in points], "-o", color=colour, label=model.model, ms=4)
-        for accuracy, g, step in points:
-            ax.annotate(str(step), (accuracy, g), textcoords="offset points", xytext=(4, 4), fontsize=7, color=GREY)
-    if not drawn:
-        plt.close(figure)
+def steps(model: ModelSummary, protocol: str) -> bytes | None:
+    """g_i of the unseen classes over the layers at every step; None where there is one step."""
+    metrics = [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
+    if len(model.steps) < 2 or not metrics:
         return None
-    ax.set_xlabel("accuracy on seen classes (held-out images)")
-    ax.set_ylabel(f"g on unseen classes ({summary.headline_metric})")
-    ax.set_ylim(bottom=0)
-    ax.set_title("Accuracy against generalization; numbers are training steps", fontsize=10)
-    ax.legend(frameon=False, fontsize=9)
-    _plain(ax)
-    return _png(figure)
+    figure, axes = panels(len(metrics))
+    colours = mpl.colormaps["viridis_r"]
+    for ax, metric in zip(axes, metrics, strict=False):
+        for position, step in enumerate(model.steps):
+            curve = model.curve(protocol, metric, "unseen", step)
+            if curve is not None:
+                colour = mpl.colors.to_hex(colours(0.1 + 0.85 * position / (len(model.steps) - 1)))
+                _line(ax, curve, colour, f"step {step}", model)
+        _baselines(ax, model, protocol, metric)
+        _title(ax, metric)
+    finish(figure, axes, len(metrics))
+    figure.suptitle(f"{model.model}: unseen classes, over training (protocol {protocol})", fontsize=11)
+    return png(figure)
 
 
-def _line(ax: Axes, curve: Curve, colour: str, label: str) -> None:
-    known = [layer for layer in curve.layers if layer.mean is not None]
-    x = [layer.layer for layer in known]
-    y = [layer.mean or 0.0 for layer in known]
-    ax.errorbar(x, y, yerr=[layer.sd or 0.0 for layer in known], color=colour, marker="o", ms=3.5, lw=1.5, label=label)
-    best = curve.best()
-    if best is not None:
-        ax.plot([best.layer], [best.mean or 0.0], "o", ms=9, mfc="none", mec=colour, clip_on=False)
+def _line(ax: Axes, curve: Curve, colour: str, label: str, model: ModelSummary) -> None:
+    """One curve, a line for each way of pooling."""
+    poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
+    for pooling, style in zip(poolings, ("-", "--", ":", "-."), strict=False):
+        known = [layer for layer in curve.layers if layer.mean is not None and layer.pooling == pooling]
+        x = [_place(layer, len(poolings)) for layer in known]
+        y = [layer.mean or 0.0 for layer in known]
+        name = label if len(poolings) == 1 else f"{label}, {pooling}"
+        errors = [layer.sd or 0.0 for layer in known]
+        ax.errorbar(x, y, yerr=errors, color=colour, marker="o", ms=3.5, lw=1.5, ls=style, label=name)
+        if known and all(layer.interval for layer in known):
+            bands = [layer.interval or (0.0, 0.0) for layer in known]
+            ax.fill_between(x, [b[0] for b in bands], [b[1] for b in bands], color=colour, alpha=0.18, lw=0)
+        sick = [i for i, layer in enumerate(known) if model.warnings(layer.layer, curve.split, curve.step)]
+        ax.plot([x[i] for i in sick], [y[i] for i in sick], "x", color="black", ms=7, mew=1.2, zorder=5)
+        for place, value, layer in zip(x, y, known, strict=True):
+            if curve.choice is not None and layer.layer == curve.choice.layer:
+                ax.plot([place], [value], "o", ms=9, mfc="none", mec=colour, clip_on=False)
 
 
-def _plain(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#eeeeee")
-    ax.set_axisbelow(True)
-    ax.tick_params(labelsize=8)
+def _baselines(ax: Axes, model: ModelSummary, protocol: str, metric: str) -> None:
+    own = model.curve(protocol, metric, "unseen", model.step)
+    if own is not None:
+        _grey_line(ax, own, "shuffled", ":", "shuffled labels")
+    for baseline in model.baselines:
+        curve = find(baseline.curves, protocol, metric, "unseen", 0)
+        if curve is None or curve.choice is None:
+            continue
+        if baseline.kind == "pixels":
+            ax.axhline(curve.choice.g, color="#009E73", lw=1.0, ls="-.", label="raw pixels")
+        else:
+            _grey_line(ax, curve, "mean", "--", "untrained")
 
 
-def _cycle(count: int) -> Sequence[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
+def _grey_line(ax: Axes, curve: Curve, field: str, style: str, label: str) -> None:
+    """A line for each way of pooling, named once."""
+    poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
+    for pooling in poolings:
+        known = [layer for layer in curve.layers if layer.pooling == pooling and getattr(layer, field) is not None]
+        x, y = [_place(layer, len(poolings)) for layer in known], [getattr(layer, field) for layer in known]
+        ax.plot(x, y, style, color=GREY, lw=1.2, label=label if pooling == poolings[0] else None)
 
 
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
-    plt.close(figure)
-    return content.getvalue()
+def _place(layer: LayerScore, poolings: int) -> int:
+    """Where a layer stands on the axis: layers of one place that are pooled differently stand together."""
+    return layer.layer // poolings
+
+
+def _split_colours(model: ModelSummary) -> list[str]:
+    others = iter(PALETTE[2:] * len(model.classes))
+    return [{"unseen": UNSEEN, "seen": SEEN}.get(split) or next(others) for split in model.classes]
+
+
+def _title(ax: Axes, metric: str) -> None:
+    ax.set_title(metric, fontsize=10)
+    ax.set_xlabel("layer", fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    plain(ax)

@@ -1,52 +1,86 @@
 """The report: summary.json, tables, figures, and a page that needs nothing but itself."""
 
 import base64
+from collections.abc import Iterator
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raysep.report import figures, tables
-from raysep.report.summary import FILE, ModelSummary, Summary
+from raysep.report import figures, overview, tables
+from raysep.report.schema import FILE, LayerHealth, ModelSummary, Summary
 from raysep.storage import Storage
 
 PAGE = "report/index.html"
+# File name, title, PNG.
+Figure = tuple[str, str, bytes]
 
 
 def write_report(run: Storage, summary: Summary) -> None:
     """Write all files of the report; summary.json last."""
-    images: list[tuple[str, str, bytes]] = []
+    drawn = list(draw(summary))
+    for name, _, png in drawn:
+        run.write_bytes(f"report/{name}.png", png)
+    run.write_bytes("report/summary.csv", tables.to_csv(summary))
+    run.write_bytes("report/summary.md", tables.to_markdown(summary).encode())
+    run.write_bytes("report/summary.tex", tables.to_latex(summary).encode())
+    run.write_bytes("report/layers.csv", tables.layers_csv(summary))
+    run.write_bytes(PAGE, render(summary, [(title, png) for _, title, png in drawn]).encode())
+    run.write_bytes(FILE, (summary.model_dump_json(indent=2) + "\n").encode())
+
+
+def draw(summary: Summary) -> Iterator[Figure]:
+    """Every figure that the summary has something for."""
+    for split in ("unseen", "seen"):
+        if all(split in model.classes for model in summary.models):
+            yield from _if_drawn(f"depth-{split}", f"All models, {split} classes", overview.compared(summary, split))
+    yield from _if_drawn("accuracy-against-g", "Accuracy against g", overview.accuracy_against_g(summary))
     for model in summary.models:
         for protocol in dict.fromkeys(curve.protocol for curve in model.curves):
             title = f"{model.model}, protocol {protocol}"
-            images.append((f"layers-{model.model}-{protocol}", title, figures.curves(model, protocol)))
-    scatter = figures.accuracy_against_g(summary)
-    if scatter is not None:
-        images.append(("accuracy-against-g", "Accuracy against g", scatter))
-    for name, _, png in images:
-        run.write_bytes(f"report/{name}.png", png)
-    run.write_bytes("report/summary.csv", tables.to_csv(summary))
-    run.write_bytes("report/layers.csv", tables.layers_csv(summary))
-    run.write_bytes(PAGE, render(summary, [(title, png) for _, title, png in images]).encode())
-    run.write_bytes(FILE, (summary.model_dump_json(indent=2) + "\n").encode())
+            yield from _if_drawn(f"layers-{model.model}-{protocol}", title, figures.curves(model, protocol))
+            yield from _if_drawn(
+                f"steps-{model.model}-{protocol}", f"{title}: over training", figures.steps(model, protocol)
+            )
+        protocol = summary.headline_protocol
+        yield from _if_drawn(
+            f"training-{model.model}", f"{model.model}: accuracy and g", overview.training(model, protocol)
+        )
+        yield from _if_drawn(
+            f"few-shot-{model.model}", f"{model.model}: few labelled images", overview.few_shot(model, protocol)
+        )
 
 
 def render(summary: Summary, images: list[tuple[str, bytes]]) -> str:
     """The page. Names of models, classes and images are escaped."""
     environment = Environment(loader=PackageLoader("raysep.report", "."), autoescape=True, undefined=StrictUndefined)
+    paper_headings, paper_rows = tables.paper_table(summary)
     return environment.get_template("page.html.j2").render(
         summary=summary,
         headings=tables.columns(summary),
         rows=[tables.cells(model) for model in summary.models],
-        sentences=[sentence(model, summary) for model in summary.models],
+        paper_headings=paper_headings,
+        paper_rows=paper_rows,
+        sick=[(model.model, health) for model in summary.models for health in _sick(model)],
+        classes=[
+            (model.model, model.classes["unseen"], _estimates(model)) for model in summary.models if _estimates(model)
+        ],
         figures=[(title, base64.b64encode(png).decode()) for title, png in images],
     )
 
 
-def sentence(model: ModelSummary, summary: Summary) -> str:
-    """What a model's numbers say."""
-    if model.g is None or model.best_layer is None or model.g_last_layer is None:
-        return f"{model.model}: no layer could be scored."
-    text = f"{model.model}: the best layer is {model.best_layer} ({model.best_layer_name}) of 0 to {model.layers - 1}"
-    text += f", with {summary.headline_metric} {model.g:.3f}"
-    if model.best_layer == model.layers - 1:
-        return text + "; it is the last one."
-    return text + f"; the last layer has {model.g_last_layer:.3f}, {model.g - model.g_last_layer:.3f} less."
+def _if_drawn(name: str, title: str, png: bytes | None) -> Iterator[Figure]:
+    if png is not None:
+        yield name, title, png
+
+
+def _sick(model: ModelSummary) -> list[LayerHealth]:
+    """Layers with warnings at the last step."""
+    return [health for health in model.health if health.warnings and health.step == model.step]
+
+
+def _estimates(model: ModelSummary) -> list[str]:
+    """The estimated number of unseen classes by layer, at the last step."""
+    return [
+        f"{health.estimated_classes:g}"
+        for health in model.health
+        if (health.split, health.step) == ("unseen", model.step) and health.estimated_classes is not None
+    ]

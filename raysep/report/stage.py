@@ -5,7 +5,8 @@ from raysep.context import Run
 from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import TrialResult
-from raysep.report.summary import FILE, Summary, summarize
+from raysep.report.schema import FILE, Summary
+from raysep.report.summary import summarize
 from raysep.separability import table
 
 
@@ -33,9 +34,7 @@ def perform(run: Run) -> Summary:
     ended = {(result.model_id, result.number): result for result in found.values()}
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
-    unseen = splits.with_role(run.split, "unseen")
-    counts = (len(set(unseen["class_name"].to_pylist())), unseen.num_rows)
-    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, counts, unfinished)
+    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _classes(run), unfinished)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():
         run.telemetry.line("report", "nothing left to do")
@@ -44,3 +43,12 @@ def perform(run: Run) -> Summary:
     runs.record(storage, "report", models=len(summary.models))
     run.telemetry.line("report", f"written to {storage.display(PAGE)}")
     return summary
+
+
+def _classes(run: Run) -> dict[str, int]:
+    """The number of classes of each split, and of unseen images, in the first rotation."""
+    found = {}
+    for name in work.splits_of(run.config, run.split):
+        found[name] = len(set(splits.select(run.split, work.role_of(name))["class_name"].to_pylist()))
+    found["unseen_images"] = splits.select(run.split, splits.UNSEEN).num_rows
+    return found

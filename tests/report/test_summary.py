@@ -9,9 +9,12 @@ from raysep.data.images import Preprocessing
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.loading import build_config
 from raysep.models.meta import CheckpointMeta
-from raysep.report import figures, tables
-from raysep.report.html import PAGE, render, sentence, write_report
-from raysep.report.summary import Summary, mean_and_sd, summarize
+from raysep.report import figures, overview, tables
+from raysep.report.curves import mean_and_sd
+from raysep.report.html import PAGE, write_report
+from raysep.report.schema import Summary
+from raysep.report.sentences import findings, headline
+from raysep.report.summary import summarize
 from raysep.storage import Storage
 
 PRE = Preprocessing((32, 32), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
@@ -29,18 +32,44 @@ NMI = {0: [0.3, 0.6, 0.1], 1: [0.3, 0.4, 0.7]}
 
 def row(model: str, trial: int, step: int, split: str, layer: int, metric: str, value: float | None) -> dict:
     place = {"model": model, "trial": trial, "seed": trial, "step": step, "split": split, "layer": layer}
-    rest = {"layer_name": f"l{layer}", "depth": layer / 2, "dim": 4, "protocol": "default"}
-    return {**place, **rest, "metric": metric, "value": value}
+    rest = {"layer_name": f"l{layer}", "depth": layer / 2, "dim": 4, "pooling": "mean", "protocol": "default"}
+    certain = {"se": 0.02, "starts_sd": 0.01, "shuffled": 0.1, "n": 100, "halves": halves_of(value, layer)}
+    return {**place, **rest, **certain, "metric": metric, "value": value}
+
+
+def halves_of(value: float | None, layer: int) -> list[float] | None:
+    """Halves whose differences have a standard deviation of 0.02, other ones for each layer."""
+    if value is None:
+        return None
+    half = 0.02 * np.random.default_rng(layer).choice([-1, 1], 50)
+    return np.stack([value + half, value - half], axis=1).ravel().tolist()
+
+
+def diagnostic(name: str, layer: int, value: float | None) -> dict:
+    return {**row("a", 0, 10, "unseen", layer, name, value), "protocol": "diagnostic", "halves": None}
 
 
 ROWS = [
-    row("a", trial, step, split, layer, metric, value if step else value / 2)
+    row(model, trial, step, split, layer, metric, value if step else value / 2)
+    for model, steps in (("a", (0, 10)), ("a--untrained", (0,)), ("a--pixels", (0,)))
     for trial, values in NMI.items()
-    for step in (0, 10)
+    for step in steps
     for split in ("unseen", "seen")
-    for layer, value in enumerate(values)
+    for layer, value in enumerate(values if model != "a--pixels" else values[:1])
     for metric in ("nmi", "nn1")
+    if model == "a" or trial == 0
+] + [
+    diagnostic(name, layer, value)
+    for layer, found in enumerate(
+        [
+            {"constant_features": 4.0},
+            {"constant_features": 0.0, "start_agreement": 0.4, "effective_rank": 3.9, "estimated_classes": 2.0},
+            {"nonfinite_rows": 0.0, "start_agreement": 0.9, "effective_rank": 3.9, "estimated_classes": 3.0},
+        ]
+    )
+    for name, value in found.items()
 ]
+CLASSES = {"unseen": 3, "seen": 7, "unseen_images": 533}
 METAS = [
     CheckpointMeta(CONFIG.models[0], list("xyz"), PRE, t, {"learning_rate": 0.1}, t, s, 0.5, 0.8 + 0.1 * t, "sha")
     for t in (0, 1)
@@ -64,19 +93,64 @@ RESULTS = [
 
 @pytest.fixture
 def summary() -> Summary:
-    return summarize(CONFIG, METAS, TRIALS, RESULTS, {}, ROWS, (3, 533))
+    return summarize(CONFIG, METAS, TRIALS, RESULTS, {}, ROWS, CLASSES)
 
 
 def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summary):
     model = summary.models[0]
-    assert (model.best_layer, model.best_layer_name, model.layers) == (1, "l1", 3)
-    assert model.g == pytest.approx(0.5)
-    assert model.g_sd == pytest.approx(np.std([0.6, 0.4]))
-    assert model.g_last_layer == pytest.approx(0.4)
+    best = model.best
+    assert (best.layer, best.name, model.layers, best.last_layer) == (1, "l1", 3, 2)
+    assert best.g == pytest.approx(0.5)
+    assert best.g_sd == pytest.approx(np.std([0.6, 0.4]))
+    assert best.last_g == pytest.approx(0.4)
     assert model.seen_accuracy == pytest.approx(0.85)
     assert model.seen_accuracy_sd == pytest.approx(0.05)
     assert (model.step, model.trials, model.seeds) == (10, 2, [0, 1])
-    assert model.curve("default", "nmi", "unseen", 0).best().mean == pytest.approx(0.25)
+    assert model.curve("default", "nmi", "unseen", 0).choice.g == pytest.approx(0.25)
+    assert (summary.unseen_classes, summary.unseen_images) == (3, 533)
+
+
+def test_every_layer_has_its_certainty(summary: Summary):
+    curve = summary.models[0].curve("default", "nmi", "unseen", 10)
+    for layer in curve.layers:
+        # Both trials were given the same halves, so their errors are one error.
+        assert layer.se == pytest.approx(0.02)
+        assert layer.interval[0] < layer.mean < layer.interval[1]
+        assert (layer.starts_sd, layer.shuffled) == (pytest.approx(0.01), pytest.approx(0.1))
+    assert sum(layer.p_best for layer in curve.layers) == pytest.approx(1)
+    assert [layer.tied for layer in curve.layers] == [False, True, False]
+    assert curve.choice.tied_layers == [1]
+    assert curve.choice.corrected_g == pytest.approx(0.5, abs=0.02)
+    assert curve.choice.loss == pytest.approx(0.1, abs=0.02)
+    assert curve.choice.loss_interval[0] < 0.1 < curve.choice.loss_interval[1]
+
+
+def test_baselines_and_health_stand_beside_the_curves(summary: Summary):
+    model = summary.models[0]
+    assert [(b.kind, b.curves[0].layers[0].name) for b in model.baselines] == [("untrained", "l0"), ("pixels", "l0")]
+    found = {health.layer: health for health in model.health}
+    assert "the same for every image" in found[0].warnings[0]
+    assert found[1].warnings == ["k-means starts disagree (adjusted Rand index 0.40)"]
+    assert found[2].warnings == []
+    assert found[2].estimated_classes == 3.0
+    assert "Beware: of this layer, k-means starts disagree" in model.headline
+
+
+def test_without_halves_there_is_no_certainty_and_that_is_said():
+    rows = [{**r, "halves": None, "se": None} for r in ROWS]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES).models[0]
+    assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
+    assert "How sure that is was not computed" in model.headline
+    assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
+
+
+def test_layers_of_one_place_in_several_poolings():
+    rows = []
+    for r in ROWS[:24]:
+        rows += [{**r, "layer": 2 * r["layer"]}, {**r, "layer": 2 * r["layer"] + 1, "pooling": "max", "value": 0.1}]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES).models[0]
+    assert (model.best.layer, model.best.pooling, model.best.last_layer) == (2, "mean", 4)
+    assert figures.curves(model, "default").startswith(b"\x89PNG")
 
 
 def test_everything_that_is_missing_is_said(summary: Summary):
@@ -94,51 +168,114 @@ def test_deviations_are_of_the_population_and_unknown_for_one_trial():
 
 def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
     rows = [{**r, "value": None if r["layer"] == 1 else r["value"]} for r in ROWS]
-    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, (3, 533))
-    assert summary.models[0].best_layer == 2
-    assert any("nmi (protocol default) isn't defined for l1" in item for item in summary.left_out)
+    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES)
+    assert summary.models[0].best.layer == 2
+    assert any("nmi, nn1 (protocol default) aren't defined for l1" in item for item in summary.left_out)
 
 
 def test_the_report_is_whole_and_reads_back(summary: Summary, tmp_path: Path):
     run = Storage(str(tmp_path))
     write_report(run, summary)
     names = {path.removeprefix("report/") for path in run.files("report")}
-    assert names == {"index.html", "summary.csv", "layers.csv", "layers-a-default.png", "accuracy-against-g.png"}
+    figures_of_a = {"layers-a-default.png", "steps-a-default.png", "training-a.png"}
+    tables_ = {"summary.csv", "summary.md", "summary.tex", "layers.csv"}
+    assert names == {"index.html", "accuracy-against-g.png", *figures_of_a, *tables_}
     assert Summary.model_validate(json.loads(run.read_bytes("summary.json"))) == summary
     page = run.read_bytes(PAGE).decode()
     assert "http" not in page.replace("data:image/png;base64", "")
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4
     assert "x/&lt;1&gt;.png" in page
     assert "<1>" not in page
+    assert "k-means starts disagree" in page
+    assert "silhouettes of the layers" in page
 
 
-def test_sentences(summary: Summary):
-    assert sentence(summary.models[0], summary) == (
-        "a: the best layer is 1 (l1) of 0 to 2, with nmi 0.500; the last layer has 0.400, 0.100 less."
-    )
-    last = summary.models[0].model_copy(update={"best_layer": 2, "best_layer_name": "l2"})
-    assert sentence(last, summary).endswith("it is the last one.")
-    assert "no layer could be scored" in sentence(last.model_copy(update={"g": None}), summary)
-    assert "no layer could be scored" in render(
-        summary.model_copy(update={"models": [last.model_copy(update={"g": None})]}), []
-    )
+def test_headlines(summary: Summary):
+    best = summary.models[0].best
+    assert headline("a", "nmi", best, 3, []).startswith("a: layer 1 of 0 to 2 (l1), with nmi 0.500, or 0.")
+    assert headline("a", "nmi", best, 3, []).endswith("No other layer is tied with it at 95 %.")
+    tied = best.model_copy(update={"tied_layers": [0, 1, 2], "loss": 0.19, "loss_interval": (0.15, 0.23)})
+    text = headline("a", "nmi", tied, 3, [])
+    assert "the last layer is worse by 0.190 (95 % interval 0.150 to 0.230). Tied with it at 95 %: layers 0, 2." in text
+    last = best.model_copy(update={"layer": 2, "tied_layers": None})
+    assert "it is the last one. How sure that is was not computed." in headline("a", "nmi", last, 3, [])
+    pooled = best.model_copy(update={"pooling": "max"})
+    assert "(l1, max pooled)" in headline("a", "nmi", pooled, 3, [], several_poolings=True)
+    assert headline("a", "nmi", None, 3, []) == "a: no layer could be scored."
+    paper = headline("a", "nmi", best, 3, [], protocol="paper")
+    assert paper.endswith("Not in these intervals: the luck of the one k-means start, which varies by 0.010.")
+    assert "the last layer is no worse" in headline("a", "nmi", best.model_copy(update={"loss": -0.003}), 3, [])
+
+
+def test_findings_rank_accuracy_against_g(summary: Summary):
+    assert summary.findings.accuracy_g_correlation is None
+    assert "1 models with an accuracy: three are needed" in summary.findings.sentences[0]
+    model = summary.models[0]
+    models = [
+        model.model_copy(
+            update={"model": name, "seen_accuracy": accuracy, "best": model.best.model_copy(update={"g": g})}
+        )
+        for name, accuracy, g in (("a", 0.9, 0.2), ("b", 0.8, 0.3), ("c", 0.7, 0.4), ("d", 0.6, 0.35))
+    ]
+    found = findings(models, "nmi")
+    # Ranks 4 3 2 1 against 1 2 4 3: 1 - 6 * (9 + 1 + 4 + 4) / (4 * 15).
+    assert found.accuracy_g_correlation == pytest.approx(-0.8)
+    # Of the 24 orders 3 have 0.8 and one has 1, and as many the other way round.
+    assert found.accuracy_g_p_value == pytest.approx(1 / 3)
+    assert found.models == 4
+    assert "rank correlation of -0.80" in found.sentences[0]
+    assert found.sentences[-1].startswith("In 4 of 4 models the deepest layer is not the best one")
+    same = [m.model_copy(update={"seen_accuracy": 0.5}) for m in models]
+    assert findings(same, "nmi").accuracy_g_correlation is None
 
 
 def test_tables(summary: Summary):
     csv = tables.to_csv(summary).decode().splitlines()
     assert csv[0].startswith("model,timm_name,trials")
-    assert csv[1].startswith("a,a,2,0 1,learning_rate=0.1,10,0.85")
+    assert "unseen_nmi_g,unseen_nmi_g_sd,unseen_nmi_corrected_g,unseen_nmi_layer" in csv[0]
+    assert csv[1].startswith("a,a,2,0 1,1,learning_rate=0.1,10,0.85")
     layers = tables.layers_csv(summary).decode().splitlines()
-    assert len(layers) == 1 + len(ROWS) // 2
+    assert len(layers) == 1 + (2 * 3 + 3 + 1) * 2 * 2
+    assert any(line.startswith("a,untrained,") for line in layers)
     assert tables.number(None) == "-"
     assert tables.number(0.12345, 0.1) == "0.123 ± 0.100"
     assert tables.terminal(summary).row_count == 1
 
 
-def test_there_is_no_scatter_without_accuracies(summary: Summary):
+def test_the_papers_table_in_markdown_and_latex(summary: Summary):
+    markdown = tables.to_markdown(summary).splitlines()
+    assert markdown[0] == "| model | accuracy | g nmi, unseen | g nmi, seen |"
+    assert markdown[2] == "| a | 0.850 ± 0.050 | 0.500 ± 0.100 [1] | 0.500 ± 0.100 [1] |"
+    latex = tables.to_latex(
+        summary.model_copy(update={"models": [summary.models[0].model_copy(update={"model": "a_&"})]})
+    )
+    assert "\\begin{tabular}{lrrr}" in latex
+    assert "a\\_\\& & 0.850 $\\pm$ 0.050 & 0.500 $\\pm$ 0.100 [1]" in latex
+
+
+def test_there_is_no_figure_of_what_is_not_there(summary: Summary):
     model = summary.models[0].model_copy(update={"accuracy_by_step": {0: None}})
-    assert figures.accuracy_against_g(summary.model_copy(update={"models": [model]})) is None
-    assert figures.curves(summary.models[0], "default").startswith(b"\x89PNG")
+    assert overview.accuracy_against_g(summary.model_copy(update={"models": [model]})) is None
+    one_step = summary.models[0].model_copy(update={"steps": [10]})
+    assert figures.steps(one_step, "default") is overview.training(one_step, "default") is None
+    assert overview.compared(summary, "unseen") is None
+    assert overview.few_shot(summary.models[0], "default") is None
+    two = summary.model_copy(update={"models": [summary.models[0]] * 2})
+    assert overview.compared(two, "unseen").startswith(b"\x89PNG")
+
+
+def test_a_curve_over_labelled_images():
+    rows = [{**r, "metric": f"few_shot_{n}"} for n in (1, 5) for r in ROWS if r["metric"] == "nmi"]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, ROWS + rows, CLASSES).models[0]
+    assert overview.few_shot(model, "default").startswith(b"\x89PNG")
+
+
+def test_a_report_of_a_run_whose_last_step_is_not_scored_yet(tmp_path: Path):
+    rows = [row for row in ROWS if row["step"] == 0]
+    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES, ["not scored yet"])
+    assert summary.models[0].best is None
+    write_report(Storage(str(tmp_path)), summary)
+    assert "no layer could be scored" in (tmp_path / PAGE).read_text()
 
 
 def test_models_are_named_as_configured():

@@ -1,0 +1,128 @@
+"""Rows of scores to curves over layers: mean over trials first, then the choice of a layer.
+
+T trials, L layers, S splits into halves.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from raysep.report.schema import Choice, Curve, LayerScore
+from raysep.report.selection import Selection, select
+from raysep.separability.certainty import interval
+from raysep.separability.names import DIAGNOSTIC, LOWEST, METRICS
+from raysep.separability.table import Row
+
+
+def curves_of(rows: Iterable[Row]) -> list[Curve]:
+    """The curves of one model, metrics in the order in which they are documented."""
+    groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
+    for row in rows:
+        if row["protocol"] != DIAGNOSTIC:
+            place = (row["protocol"], row["metric"], row["split"], row["step"])
+            groups.setdefault(place, {}).setdefault(row["layer"], []).append(row)
+    order = sorted(groups, key=lambda place: (place[0], METRICS.index(place[1]), *place[2:]))
+    return [_curve(place, [groups[place][layer] for layer in sorted(groups[place])]) for place in order]
+
+
+def mean_and_sd(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and population standard deviation of what is known; no deviation of a single value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None, None
+    return float(np.mean(known)), float(np.std(known)) if len(known) > 1 else None
+
+
+def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
+    """One curve. `layers` has the rows of each layer, one a trial."""
+    protocol, metric, split, step = place
+    means = [mean_and_sd([row["value"] for row in group]) for group in layers]
+    known = [position for position, (mean, _) in enumerate(means) if mean is not None]
+    low = LOWEST.get(metric, 0.0)
+    best = max(known, key=lambda position: (means[position][0], -position)) if known else None
+    last = _last(layers, best)
+    selection, compared = _selection([layers[position] for position in known], known, last, low)
+    points = []
+    for position, group in enumerate(layers):
+        mean, sd = means[position]
+        row = group[0]
+        rank = compared.index(position) if position in compared else None
+        se = float(selection.se[rank]) if selection and rank is not None else None
+        points.append(
+            LayerScore(
+                layer=row["layer"],
+                name=row["layer_name"],
+                pooling=row["pooling"],
+                depth=row["depth"],
+                dim=row["dim"],
+                mean=mean,
+                sd=sd,
+                se=se,
+                interval=interval(mean, se, row["n"], low) if mean is not None and se is not None else None,
+                starts_sd=mean_and_sd([row["starts_sd"] for row in group])[0],
+                shuffled=mean_and_sd([row["shuffled"] for row in group])[0],
+                p_best=float(selection.p_best[rank]) if selection and rank is not None else None,
+                tied=rank in selection.tied if selection and rank is not None else None,
+            )
+        )
+    choice = None if best is None else _choice(points, best, last, selection, compared)
+    return Curve(protocol=protocol, metric=metric, split=split, step=step, layers=points, choice=choice)
+
+
+def _last(layers: Sequence[list[Row]], best: int | None) -> int:
+    """The last layer, of the best layer's pooling where a place was pooled in several ways."""
+    pooling = layers[best if best is not None else -1][0]["pooling"]
+    return max(position for position, group in enumerate(layers) if group[0]["pooling"] == pooling)
+
+
+def _selection(
+    layers: Sequence[list[Row]], known: list[int], last: int, low: float
+) -> tuple[Selection | None, list[int]]:
+    """The comparison of the layers that have halves in every trial, and which those are."""
+    trials = max((len(group) for group in layers), default=0)
+    usable = [
+        (position, group)
+        for position, group in zip(known, layers, strict=True)
+        if len(group) == trials and all(row["halves"] for row in group)
+    ]
+    if not usable or trials == 0:
+        return None, []
+    groups = [sorted(group, key=lambda row: row["trial"]) for _, group in usable]
+    values = np.array([[row["value"] for row in group] for group in groups]).T
+    errors = np.array([[row["se"] for row in group] for group in groups]).T
+    halves = np.array([[row["halves"] for row in group] for group in groups], dtype=np.float64)
+    halves = halves.reshape(*halves.shape[:2], -1, 2).swapaxes(0, 1)
+    compared = [position for position, _ in usable]
+    end = compared.index(last) if last in compared else len(compared) - 1
+    return select(values, halves, errors, groups[0][0]["n"], end, low), compared
+
+
+def _choice(
+    points: Sequence[LayerScore], best: int, last: int, selection: Selection | None, compared: list[int]
+) -> Choice:
+    point = points[best]
+    assert point.mean is not None
+    certain = {}
+    if selection is not None and best in compared:
+        certain = {
+            "corrected_g": selection.corrected,
+            "corrected_interval": selection.corrected_interval,
+            "tied_layers": [points[compared[rank]].layer for rank in selection.tied],
+        }
+        if last in compared and last != best:
+            certain |= {"loss": selection.loss, "loss_interval": selection.loss_interval}
+    return Choice(
+        layer=point.layer,
+        name=point.name,
+        pooling=point.pooling,
+        depth=point.depth,
+        g=point.mean,
+        g_sd=point.sd,
+        interval=point.interval,
+        starts_sd=point.starts_sd,
+        p_best=point.p_best,
+        last_layer=points[last].layer,
+        last_g=points[last].mean,
+        **certain,
+    )
