@@ -1,14 +1,17 @@
 """The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from raysep import __version__
-from raysep.errors import RaysepError, StageError
+from raysep.errors import RaysepError, StageError, UsageError
+
+if TYPE_CHECKING:
+    from raysep.config import RunConfig
 
 app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
@@ -27,12 +30,15 @@ RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
 
 
-def _evaluate(
+def _evaluate_file(
     path: str, overrides: list[str] | None, run_dir: str | None, verbose: bool, stages: tuple[str, ...]
 ) -> None:
     from raysep.loading import load_config
 
-    config = load_config(path, overrides or [], run_dir)
+    _evaluate(load_config(path, overrides or [], run_dir), path, verbose, stages)
+
+
+def _evaluate(config: "RunConfig", path: str, verbose: bool, stages: tuple[str, ...]) -> None:
     # Only now what takes seconds to import: a wrong configuration is answered at once.
     from raysep.quiet import quiet
 
@@ -46,8 +52,10 @@ def _evaluate(
         summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console))
     if summary is not None:
         # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
-        out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         out.print(tables.terminal(summary))
+        for model in summary.models:
+            out.print(model.headline, markup=False, soft_wrap=True)
         for item in summary.left_out:
             out.print(f"left out: {item}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
@@ -59,33 +67,69 @@ def _evaluate(
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
-    """All stages: fine-tune, embed, score, report. Does only what is missing."""
-    _evaluate(config, overrides, run_dir, verbose, ("finetune", "embed", "score", "report"))
+def run(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the run.")] = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Instead of CONFIG: a timm model, evaluated as it is.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Its weights, a safetensors file; unset: timm's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Directory with a directory of images for each class.")] = None,
+    unseen: Annotated[str | None, typer.Option(help="Classes new to the model: a,b,c or all; unset: all.")] = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """All stages: fine-tune, embed, score, report. Does only what is missing.
+
+    Without a file: raysep run --model NAME --weights FILE --data DIR --unseen a,b,c
+    """
+    stages = ("finetune", "embed", "score", "report")
+    if model is None and data is None:
+        if weights is not None or unseen is not None:
+            raise UsageError("--weights and --unseen go with --model and --data")
+        if config is None:
+            raise UsageError("expected CONFIG, or --model and --data; see `raysep run --help`")
+        _evaluate_file(config, overrides, run_dir, verbose, stages)
+        return
+    if model is None or data is None:
+        raise UsageError("--model and --data go together")
+    # Without a file, everything that stands alone is an override.
+    changes = [*([config] if config is not None else []), *(overrides or [])]
+    from raysep.loading import config_of_options
+
+    _evaluate(config_of_options(model, weights, data, unseen, changes, run_dir), "options", verbose, stages)
 
 
 @app.command()
 def finetune(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
     """Train the models on the seen classes."""
-    _evaluate(config, overrides, run_dir, verbose, ("finetune",))
+    _evaluate_file(config, overrides, run_dir, verbose, ("finetune",))
 
 
 @app.command()
 def embed(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
     """Pass the images through the checkpoints that are there."""
-    _evaluate(config, overrides, run_dir, verbose, ("embed",))
+    _evaluate_file(config, overrides, run_dir, verbose, ("embed",))
 
 
 @app.command()
 def score(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
     """Measure the separability of each layer from the embeddings that are there."""
-    _evaluate(config, overrides, run_dir, verbose, ("score",))
+    _evaluate_file(config, overrides, run_dir, verbose, ("score",))
 
 
 @app.command()
 def report(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
     """Write the summary and the report from the scores that are there."""
-    _evaluate(config, overrides, run_dir, verbose, ("report",))
+    _evaluate_file(config, overrides, run_dir, verbose, ("report",))
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of summary.json."""
+    import json
+
+    from raysep.report.schema import Summary
+
+    typer.echo(json.dumps(Summary.model_json_schema(), indent=2))
 
 
 @app.command()
@@ -117,7 +161,7 @@ def layers(
     layer: Annotated[
         list[str] | None, typer.Option(help="Name or pattern of layers, as models[].layers has them.")
     ] = None,
-    pooling: Annotated[str, typer.Option(help="auto, cls, mean or token0.")] = "auto",
+    pooling: Annotated[str, typer.Option(help="auto, cls, mean, token0 or max.")] = "auto",
 ) -> None:
     """The layers of any timm model. No weights are loaded."""
     from pydantic import ValidationError

@@ -1,13 +1,17 @@
 """Commands, by running them."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
+import timm
 import yaml
+from safetensors.torch import save_file
 
 from tests.conftest import REPOSITORY, TINY_VIT
 
@@ -29,7 +33,7 @@ def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_names_every_command():
     done = raysep("--help")
     assert done.returncode == 0
-    for command in ("run", "finetune", "embed", "score", "report", "layers", "validate"):
+    for command in ("run", "finetune", "embed", "score", "report", "layers", "validate", "schema"):
         assert command in done.stdout
 
 
@@ -57,6 +61,9 @@ def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...])
         (("layers", "test_vit", "--pooling", "best"), "pooling"),
         (("nosuchcommand",), "nosuchcommand"),
         (("run",), "CONFIG"),
+        (("run", "--model", "resnet18"), "--model and --data go together"),
+        (("run", QUICKSTART, "--weights", "x.safetensors"), "go with --model and --data"),
+        (("run", "--model", "resnet18", "--weights", "none.safetensors", "--data", "nowhere"), "nowhere"),
     ],
 )
 def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: str, tmp_path: Path):
@@ -65,6 +72,21 @@ def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: 
     assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_my_checkpoint_and_a_folder_of_new_classes(tree: Path, tmp_path: Path):
+    weights = tmp_path / "mine.safetensors"
+    model = timm.create_model("test_vit", num_classes=7)
+    save_file(model.state_dict(), str(weights))
+    arguments = ["run", "--model", "test_vit", "--weights", str(weights), "--data", str(tree), "--unseen", "a,c,d"]
+    done = raysep(*arguments, "models.0.image_size=160", "score.metrics=[nmi]", "baselines.pixels=null", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "36 images of 3 unseen classes" in done.stdout
+    assert "test_vit: layer " in done.stdout
+    schema = json.loads(raysep("schema").stdout)
+    summary = json.loads((tmp_path / "runs" / "test_vit" / "summary.json").read_text())
+    jsonschema.validate(summary, schema)
+    assert summary["models"][0]["seen_accuracy"] is None
 
 
 def test_layers_of_a_model():
@@ -89,6 +111,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9], "seen": [0, 1]}},
         "models": [TINY_VIT],
         "score": {"metrics": ["nmi", "nn1"]},
+        "baselines": {"untrained": False, "pixels": None},
     }
     path.write_text(yaml.safe_dump(values))
     done = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)
