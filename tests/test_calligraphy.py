@@ -27,6 +27,9 @@ def run_dir(ray_session, shared_data: Path, tmp_path_factory: pytest.TempPathFac
             "finetune=null",
             "embed.splits=[unseen]",
             "score.metrics=[nmi, knn_purity, nn1]",
+            "score.resamples=20",
+            "score.max_classes=null",
+            "baselines={untrained: false, pixels: null}",
         ],
         str(place),
     )

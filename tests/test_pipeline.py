@@ -14,10 +14,10 @@ from raysep import pipeline
 from raysep.config import RunConfig
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
 from raysep.loading import build_config
-from raysep.report.summary import Summary
-from raysep.separability.names import METRICS
+from raysep.report.schema import Summary
+from raysep.separability.names import DIAGNOSTICS, METRICS
 from raysep.telemetry import Telemetry
-from tests.conftest import TINY_CNN, TINY_VIT
+from tests.conftest import TINY_CNN, TINY_VIT, write_images
 
 
 def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
@@ -33,6 +33,7 @@ def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
             "finetune": {"steps": 4, "batch_size": 8},
             "score": {"metrics": ["nmi", "nn1"]},
             "embed": {"shard_rows": 10, "batch_size": 8},
+            "baselines": {"untrained": False, "pixels": None},
             **sections,
         }
     )
@@ -56,7 +57,7 @@ def scores(run_dir: Path) -> list[dict[str, Any]]:
 def finished(ray_session, tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
     run_dir = tmp_path / "run"
     both_rates = {"steps": 4, "batch_size": 8, "learning_rate": [1e-3, 1e-2]}
-    found = config(tree, run_dir, finetune=both_rates, score={"metrics": list(METRICS)})
+    found = config(tree, run_dir, finetune=both_rates, score={"metrics": list(METRICS)}, baselines={"pixels": 8})
     go(found)
     return found, run_dir
 
@@ -65,12 +66,26 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     found, run_dir = finished
     summary = Summary.model_validate(json.loads((run_dir / "summary.json").read_text()))
     assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
-    assert summary.left_out == []
+    # Six images of a seen class are too few for ten labelled ones, and twelve of an unseen one for twenty.
+    assert len(summary.left_out) == 4
+    assert all("few_shot" in item and "too few images a class" in item for item in summary.left_out)
     for model in summary.models:
-        assert 0 <= model.g <= 1
-        assert 0 <= model.best_layer < model.layers
-    # 2 models with 5 and 4 layers, 2 steps, 2 splits, 9 metrics.
-    assert len(scores(run_dir)) == (5 + 4) * 2 * 2 * 9
+        assert 0 <= model.best.g <= 1
+        assert 0 <= model.best.layer < model.layers
+        assert model.best.interval[0] <= model.best.g <= model.best.interval[1]
+        assert model.best.layer in model.best.tied_layers
+        assert {baseline.kind for baseline in model.baselines} == {"untrained", "pixels"}
+    # 2 models with 5 and 4 layers, 2 steps and untrained, and their pixels; 2 splits; metrics and diagnostics.
+    rows = scores(run_dir)
+    assert len(rows) == ((5 + 4) * 3 + 2) * 2 * (len(METRICS) + len(DIAGNOSTICS))
+    assert {row["model"] for row in rows} == {
+        "test_resnet",
+        "test_vit",
+        "test_resnet--untrained",
+        "test_vit--untrained",
+        "test_resnet--pixels",
+        "test_vit--pixels",
+    }
     for name in ("config.yaml", "manifest.json", "splits.parquet", "report/index.html", "report/summary.csv"):
         assert (run_dir / name).is_file()
     assert set(json.loads((run_dir / "manifest.json").read_text())["stages"]) == {
@@ -94,7 +109,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     )
     pq.write_table(table.filter(pc.invert(gone)), run_dir / "scores.parquet")
     _, lines = go(found)
-    assert "2 of 36 layers new" in lines
+    assert "2 of 58 layers new" in lines
     assert lines.count("nothing left to do") == 3
     assert scores(run_dir) == all_scores
 
@@ -102,7 +117,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     gone_dir = next(run_dir.glob("embeddings/model=test_resnet/*/step=4/split=unseen"))
     shutil.rmtree(gone_dir)
     _, lines = go(found)
-    assert "1 of 8 shard sets new" in lines
+    assert "1 of 16 shard sets new" in lines
     assert (gone_dir / "_manifest.json").is_file()
     assert scores(run_dir) == all_scores
 
@@ -112,6 +127,56 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     assert "finetune" in lines
     assert "shard sets new" not in lines
     assert scores(run_dir) == all_scores
+
+
+def test_rotations_domains_and_named_modules(ray_session, tree: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    write_images(other, {"x": 6, "y": 6}, seed=5)
+    found = config(
+        tree,
+        tmp_path / "run",
+        data={
+            "source": {"kind": "image_folder", "path": str(tree)},
+            "split": {"unseen_fraction": 0.4, "rotations": 2, "test_fraction": 0.5},
+            "max_per_class": {"unseen": 8},
+            "domains": [
+                {"name": "noisy", "corruption": "noise", "severity": 4},
+                {"name": "elsewhere", "source": {"kind": "image_folder", "path": str(other)}},
+            ],
+        },
+        models=[{**TINY_VIT, "layers": ["all", "blocks.*.mlp.act"], "pooling": ["cls", "mean"]}],
+        finetune={"steps": 2, "batch_size": 8},
+        score={"metrics": ["nmi", "nn1"], "resamples": 20},
+    )
+    summary, lines = go(found)
+    assert summary is not None
+    assert "unseen 16/16, noisy 16/16, elsewhere 12/12 images" in lines
+    (model,) = summary.models
+    assert (model.trials, model.rotations, model.seeds) == (2, 2, [0])
+    assert model.classes == {"unseen": 2, "seen": 3, "noisy": 2, "elsewhere": 2}
+    # Four places and three inner activations, each pooled in two ways.
+    assert model.layers == 14
+    rows = scores(tmp_path / "run")
+    assert {row["split"] for row in rows} == {"unseen", "seen", "noisy", "elsewhere"}
+    assert {row["n"] for row in rows if row["split"] == "unseen"} == {16}
+    # Trials of other rotations were trained on other classes, and are evaluated on other images.
+    metas = [
+        json.loads(path.read_text())
+        for path in sorted((tmp_path / "run").glob("checkpoints/test_vit/*/step=2/meta.json"))
+    ]
+    assert [meta["rotation"] for meta in metas] == [0, 1]
+    assert metas[0]["classes"] != metas[1]["classes"]
+    manifests = [
+        pq.read_table(
+            sorted((tmp_path / "run").glob(f"embeddings/model=test_vit/trial={t}/step=2/split=unseen/part-*"))
+        )
+        for t in (0, 1)
+    ]
+    ids = [set(table["image_id"].to_pylist()) for table in manifests]
+    assert not ids[0] & ids[1]
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "noisy" in (tmp_path / "run" / "report" / "summary.md").read_text()
+    assert model.headline in page
 
 
 def test_stages_one_by_one_say_what_they_need(ray_session, tree: Path, tmp_path: Path):
@@ -148,7 +213,7 @@ def test_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_
     assert summary.models[0].seen_accuracy is None
     rows = scores(tmp_path / "run")
     assert {row["split"] for row in rows} == {"unseen"}
-    assert {row["protocol"] for row in rows} == {"default", "paper"}
+    assert {row["protocol"] for row in rows} == {"default", "paper", "diagnostic"}
 
 
 def test_unreadable_images_are_listed_and_too_many_stop_the_run(ray_session, tree: Path, tmp_path: Path):

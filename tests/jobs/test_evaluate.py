@@ -94,6 +94,7 @@ def test_a_submitted_job_is_the_run_and_its_exit_code(head: dict[str, str], tmp_
         "models": [TINY_VIT],
         "finetune": {"steps": 2, "batch_size": 16},
         "score": {"metrics": ["nmi"]},
+        "baselines": {"untrained": False, "pixels": None},
     }
     config.write_text(yaml.safe_dump(values))
     done = submit(head, str(config), "--run-dir", str(tmp_path / "out"))
