@@ -139,7 +139,8 @@ def to_parquet(split: pa.Table) -> bytes:
 
 def from_parquet(content: bytes) -> pa.Table:
     """The table that `to_parquet` wrote."""
-    return pq.read_table(io.BytesIO(content), schema=SCHEMA)
+    # Without threads, as `table.read` says why.
+    return pq.read_table(io.BytesIO(content), schema=SCHEMA, use_threads=False, pre_buffer=False)
 
 
 def _table(placed: Sequence[Placed], rotation: int) -> pa.Table:

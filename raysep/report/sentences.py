@@ -99,7 +99,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, flo
     if len(x) > EXACT_MODELS:
         return float(found.statistic), float(found.pvalue)
     orders = [spearmanr(x, order).statistic for order in itertools.permutations(y)]
-    as_far = [abs(other) >= abs(found.statistic) - 1e-9 for other in orders]
+    as_far = [bool(abs(other) >= abs(found.statistic) - 1e-9) for other in orders]
     return float(found.statistic), sum(as_far) / len(as_far)
 
 
