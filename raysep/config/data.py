@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from raysep.config.base import ClassName, Section
+from raysep.config.base import ClassName, Section, repeated
 
 Corruption = Literal["blur", "noise", "contrast", "jpeg", "rotation", "colour"]
 # Names that a domain can't have: they are splits and roles already.
@@ -86,7 +86,7 @@ class SplitConfig(Section):
             )
         if isinstance(self.unseen, list):
             for key, names in (("unseen", self.unseen), ("seen", self.seen or [])):
-                twice = sorted({name for name in names if names.count(name) > 1})
+                twice = repeated(names)
                 if twice:
                     raise ValueError(f"`{key}` names a class twice: {', '.join(twice)}")
             both = sorted(set(self.unseen) & set(self.seen or []))
@@ -141,8 +141,7 @@ class DataConfig(Section):
     @field_validator("domains")
     @classmethod
     def _different_names(cls, value: list[DomainConfig]) -> list[DomainConfig]:
-        names = [domain.name for domain in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = repeated(domain.name for domain in value)
         if twice:
             raise ValueError(f"two domains are called {', '.join(twice)}")
         return value

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from raysep.config.base import Dtype, Precision, Section
+from raysep.config.base import Dtype, Precision, Section, repeated
 from raysep.config.data import DataConfig
 from raysep.config.finetune import FinetuneConfig
 from raysep.config.models import BASELINE, ModelConfig
@@ -109,7 +109,7 @@ class RunConfig(Section):
     @classmethod
     def _different_ids(cls, value: list[ModelConfig]) -> list[ModelConfig]:
         ids = [model.id for model in value]
-        twice = sorted({i for i in ids if ids.count(i) > 1})
+        twice = repeated(ids)
         if twice:
             raise ValueError(f"two models are called {', '.join(twice)}: give each an `id` of its own")
         kept = [i for i in ids if BASELINE in i]

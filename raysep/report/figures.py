@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raysep.report.plotting import GREY, PALETTE, SEEN, UNSEEN, finish, panels, plain, png
 from raysep.report.schema import Curve, LayerScore, ModelSummary, find
-from raysep.report.tables import TABLE_METRICS
+from raysep.report.tables import paper_metrics
 
 
 def curves(model: ModelSummary, protocol: str) -> bytes | None:
@@ -37,7 +37,7 @@ def curves(model: ModelSummary, protocol: str) -> bytes | None:
 
 def steps(model: ModelSummary, protocol: str) -> bytes | None:
     """g_i of the unseen classes over the layers at every step; None where there is one step."""
-    metrics = [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
+    metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None
     figure, axes = panels(len(metrics))

@@ -4,14 +4,14 @@ from matplotlib import pyplot as plt
 
 from raysep.report.plotting import GREY, PALETTE, cycle, finish, panels, plain, png
 from raysep.report.schema import ModelSummary, Summary
-from raysep.report.tables import TABLE_METRICS
+from raysep.report.tables import TABLE_METRICS, paper_metrics
 
 FEW_SHOT = "few_shot_"
 
 
 def training(model: ModelSummary, protocol: str) -> bytes | None:
     """Accuracy on seen classes and g on unseen ones over training; None where there is one step."""
-    metrics = [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
+    metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None
     figure, ax = plt.subplots(figsize=(5.6, 3.8))

@@ -71,6 +71,11 @@ def terminal(summary: Summary) -> Table:
     return table
 
 
+def paper_metrics(model: ModelSummary, protocol: str) -> list[str]:
+    """The metrics of the paper's figures that a model was scored by."""
+    return [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
+
+
 def choices(summary: Summary, model: ModelSummary) -> dict[tuple[str, str], Choice | None]:
     """The choice of each split and each metric of the paper's tables, at the last step."""
     metrics = dict.fromkeys([summary.headline_metric, *TABLE_METRICS])

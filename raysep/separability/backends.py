@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysep.errors import UsageError
+from raysep.separability.centring import centred
 from raysep.separability.names import Backend
 
 Matrix = NDArray[np.float32]
@@ -142,9 +143,9 @@ class CumlEngine:
 
         _check(X, more_than=k)
         # cuML's distances are float32 products: centred rows keep their digits.
-        centred = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
-        model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", output_type="numpy").fit(centred)
-        found = np.asarray(model.kneighbors(centred, return_distance=False)).astype(np.int64)
+        rows = centred(X)
+        model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute", output_type="numpy").fit(rows)
+        found = np.asarray(model.kneighbors(rows, return_distance=False)).astype(np.int64)
         return drop_self(found)
 
     def predict_path(self, X: Matrix, y: Labels, X_test: Matrix, strengths: Sequence[float]) -> list[Labels]:

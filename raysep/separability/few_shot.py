@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from raysep.separability.centring import centred
+
 Labels = NDArray[np.integer[Any]]
 
 DRAWS = 100
@@ -52,7 +54,7 @@ class NearestMeans:
         classes, self.index = np.unique(y, return_inverse=True)
         self.K = len(classes)
         # Centred, so that the products don't cancel; distances don't change.
-        self._X = X - X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+        self._X = centred(X)
         self._products = self._X @ self._X.T if len(X) <= KEPT_IMAGES else None
 
     def relabelled(self, y: Labels) -> "NearestMeans":

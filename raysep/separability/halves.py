@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.metrics.cluster import expected_mutual_information
 
+from raysep.separability.centring import centred
 from raysep.separability.few_shot import NearestMeans
 from raysep.separability.kmeans import kmeans_on_subsets
 
@@ -202,11 +203,11 @@ def components(X: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     A projection on about K/e components keeps the cost of every clustering to a factor of 1 + e (Cohen,
     Elder, Musco, Musco, Persu 2015, doi:10.1145/2746539.2746569).
     """
-    centred: NDArray[np.float32] = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
+    moved: NDArray[np.float32] = centred(X)
     if min(X.shape) <= count:
-        return centred
+        return moved
     from sklearn.utils.extmath import randomized_svd
 
-    U, s, _ = randomized_svd(centred, count, n_iter=2, random_state=0)
+    U, s, _ = randomized_svd(moved, count, n_iter=2, random_state=0)
     reduced: NDArray[np.float32] = (U * s).astype(np.float32)
     return reduced

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from raysep.separability.backends import Engine
+from raysep.separability.centring import centred
 from raysep.separability.halves import COMPONENTS, components
 from raysep.separability.layer import Layer
 
@@ -58,8 +59,8 @@ def effective_rank(X: Matrix) -> float | None:
     >>> effective_rank(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32))
     2.0
     """
-    centred = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
-    scatter = centred @ centred.T if len(X) < X.shape[1] else centred.T @ centred
+    moved = centred(X)
+    scatter = moved @ moved.T if len(X) < X.shape[1] else moved.T @ moved
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(scatter.astype(np.float64)), 0, None))
     if singular.sum() == 0:
         return None
@@ -95,9 +96,9 @@ def estimated_classes(X: Matrix, engine: Engine, seed: int, largest: int) -> int
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:SILHOUETTE_IMAGES])
     X = X[chosen]
-    centred = X - X.mean(axis=0, dtype=np.float64).astype(np.float32)
-    squares = (centred.astype(np.float64) ** 2).sum(axis=1)
-    distances = np.sqrt(np.clip(squares[:, None] + squares - 2 * (centred @ centred.T), 0, None))
+    moved = centred(X)
+    squares = (moved.astype(np.float64) ** 2).sum(axis=1)
+    distances = np.sqrt(np.clip(squares[:, None] + squares - 2 * (moved @ moved.T), 0, None))
     np.fill_diagonal(distances, 0)
     if len(X) < 3 or not distances.any():
         return None
