@@ -1,7 +1,5 @@
 """Everything that can be wrong with a configuration and what it points to, found before any work."""
 
-from pathlib import Path
-
 import pyarrow as pa
 
 from raysep.config import ModelConfig, RunConfig
@@ -9,6 +7,7 @@ from raysep.data.corruptions import Corrupted
 from raysep.data.sources import Reader, open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
+from raysep.storage import place_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
@@ -41,7 +40,7 @@ def check_models(models: list[ModelConfig]) -> None:
     missing = [
         f"models.{position}.pretrained: no file {model.pretrained}"
         for position, model in enumerate(models)
-        if isinstance(model.pretrained, str) and not Path(model.pretrained).is_file()
+        if isinstance(model.pretrained, str) and not place_exists(model.pretrained)
     ]
     # torch and timm take seconds to import: a wrong path is answered without them.
     if missing:

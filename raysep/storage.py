@@ -1,18 +1,20 @@
-"""A directory on any file system that pyarrow knows: local disk, NFS, s3://, gs://, hdfs://.
+"""A directory on any file system that pyarrow or fsspec knows: local disk, NFS, s3://, gs://, abfs://, hdfs://.
 
 Everything that a run reads or writes goes through `Storage`, by path relative to its root, so no other
-module knows where a run lives.
+module knows where a run lives. Credentials come from where the file system's own clients look for them
+(environment, profile, the machine's role), never from the URI: URIs are shown, logged and stored.
 """
 
 import json
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
-from pyarrow import ArrowInvalid
+from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import UsageError
+from raysep.errors import RaysepError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -21,28 +23,61 @@ class Storage:
     """A root directory and atomic reads and writes below it.
 
     Args:
-        uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri`.
+        uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri`, whose options may
+            follow a question mark, or else of fsspec.
 
     Raises:
-        UsageError: the URI has a scheme that pyarrow doesn't know.
+        UsageError: nothing knows the URI's scheme, or it holds a password.
     """
 
     def __init__(self, uri: str) -> None:
-        if "://" in uri:
-            try:
-                self.fs, root = pafs.FileSystem.from_uri(uri)
-            except ArrowInvalid as error:
-                raise UsageError(f"{uri}: not a directory or URI that pyarrow.fs can open ({error})") from None
-            self.uri = uri.rstrip("/")
+        if is_uri(uri):
+            parts = urlsplit(uri)
+            if parts.username is not None and parts.scheme != "hdfs":
+                raise UsageError(
+                    f"{parts.scheme}://...@{parts.hostname}{parts.path}: a URI is stored with the results, so it can't "
+                    "hold credentials: set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a "
+                    "profile, or the machine's role"
+                )
+            self.fs, root = _file_system(uri)
+            self.uri, _, self._options = uri.partition("?")
+            self.uri = self.uri.rstrip("/")
         else:
             self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
-            self.uri = root
+            self.uri, self._options = root, ""
         self.root = root.rstrip("/") or "/"
         # Elsewhere a put is atomic by itself, and there is no rename.
-        self._renames = isinstance(self.fs, pafs.LocalFileSystem)
+        self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
-        return Storage, (self.uri,)
+        return Storage, (self.full_uri,)
+
+    @property
+    def full_uri(self) -> str:
+        """What opens the same directory again, in another process too."""
+        return f"{self.uri}?{self._options}" if self._options else self.uri
+
+    def at(self, relative: str) -> "Storage":
+        """The storage whose root is a directory below this one."""
+        return Storage(f"{self.uri}/{relative}" + (f"?{self._options}" if self._options else ""))
+
+    def reach(self) -> None:
+        """Raise where the root can't be asked whether it exists, or its bucket doesn't.
+
+        Raises:
+            UsageError: no such bucket.
+            RaysepError: no answer, with what to look at.
+        """
+        try:
+            if not self.is_local and not self.exists():
+                bucket = self.root.partition("/")[0]
+                if bucket and self.fs.get_file_info(bucket).type == pafs.FileType.NotFound:
+                    raise UsageError(f"{self.display()}: there is no {bucket!r} to write to: create it first")
+        except OSError as error:
+            raise RaysepError(
+                f"{self.display()} can't be reached: {' '.join(str(error).split())}. Check the address, the bucket and "
+                "the credentials of this machine (and of the nodes: workers have the environment of `ray start`)."
+            ) from None
 
     def path(self, relative: str) -> str:
         """The path that the file system knows a file by."""
@@ -84,7 +119,7 @@ class Storage:
         Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
         """
         target = self.path(relative)
-        if not self._renames:
+        if not self.is_local:
             with self.fs.open_output_stream(target) as stream:
                 stream.write(content)
             return
@@ -102,3 +137,62 @@ class Storage:
     def write_json(self, relative: str, value: object) -> None:
         """Write a value as indented JSON, atomically."""
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, if it is there."""
+        try:
+            self.fs.delete_file(self.path(relative))
+        except FileNotFoundError:
+            return
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is a URI and no local path.
+
+    >>> is_uri("s3://bucket/weights"), is_uri("runs/a"), is_uri("C:/runs")
+    (True, False, False)
+    """
+    return "://" in place
+
+
+def read_place(place: str) -> bytes:
+    """The content of one file, by local path or URI. Raises OSError, UsageError."""
+    if not is_uri(place):
+        return Path(place).expanduser().read_bytes()
+    directory, name = parent_of(place)
+    return directory.read_bytes(name)
+
+
+def place_exists(place: str) -> bool:
+    """Whether a file is at a local path or URI. Raises OSError where that can't be asked."""
+    if not is_uri(place):
+        return Path(place).expanduser().is_file()
+    directory, name = parent_of(place)
+    return directory.is_file(name)
+
+
+def parent_of(place: str) -> tuple[Storage, str]:
+    """The directory that a file lies in, and its name there."""
+    if not is_uri(place):
+        path = Path(place).expanduser().resolve()
+        return Storage(str(path.parent)), path.name
+    address, mark, options = place.partition("?")
+    parent, _, name = address.rpartition("/")
+    return Storage(parent + mark + options), name
+
+
+def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
+    """pyarrow's own file system for a URI, else fsspec's."""
+    try:
+        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+    except (ArrowInvalid, ArrowNotImplementedError) as error:
+        import fsspec
+
+        try:
+            other, root = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as second:
+            raise UsageError(
+                f"{uri}: not a directory or URI that pyarrow.fs ({error}) or fsspec ({second}) can open"
+            ) from None
+        return pafs.PyFileSystem(pafs.FSSpecHandler(other)), root
+    return found

@@ -2,13 +2,12 @@
 
 import difflib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from timm.data.config import resolve_data_config
 from torch import nn
 
@@ -17,6 +16,7 @@ from raysep.data.images import Preprocessing
 from raysep.errors import ConfigError
 from raysep.models.meta import PIXELS
 from raysep.models.pixels import Pixels
+from raysep.storage import is_uri, place_exists, read_place
 
 
 def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -> nn.Module:
@@ -103,10 +103,10 @@ def load_weights(model: nn.Module, path: str, name: str) -> None:
     Raises:
         ConfigError: no such file, no safetensors, or keys that don't fit, by name.
     """
-    if not Path(path).is_file():
+    if not place_exists(path):
         raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a safetensors file, true or false)"])
     try:
-        found = load_file(path)
+        found = load(read_place(path)) if is_uri(path) else load_file(path)
     except SafetensorError as error:
         raise ConfigError([f"models: {name}: {path} is not a whole safetensors file ({error})"]) from None
     own = model.state_dict()
