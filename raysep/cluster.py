@@ -5,53 +5,104 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from raysep.errors import RaysepError, StageError, UsageError
 
 ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
 
 
+Shape = tuple[float, float]
+# Written by Ray's cluster launcher on the head; what the autoscaler may add stands in it.
+BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
+
+
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and GPUs of the cluster, in total and on each node that is alive."""
+    """CPUs and GPUs of each node that is alive, and of each that the autoscaler could add.
 
-    cpus: float
-    gpus: float
-    nodes: tuple[tuple[float, float], ...]
+    Attributes:
+        nodes, addable: CPUs and GPUs.
+        kinds: what the live nodes are, in words, for the records.
+    """
+
+    nodes: tuple[Shape, ...]
+    addable: tuple[Shape, ...] = ()
+    kinds: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def reachable(self) -> tuple[Shape, ...]:
+        """The nodes that are there and those that could be."""
+        return self.nodes + self.addable
+
+    @property
+    def cpus(self) -> float:
+        """Of all reachable nodes together."""
+        return sum(cpus for cpus, _ in self.reachable)
+
+    @property
+    def gpus(self) -> float:
+        """Of all reachable nodes together."""
+        return sum(gpus for _, gpus in self.reachable)
 
     def fits(self, cpus: float, gpus: float) -> bool:
         """Whether one node has as much as one process asks for."""
         return self.places(cpus, gpus) > 0
 
     def places(self, cpus: float, gpus: float) -> int:
-        """How many processes of this size the nodes can run at once."""
+        """How many processes of this size the reachable nodes can run at once."""
 
-        def on(node: tuple[float, float]) -> int:
+        def on(node: Shape) -> int:
             shares = [has / asked for has, asked in zip(node, (cpus, gpus), strict=True) if asked]
             return math.floor(min(shares) + 1e-9)
 
-        return sum(on(node) for node in self.nodes)
+        return sum(on(node) for node in self.reachable)
 
     def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
         """Raise UsageError if `count` processes of this size can never run at once."""
         if self.places(cpus, gpus) >= count:
             return
-        has = ", ".join(f"{node_cpus:g} CPUs and {node_gpus:g} GPUs" for node_cpus, node_gpus in self.nodes)
+        add = f", and autoscaling could add {in_words(self.addable)}" if self.addable else ""
         raise UsageError(
             f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
-            f"cluster, whose nodes have {has}. Ask for less, or for a larger cluster; nothing was started."
+            f"cluster, whose nodes have {in_words(self.nodes)}{add}. Ask for less, or for a larger cluster (nodes that "
+            "the autoscaler could add and Ray doesn't know of: compute.may_add); nothing was started."
         )
+
+    def describe(self) -> str:
+        """What the cluster is, on one line."""
+        live = f"{in_words(self.nodes)} on {len(self.nodes)} node(s)"
+        return live + (f"; autoscaling could add {in_words(self.addable)}" if self.addable else "")
+
+
+def in_words(shapes: Sequence[Shape]) -> str:
+    """Shapes of nodes, with how often each comes.
+
+    >>> in_words([(2.0, 0.0), (8.0, 1.0), (8.0, 1.0)])
+    '2 CPUs and 0 GPUs, 2 x 8 CPUs and 1 GPUs'
+    """
+    return ", ".join(
+        (f"{count} x " if count > 1 else "") + f"{cpus:g} CPUs and {gpus:g} GPUs"
+        for (cpus, gpus), count in Counter(shapes).items()
+    )
 
 
 @contextmanager
-def connection(verbose: bool = False) -> Iterator[Resources]:
+def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator[Resources]:
     """Join the cluster that RAY_ADDRESS or `ray start` names, else start Ray on this machine.
 
     A Ray that was started here is stopped here; one that was joined is left running.
+
+    Args:
+        verbose: let Ray's own lines through.
+        may_add: nodes that the autoscaler could add, where Ray itself doesn't know of them.
 
     Raises:
         RaysepError: the cluster named by RAY_ADDRESS can't be joined.
@@ -66,7 +117,7 @@ def connection(verbose: bool = False) -> Iterator[Resources]:
     import ray
 
     if ray.is_initialized():
-        yield _resources()
+        yield _resources(may_add)
         return
     quiet: dict[str, Any] = {
         "log_to_driver": verbose,
@@ -83,7 +134,7 @@ def connection(verbose: bool = False) -> Iterator[Resources]:
                 raise RaysepError(f"RAY_ADDRESS is {address}, and no Ray cluster answers there: {error}") from None
             ray.init(address="local", include_dashboard=False, **quiet)
     try:
-        yield _resources()
+        yield _resources(may_add)
     finally:
         ray.shutdown()
 
@@ -115,9 +166,64 @@ def cause(error: BaseException | None) -> str:
     return named[-1] if named else type(error).__name__
 
 
-def _resources() -> Resources:
+def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Which of these local paths which nodes don't see: a run on several nodes needs storage that all of them reach.
+
+    Returns:
+        Node addresses and the paths missing there; empty where every node sees all of them.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0)
+    def missing() -> list[str]:
+        return [path for path in paths if not Path(path).exists()]
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or not paths:
+        return {}
+    asked = [
+        missing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    answers = zip(nodes, ray.get(asked), strict=True)
+    return {node["NodeManagerAddress"]: found for node, found in answers if found}
+
+
+def address() -> str:
+    """Where the Ray that is connected to can be joined by other processes, as RAY_ADDRESS takes it."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _resources(may_add: Sequence[Shape]) -> Resources:
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple((float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
-    return Resources(sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes), nodes)
+    shapes = tuple((float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
+    return Resources(shapes, tuple(may_add) or _autoscaled(), tuple(_kind(node) for node in alive))
+
+
+def _kind(resources: dict[str, float]) -> str:
+    """A machine in words, as in `16 CPUs, 1 H100`."""
+    named = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:")]
+    gpus = resources.get("GPU", 0)
+    return f"{resources.get('CPU', 0):g} CPUs" + (f", {gpus:g} {'/'.join(named) or 'GPU'}" if gpus else "")
+
+
+def _autoscaled() -> tuple[Shape, ...]:
+    """The nodes that the autoscaler could add, as far as the cluster launcher wrote them down on this machine."""
+    try:
+        config = yaml.safe_load(BOOTSTRAP_CONFIG.expanduser().read_text())
+        kinds = config["available_node_types"]
+        limit = int(config.get("max_workers", 0))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return ()
+    shapes = [
+        (float(kind.get("resources", {}).get("CPU", 0)), float(kind.get("resources", {}).get("GPU", 0)))
+        for name, kind in kinds.items()
+        if name != config.get("head_node_type")
+        for _ in range(min(int(kind.get("max_workers", 0)), limit))
+    ]
+    return tuple(shapes)

@@ -1,23 +1,27 @@
 """The stages in order. Each reads what the one before it wrote, and does only what is missing."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
 
-from raysep import checks, planning, runs
-from raysep.cluster import connection
+from raysep import __version__, checks, locks, planning, runs
+from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
 from raysep.data import splits
 from raysep.embed import stage as embed_stage
+from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
 from raysep.report import stage as report_stage
 from raysep.report.schema import Summary
 from raysep.separability import stage as score_stage
-from raysep.storage import Storage
+from raysep.storage import Storage, is_uri
 from raysep.telemetry import Telemetry
+from raysep.telemetry.exposition import exposed
 
 # The stages that need Ray: each says whether it is `pending`, and can `perform`.
 WORK: dict[str, ModuleType] = {"finetune": finetune_stage, "embed": embed_stage, "score": score_stage}
@@ -47,11 +51,13 @@ def run(
         The summary if `report` is among the stages.
 
     Raises:
-        UsageError: refused before any work, with nothing written.
+        UsageError: refused before any work.
+        RaysepError: the run directory or the cluster can't be reached.
         StageError: a stage failed; what was committed before it stays valid.
     """
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir)
+    storage.reach()
     # A directory that is this run's already was checked when it was begun: its models need no second look.
     if storage.exists(runs.CONFIG):
         readers, split = checks.check_data(config)
@@ -63,25 +69,84 @@ def run(
         readers, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
     current = Run(_with_absolute_paths(config), storage, readers, split, telemetry, verbose)
-    if any(WORK[stage].pending(current) for stage in stages if stage in WORK):
-        telemetry.line("ray", "starting")
-        with connection(verbose) as cluster:
-            planning.check(config.compute, cluster)
-            telemetry.line("ray", f"{cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs on {len(cluster.nodes)} node(s)")
-            if not begun:
-                runs.begin(storage, config, split)
-            telemetry.line("data", _counted(config, split))
-            for stage in stages:
-                # Asked again at its turn: what a stage before it did may have left it something to do.
-                if stage in WORK and WORK[stage].pending(current):
-                    WORK[stage].perform(current, cluster)
-                elif stage in WORK:
-                    telemetry.line(stage, "nothing left to do")
-    else:
-        for stage in stages:
-            if stage in WORK:
+    wanted = [stage for stage in stages if stage in WORK]
+    busy = any(WORK[stage].pending(current) for stage in wanted)
+    # A run that only looks whether there is something to do is over before anybody could ask it.
+    metrics = config.metrics if busy else config.metrics.model_copy(update={"port": None})
+    with exposed(telemetry, metrics, config.name), _kept(current, begun):
+        if busy:
+            with locks.held(storage, "the run"):
+                _perform(current, wanted, begun)
+        else:
+            for stage in wanted:
                 telemetry.line(stage, "nothing left to do")
-    return report_stage.perform(current) if "report" in stages else None
+        return report_stage.perform(current) if "report" in stages else None
+
+
+def _perform(current: Run, stages: Sequence[str], begun: bool) -> None:
+    config, telemetry = current.config, current.telemetry
+    telemetry.line("ray", "starting")
+    may_add = [(shape.cpus, shape.gpus) for shape in config.compute.may_add for _ in range(shape.nodes)]
+    with connection(current.verbose, may_add) as cluster:
+        planning.check(config.compute, cluster)
+        telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
+        if not begun:
+            runs.begin(current.storage, config, current.split)
+        _check_shared(config, current.storage)
+        telemetry.journal.keep_in(current.storage)
+        runs.record_machines(current.storage, cluster.kinds)
+        telemetry.line("data", _counted(config, current.split))
+        for stage in stages:
+            # Asked again at its turn: what a stage before it did may have left it something to do.
+            if WORK[stage].pending(current):
+                began = time.monotonic()
+                WORK[stage].perform(current, cluster)
+                telemetry.event(stage, f"done in {time.monotonic() - began:.1f} s")
+            else:
+                telemetry.line(stage, "nothing left to do")
+
+
+def _check_shared(config: RunConfig, storage: Storage) -> None:
+    """Raise UsageError where nodes don't see what the run reads and writes on this node's disk."""
+    places = [model.pretrained for model in config.models if isinstance(model.pretrained, str)]
+    sources = [config.data.source, *(domain.source for domain in config.data.domains)]
+    places += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
+    places.append(storage.full_uri)
+    missing = unseen_by_nodes([str(Path(place).resolve()) for place in places if not is_uri(place)])
+    if not missing:
+        return
+    lines = [f"  - {node}: no {', '.join(paths)}" for node, paths in sorted(missing.items())]
+    raise UsageError(
+        "\n".join(
+            [
+                "this cluster has nodes that don't see what is on this node's disk:",
+                *lines,
+                "Use URIs (s3://..., gs://...) for --run-dir, data.source.path and models[].pretrained, or directories "
+                "that all nodes mount; no work was started.",
+            ]
+        )
+    )
+
+
+@contextmanager
+def _kept(current: Run, begun: bool) -> Iterator[None]:
+    """Log how the call began and ended, and keep the log in the run's directory if it is one."""
+    telemetry, metrics = current.telemetry, current.telemetry.metrics
+    metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
+    metrics.run.info({"name": current.config.name, "run_dir": current.storage.display()})
+    metrics.running.set(1)
+    metrics.failed.set(0)
+    try:
+        yield
+    except BaseException as error:
+        if begun:
+            telemetry.journal.keep_in(current.storage)
+        metrics.failed.set(1)
+        telemetry.event("run", f"ended by {type(error).__name__}: {error}", level="error")
+        raise
+    finally:
+        metrics.running.set(0)
+        telemetry.journal.save()
 
 
 def _counted(config: RunConfig, split: pa.Table) -> str:
@@ -98,7 +163,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Paths of weights as workers must know them: theirs is another working directory."""
     models = [
         model.model_copy(update={"pretrained": str(Path(model.pretrained).resolve())})
-        if isinstance(model.pretrained, str)
+        if isinstance(model.pretrained, str) and not is_uri(model.pretrained)
         else model
         for model in config.models
     ]

@@ -31,6 +31,14 @@ class Pool:
         return max(1, int(self.cpus))
 
 
+@dataclass(frozen=True)
+class EmbedPlan:
+    """How images are embedded: by which actors, and whether others decode for them."""
+
+    embed: Pool
+    decode: Pool | None = None
+
+
 def check(compute: ComputeConfig, cluster: Resources) -> None:
     """Raise UsageError for what is asked for and can never run, instead of waiting for it for ever."""
     cluster.require("compute.cpus_per_trial", compute.cpus_per_trial or 1, compute.gpus_per_trial or 0)
@@ -40,6 +48,10 @@ def check(compute: ComputeConfig, cluster: Resources) -> None:
         compute.gpus_per_embed_actor or 0,
         compute.embed_actors or 1,
     )
+    if compute.decode_actors:
+        actors = compute.embed_actors or 1
+        taken = actors * (compute.cpus_per_embed_actor or 1)
+        cluster.require("compute.decode_actors, beside the embed actors", 1, 0, compute.decode_actors + taken)
     cluster.require("compute.score_actors", 1, compute.gpus_per_score_actor or 0, compute.score_actors or 1)
 
 
@@ -48,26 +60,38 @@ def trial_pool(compute: ComputeConfig, cluster: Resources, trials: int) -> Pool:
     gpus = compute.gpus_per_trial if compute.gpus_per_trial is not None else float(cluster.gpus > 0)
     if compute.cpus_per_trial is not None:
         return Pool(trials, compute.cpus_per_trial, gpus)
-    node_cpus, node_gpus = max(cluster.nodes, key=lambda node: (node[1], node[0]) if gpus else node)
+    node_cpus, node_gpus = max(cluster.reachable, key=lambda node: (node[1], node[0]) if gpus else node)
     at_once = node_gpus / gpus if gpus else min(trials, node_cpus)
     return Pool(trials, float(max(1, int(node_cpus / max(1, at_once)))), gpus)
 
 
-def embed_pool(compute: ComputeConfig, cluster: Resources, blocks: int) -> Pool:
-    """An actor for each GPU; without one, an actor for each CPU, or wider actors where blocks are few.
+def embed_plan(compute: ComputeConfig, cluster: Resources, blocks: int) -> EmbedPlan:
+    """An actor for each GPU, for which the CPUs decode; without one, an actor for each CPU, or wider ones for little.
 
     One thread per actor is the fastest use of CPUs, since decoding and the model then run on all of
-    them, but an actor takes seconds to start. The actors may ask for every CPU: the pipeline has no
-    other operator that could wait for one.
+    them, but an actor takes seconds to start. The actors may ask for every CPU where they decode themselves: the
+    pipeline then has no other operator that could wait for one.
     """
+    embed = _embed_pool(compute, cluster, blocks)
+    wanted = compute.decode_actors
+    if wanted == 0 or (wanted is None and not embed.gpus):
+        return EmbedPlan(embed)
+    # What the GPU actors leave, on whatever nodes; at least one, or nothing would reach them.
+    left = int(sum(cpus for cpus, _ in cluster.reachable) - embed.processes * embed.cpus)
+    decoders = max(1, min(wanted or left, left, blocks))
+    if wanted is None and left < 1:
+        return EmbedPlan(embed)
+    return EmbedPlan(embed, Pool(decoders, 1.0, 0.0))
+
+
+def _embed_pool(compute: ComputeConfig, cluster: Resources, blocks: int) -> Pool:
     gpus = compute.gpus_per_embed_actor if compute.gpus_per_embed_actor is not None else float(cluster.gpus > 0)
     if gpus:
-        # Half of a node's CPUs for each of its GPUs, by the node that has the fewest.
-        per_gpu = min(node_cpus / node_gpus for node_cpus, node_gpus in cluster.nodes if node_gpus >= gpus)
-        cpus = float(compute.cpus_per_embed_actor or max(1, int(per_gpu * gpus / 2)))
+        # A CPU each feeds the GPU and writes; the others decode.
+        cpus = float(compute.cpus_per_embed_actor or 1)
         return Pool(compute.embed_actors or max(1, cluster.places(cpus, gpus)), cpus, gpus)
     wanted = compute.embed_actors or max(1, min(int(cluster.cpus), blocks // MIN_BLOCKS_PER_ACTOR))
-    smallest = min(cpus for cpus, _ in cluster.nodes if cpus >= 1)
+    smallest = min(cpus for cpus, _ in cluster.reachable if cpus >= 1)
     cpus = float(compute.cpus_per_embed_actor or max(1, int(min(smallest, cluster.cpus / wanted))))
     return Pool(min(wanted, cluster.places(cpus, 0)), cpus, 0.0)
 

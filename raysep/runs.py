@@ -3,6 +3,8 @@
 import hashlib
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from raysep import __version__
+from raysep import __version__, locks
 from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.errors import RunDirError
@@ -19,7 +21,9 @@ from raysep.storage import Storage
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
 # What may change between two calls of one run: how fast it goes, not what it finds.
-FREE_KEYS = ("compute.", "run_dir")
+FREE_KEYS = ("compute.", "metrics.", "run_dir")
+# Pieces of work and worker seconds of each node.
+Bill = dict[str, dict[str, float]]
 PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
 
 
@@ -35,7 +39,7 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
     try:
         old = yaml.safe_load(run.read_bytes(CONFIG))
     except FileNotFoundError:
-        others = run.files()
+        others = [file for file in run.files() if file != locks.FILE]
         if others:
             raise RunDirError(
                 f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
@@ -87,11 +91,24 @@ def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
     )
 
 
-def record(run: Storage, stage: str, **state: Any) -> None:
-    """Set a stage's state in the manifest."""
+def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
+    """Set a stage's state in the manifest.
+
+    Args:
+        bill: what ran on which node in this call, added to what ran there before.
+    """
     manifest = run.read_json(MANIFEST)
-    manifest["stages"][stage] = {**state, "at": now()}
+    nodes: Bill = manifest["stages"].get(stage, {}).get("nodes", {})
+    for node, entry in (bill or {}).items():
+        before = nodes.setdefault(node, {"pieces": 0, "seconds": 0.0})
+        nodes[node] = {name: round(before[name] + value, 3) for name, value in entry.items()}
+    manifest["stages"][stage] = {**state, **({"nodes": nodes} if nodes else {}), "at": now()}
     run.write_json(MANIFEST, manifest)
+
+
+def record_machines(run: Storage, kinds: Sequence[str]) -> None:
+    """Set what the cluster is made of: how many nodes of each kind, in the last call that had work."""
+    run.write_json(MANIFEST, {**run.read_json(MANIFEST), "machines": dict(Counter(kinds))})
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from raysep.errors import RaysepError, UsageError
 
 
 def test_places_are_counted_node_by_node():
-    resources = Resources(7.0, 3.0, ((4.0, 1.0), (3.0, 2.0)))
+    resources = Resources(((4.0, 1.0), (3.0, 2.0)))
     assert resources.places(1, 0) == 7
     assert resources.places(2, 0) == 3
     assert resources.places(1, 1) == 3
@@ -21,7 +21,7 @@ def test_a_running_ray_is_joined_and_left_running(ray_session):
     import ray
 
     with connection() as resources:
-        assert resources == Resources(2.0, 0.0, ((2.0, 0.0),))
+        assert resources == Resources(((2.0, 0.0),))
     assert ray.is_initialized()
 
 

@@ -9,7 +9,7 @@ from raysep.errors import UsageError
 
 
 def cluster(*nodes: tuple[float, float]) -> Resources:
-    return Resources(sum(n[0] for n in nodes), sum(n[1] for n in nodes), nodes)
+    return Resources(nodes)
 
 
 DESK = cluster((2.0, 0.0))
@@ -27,9 +27,25 @@ def test_trials_take_a_gpu_where_there_are_some():
 
 
 def test_embedding_takes_few_wide_actors_for_little_work():
-    assert planning.embed_pool(ComputeConfig(), DESK, 4) == planning.Pool(1, 2.0, 0.0)
-    assert planning.embed_pool(ComputeConfig(), DESK, 40) == planning.Pool(2, 1.0, 0.0)
-    assert planning.embed_pool(ComputeConfig(), GPUS, 40).processes == 4
+    assert planning.embed_plan(ComputeConfig(), DESK, 4) == planning.EmbedPlan(planning.Pool(1, 2.0, 0.0))
+    assert planning.embed_plan(ComputeConfig(), DESK, 40) == planning.EmbedPlan(planning.Pool(2, 1.0, 0.0))
+
+
+def test_cpus_of_all_nodes_decode_for_gpus():
+    plan = planning.embed_plan(ComputeConfig(), GPUS, 100)
+    assert plan == planning.EmbedPlan(planning.Pool(4, 1.0, 1.0), planning.Pool(32, 1.0, 0.0))
+    assert planning.embed_plan(ComputeConfig(decode_actors=0), GPUS, 100).decode is None
+    assert planning.embed_plan(ComputeConfig(decode_actors=1, embed_actors=1), DESK, 9).decode == planning.Pool(1, 1, 0)
+    # Nothing left to decode with: the actors do it themselves.
+    assert planning.embed_plan(ComputeConfig(), cluster((1.0, 1.0)), 9).decode is None
+
+
+def test_what_autoscaling_could_add_is_planned_with_and_said():
+    growing = Resources(((4.0, 0.0),), ((8.0, 1.0), (8.0, 1.0)))
+    assert planning.trial_pool(ComputeConfig(), growing, 3) == planning.Pool(3, 8.0, 1.0)
+    assert planning.embed_plan(ComputeConfig(), growing, 9).embed == planning.Pool(2, 1.0, 1.0)
+    with pytest.raises(UsageError, match=r"nodes have 4 CPUs and 0 GPUs, and autoscaling could add 2 x 8 CPUs and 1 G"):
+        planning.check(ComputeConfig(gpus_per_trial=2), growing)
 
 
 def test_scoring_takes_gpus_only_for_cuml():
@@ -65,8 +81,10 @@ def test_what_fits_is_accepted():
 )
 def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int):
     resources = cluster(*((float(c), float(g)) for c, g in nodes))
+    plan = planning.embed_plan(ComputeConfig(), resources, blocks)
+    assert sum(p.processes * p.cpus for p in (plan.embed, plan.decode) if p) <= resources.cpus
     for pool in (
-        planning.embed_pool(ComputeConfig(), resources, blocks),
+        *([plan.embed, plan.decode] if plan.decode else [plan.embed]),
         planning.score_pool(ComputeConfig(), resources, ScoreConfig()),
     ):
         assert pool.processes * pool.cpus <= resources.cpus or resources.gpus

@@ -20,7 +20,8 @@ from raysep.config.data import (
 )
 from raysep.config.finetune import AshaConfig, AugmentConfig, FinetuneConfig, SearchSpace
 from raysep.config.models import BASELINE, ModelConfig, Pooling
-from raysep.config.run import BaselinesConfig, ComputeConfig, EmbedConfig, ReportConfig, RunConfig, ScoreConfig
+from raysep.config.run import BaselinesConfig, EmbedConfig, ReportConfig, RunConfig, ScoreConfig
+from raysep.config.service import ComputeConfig, MetricsConfig, NodeShape
 
 __all__ = [
     "BASELINE",
@@ -39,7 +40,9 @@ __all__ = [
     "FinetuneConfig",
     "HuggingFaceSource",
     "ImageFolderSource",
+    "MetricsConfig",
     "ModelConfig",
+    "NodeShape",
     "ParquetSource",
     "Pooling",
     "Precision",

@@ -8,6 +8,7 @@ from raysep.config.base import Dtype, Precision, Section, repeated
 from raysep.config.data import DataConfig
 from raysep.config.finetune import FinetuneConfig
 from raysep.config.models import BASELINE, ModelConfig
+from raysep.config.service import ComputeConfig, MetricsConfig
 from raysep.separability.names import METRICS, Backend, Metric, Protocol
 
 
@@ -72,18 +73,6 @@ class ReportConfig(Section):
     metric: Metric = Field("nmi", description="the metric whose maximum over layers is g")
 
 
-class ComputeConfig(Section):
-    """What each process takes. It changes how fast a run is, not what it finds; unset: planned."""
-
-    cpus_per_trial: float | None = Field(None, gt=0)
-    gpus_per_trial: float | None = Field(None, ge=0)
-    embed_actors: int | None = Field(None, ge=1)
-    cpus_per_embed_actor: int | None = Field(None, ge=1)
-    gpus_per_embed_actor: float | None = Field(None, ge=0)
-    score_actors: int | None = Field(None, ge=1)
-    gpus_per_score_actor: float | None = Field(None, ge=0)
-
-
 class RunConfig(Section):
     """A whole run."""
 
@@ -97,6 +86,7 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="before")
     @classmethod

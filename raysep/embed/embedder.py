@@ -1,6 +1,7 @@
 """From a batch of images to the vectors of all layers, for the checkpoints of one model."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysep.config import Precision
-from raysep.data.images import load_batch
+from raysep.data.images import Preprocessing, load_batch
 from raysep.data.sources import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.checkpoints import load_checkpoint
@@ -16,8 +17,36 @@ from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta
 from raysep.models.taps import open_layers
 from raysep.storage import Storage
+from raysep.telemetry.meter import Meter
 
 Vectors = list[NDArray[np.float32]]
+Places = Sequence[tuple[str | None, int | None]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch of images that were asked for.
+
+    Attributes:
+        pixels: (n, C, H, W) uint8 of those that could be read.
+        good: their positions among all that are embedded together.
+        failed: position and reason of each of the others.
+    """
+
+    pixels: torch.Tensor
+    good: list[int]
+    failed: dict[int, str]
+
+
+def load_all(source: Reader, places: Places, preprocessing: Preprocessing, batch_size: int) -> Iterator[Decoded]:
+    """Read and decode images, `batch_size` at a time."""
+    for first in range(0, len(places), batch_size):
+        pixels, good, failed = load_batch(source, places[first : first + batch_size], preprocessing)
+        yield Decoded(
+            pixels,
+            [first + position for position in good],
+            {first + position: reason for position, reason in failed.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -46,43 +75,68 @@ class Embedder:
     """
 
     def __init__(self, run: Storage, metas: Sequence[CheckpointMeta], device: str, precision: Precision) -> None:
-        first = metas[0]
-        self._preprocessing = first.preprocessing
-        size = (self._preprocessing.channels, *self._preprocessing.size)
+        self.preprocessing = metas[0].preprocessing
+        size = (self.preprocessing.channels, *self.preprocessing.size)
         self._models = [open_layers(load_checkpoint(run, meta).to(device), size, meta.model).eval() for meta in metas]
         self._device, self._dtype = device, autocast_dtype(precision, device)
+        # Images of a forward pass: less than a batch where memory has run out before.
+        self._at_once: int | None = None
 
     @property
     def layers(self) -> list[Layer]:
         """The layers, which are the same for all checkpoints."""
         return self._models[0].layers
 
-    def embed(self, source: Reader, places: Sequence[tuple[str | None, int | None]], batch_size: int) -> Embedded:
-        """Read, decode and embed images, `batch_size` at a time."""
+    def embed(self, batches: Iterable[Decoded], meter: Meter) -> Embedded:
+        """The vectors of all layers, batch by batch."""
         good: list[int] = []
         failed: dict[int, str] = {}
         parts: list[list[torch.Tensor]] = [[] for _ in self._models]
-        for first in range(0, len(places), batch_size):
-            pixels, readable, unreadable = load_batch(source, places[first : first + batch_size], self._preprocessing)
-            good += [first + position for position in readable]
-            failed |= {first + position: reason for position, reason in unreadable.items()}
-            if not readable:
-                continue
-            for part, packed in zip(parts, self.forward(pixels), strict=True):
-                part.append(packed)
-        vectors = [
+        began = time.perf_counter()
+        for batch in batches:
+            good += batch.good
+            failed |= batch.failed
+            if batch.good:
+                with meter.sample("forward"):
+                    packed = self.forward(batch.pixels, meter)
+                for part, vectors in zip(parts, packed, strict=True):
+                    part.append(vectors)
+                now = time.perf_counter()
+                meter.observe("batch", now - began)
+                began = now
+        vectors_of = [
             [layer.numpy() for layer in model.split(torch.cat(part))]
             if part
             else [np.empty((0, layer.dim), np.float32) for layer in model.layers]
             for model, part in zip(self._models, parts, strict=True)
         ]
-        return Embedded(good, failed, vectors)
+        return Embedded(good, failed, vectors_of)
 
-    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C, H, W) uint8 to one packed (B, sum of dims) float32 tensor on the host per checkpoint."""
+    def forward(self, pixels: torch.Tensor, meter: Meter) -> list[torch.Tensor]:
+        """(B, C, H, W) uint8 to one packed (B, sum of dims) float32 tensor on the host per checkpoint.
+
+        Where a GPU's memory runs out, batches are halved from then on, and the meter counts it.
+
+        Raises:
+            torch.OutOfMemoryError: not even one image fits.
+        """
+        while True:
+            size = min(self._at_once or len(pixels), len(pixels))
+            try:
+                parts = [self._pass(chunk) for chunk in pixels.split(size)]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self._at_once = size // 2
+                meter.count("memory_fallbacks", 1)
+                torch.cuda.empty_cache()
+            else:
+                return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
+
+    def _pass(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         with (
             torch.inference_mode(),
             torch.autocast(torch.device(self._device).type, dtype=self._dtype, enabled=self._dtype is not None),
         ):
-            inputs = self._preprocessing.normalize(pixels.to(self._device))
+            inputs = self.preprocessing.normalize(pixels.to(self._device))
             return [model(inputs).cpu() for model in self._models]

@@ -47,7 +47,7 @@ class Manifest:
     Attributes:
         key: hash of everything that the embeddings depend on; another key is another shard set.
         rows: images in it.
-        files: name, rows and SHA-256 of each file that counts.
+        files: name, rows, bytes and SHA-256 of each file that counts.
         layers: the layers, in the order of the columns.
         failed: image_id and reason of each image that could not be read.
         checkpoint_sha256: of the weights.
@@ -115,7 +115,7 @@ def write_part(
     content = sink.getvalue()
     name = f"part-{uuid.uuid4().hex}.parquet"
     run.write_bytes(f"{directory}/{name}", content)
-    return {"name": name, "rows": len(ids), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"name": name, "rows": len(ids), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def commit(run: Storage, shard_set: ShardSet, manifest: Manifest) -> None:

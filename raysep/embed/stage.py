@@ -1,7 +1,7 @@
 """The stage: embed the shard sets that are missing, and commit each when all of its files are written."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysep import planning, runs, work
 from raysep.cluster import Resources
@@ -11,6 +11,9 @@ from raysep.data.images import check_share
 from raysep.embed.shards import Manifest, ShardSet, commit
 from raysep.errors import StageError
 from raysep.models.meta import CheckpointMeta
+
+if TYPE_CHECKING:
+    from raysep.embed.blocks import Block, Unit
 
 # Checkpoints of a model that one actor holds at once, so that they share each decoded image.
 CHECKPOINTS_AT_ONCE = 8
@@ -24,7 +27,8 @@ def pending(run: Run) -> bool:
 
 def perform(run: Run, cluster: Resources) -> None:
     """Embed the shard sets that are missing, all of them in one stream."""
-    from raysep.embed.stream import Block, Unit, embed_all
+    from raysep.embed.blocks import Block, Unit
+    from raysep.embed.stream import embed_all
 
     config, telemetry = run.config, run.telemetry
     metas = work.checkpoints_of(run)
@@ -42,20 +46,33 @@ def perform(run: Run, cluster: Resources) -> None:
     ]
     total = sum(unit.rows.num_rows * len(unit.metas) for unit in units)
     blocks_of = [-(-unit.rows.num_rows // config.embed.shard_rows) for unit in units]
-    pool = planning.embed_pool(config.compute, cluster, sum(blocks_of))
+    plan = planning.embed_plan(config.compute, cluster, sum(blocks_of))
     data = splits.fingerprint(run.split)
     done: list[list[Block]] = [[] for _ in units]
     if units:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in embed_all(units, run.storage, config.embed, pool, run.verbose):
+            for block in embed_all(units, run.storage, config.embed, plan, run.verbose):
                 unit = units[block.unit]
                 done[block.unit].append(block)
+                _count(run, unit, block, plan)
                 bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
                 if len(done[block.unit]) == blocks_of[block.unit]:
                     _commit_unit(run, unit.metas, unit.shard_sets, done[block.unit], data)
     sets = len(metas) * len(work.splits_of(config, run.split))
     telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
-    runs.record(run.storage, "embed", shard_sets=sets)
+    runs.record(run.storage, "embed", telemetry.bill.get("embed"), shard_sets=sets)
+    if "decode" in telemetry.bill:
+        runs.record(run.storage, "decode", telemetry.bill["decode"])
+
+
+def _count(run: Run, unit: "Unit", block: "Block", plan: planning.EmbedPlan) -> None:
+    """A block's images and its workers' figures."""
+    metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
+    metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
+    metrics.images_failed.labels(model, split).inc(len(block.failed))
+    for report, step in zip(reversed(block.reports), ("embed", "decode"), strict=False):
+        pool = plan.embed if step == "embed" else plan.decode
+        run.telemetry.worked(step, report, model, pool.processes if pool else 0)
 
 
 def _commit_unit(
@@ -83,6 +100,15 @@ def _commit_unit(
             versions=runs.versions(),
         )
         commit(run.storage, shard_set, manifest)
+        run.telemetry.event(
+            "embed",
+            f"{manifest.rows} images embedded",
+            model=shard_set.model_id,
+            trial=shard_set.trial,
+            step=shard_set.step,
+            split=shard_set.split,
+            unreadable=len(failed),
+        )
 
 
 def _sharing(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, list[CheckpointMeta]]]:

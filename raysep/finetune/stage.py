@@ -1,5 +1,6 @@
 """The stage: train what has not been trained, and say which hyperparameters are chosen."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from raysep.context import Run
 from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial, TrialResult, choose, write_result
+from raysep.telemetry.meter import Report
 
 
 def pending(run: Run) -> bool:
@@ -19,7 +21,7 @@ def pending(run: Run) -> bool:
 
 def perform(run: Run, cluster: Resources) -> None:
     """Train the trials that have not ended."""
-    from raysep.finetune.tune import Job, fit
+    from raysep.finetune.tune import Job, fit, prepare_all
 
     config, telemetry = run.config, run.telemetry
     trials, found = work.trials_of(run.storage, config)
@@ -27,15 +29,28 @@ def perform(run: Run, cluster: Resources) -> None:
     job = Job(config.finetune, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
     failed: list[TrialResult] = []
 
+    def ended(trial: Trial, result: TrialResult) -> None:
+        where = f"{trial.model.id} trial {trial.number}"
+        fields = {"model": trial.model.id, "trial": trial.number, "seed": trial.seed}
+        if result.state == "failed":
+            failed.append(result)
+            telemetry.line("finetune", f"{where} failed: {result.error}", **fields)
+        else:
+            write_result(run.storage, trial, result)
+            telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
+
     def train(trials: Sequence[Trial], job: Job) -> None:
         pool = planning.trial_pool(config.compute, cluster, len(trials))
         steps = sum(work.steps_of(config, trial)[-1] for trial in trials)
         reached = {(trial.model.id, trial.number): 0 for trial in trials}
+        last: dict[tuple[str, int], Report] = {}
         with telemetry.stage("finetune", steps, "steps") as bar:
 
             def on_report(trial: Trial, report: dict[str, Any]) -> None:
                 place = (trial.model.id, trial.number)
                 rate = trial.hyperparameters.get("learning_rate")
+                if "report" in report:
+                    last[place] = Report(**report["report"])
                 setting = f" lr {rate:g} seed {trial.seed}" if rate is not None else ""
                 accuracy = f", validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
                 bar.advance(
@@ -44,14 +59,25 @@ def perform(run: Run, cluster: Resources) -> None:
                 reached[place] = report["step"]
 
             for trial, result in zip(trials, fit(trials, job, pool, on_report, run.verbose), strict=True):
-                if result.state == "failed":
-                    failed.append(result)
-                    telemetry.line("finetune", f"{trial.model.id} trial {trial.number} failed: {result.error}")
-                else:
-                    write_result(run.storage, trial, result)
+                if (report := last.get((trial.model.id, trial.number))) is not None:
+                    telemetry.worked("finetune", report, trial.model.id, len(trials))
+                ended(trial, result)
 
-    if pending:
-        train(pending, job)
+    def prepare(trials: Sequence[Trial]) -> None:
+        with telemetry.stage("finetune", len(trials), "models") as bar:
+
+            def on_prepared(trial: Trial, report: Report) -> None:
+                bar.advance(1, f"{trial.model.id} as it is")
+                telemetry.worked("finetune", report, trial.model.id, len(trials))
+
+            for trial, result in zip(trials, prepare_all(trials, job, on_prepared), strict=True):
+                ended(trial, result)
+
+    to_train = [trial for trial in pending if trial.hyperparameters]
+    if still := [trial for trial in pending if not trial.hyperparameters]:
+        prepare(still)
+    if to_train:
+        train(to_train, job)
         # Trials of the chosen setting that were stopped early for another seed's sake run to their end.
         _, found = work.trials_of(run.storage, config)
         chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(found.values())}
@@ -81,9 +107,12 @@ def perform(run: Run, cluster: Resources) -> None:
                 "finetune",
                 f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}",
             )
+    states = Counter[str](result.state for result in [*found.values(), *failed])
+    telemetry.metrics.trials_ended(states)
     runs.record(
         run.storage,
         "finetune",
+        telemetry.bill.get("finetune"),
         trials=len(trials),
         finished=sum(result.state == "finished" for result in found.values()),
         failed=[vars(result) for result in failed],

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 
 from raysep.cluster import cause
@@ -19,6 +20,7 @@ from raysep.data.sources import Reader
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
 from raysep.storage import Storage
+from raysep.telemetry.meter import Meter, Report
 
 # A trial says where it is at most this often, evaluations aside.
 REPORT_INTERVAL_S = 2.0
@@ -73,6 +75,51 @@ def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verb
     return [results[trial.model.id, trial.number] for trial in trials]
 
 
+def prepare_all(trials: Sequence[Trial], job: Job, on_prepared: Callable[[Trial, Report], None]) -> list[TrialResult]:
+    """Write the checkpoints of models that are evaluated as they are: a task each, since there is nothing to tune.
+
+    Returns:
+        How each ended, in the order of `trials`.
+    """
+    task = ray.remote(num_cpus=1)(_prepare)
+    shared = ray.put((job.run, job.split))
+    waiting = {task.remote(trial, shared): trial for trial in trials}
+    results: dict[tuple[str, int], TrialResult] = {}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        trial = waiting.pop(done)
+        seconds, error = 0.0, None
+        try:
+            report = ray.get(done)
+            seconds = report.seconds
+            on_prepared(trial, report)
+        except RayError as failure:
+            error = cause(failure)
+        results[trial.model.id, trial.number] = TrialResult(
+            model_id=trial.model.id,
+            number=trial.number,
+            seed=trial.seed,
+            hyperparameters={},
+            state="finished" if error is None else "failed",
+            val_accuracy={},
+            seen_accuracy={},
+            seconds=seconds,
+            unreadable={},
+            error=error,
+        )
+    return [results[trial.model.id, trial.number] for trial in trials]
+
+
+def _prepare(trial: Trial, shared: tuple[Storage, pa.Table]) -> Report:
+    """In a worker."""
+    from raysep.finetune.training import prepare
+
+    meter = Meter(ray.util.get_node_ip_address())
+    with meter.piece():
+        prepare(trial, *shared)
+    return meter.report
+
+
 def _fit_together(
     trials: Sequence[Trial],
     job: Job,
@@ -118,25 +165,13 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     """In the trial's process. Keeps a history, since Tune gives back the last report only."""
     import torch
 
-    from raysep.finetune.training import prepare, train
+    from raysep.finetune.training import train
 
     # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
     torch.set_num_threads(threads)
     trial: Trial = ray.get(config["trials"])[config["trial"]]
-    if job.config is None or not trial.hyperparameters:
-        prepare(trial, job.run, job.split)
-        tune.report(
-            {
-                "evaluation": 1,
-                "step": 0,
-                "val": {},
-                "seen": {},
-                "val_accuracy": 0.0,
-                "seconds": 0.0,
-                "unreadable": {},
-            }
-        )
-        return
+    assert job.config is not None
+    meter = Meter(ray.util.get_node_ip_address())
     last: dict[str, Any] = {}
     said = time.monotonic()
 
@@ -164,13 +199,15 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
             "seen": dict(seen),
             "seconds": evaluation.seconds,
             "unreadable": evaluation.unreadable,
+            "report": meter.peek().plain(),
         }
         tune.report(last)
 
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
     last = (result.metrics or {}) if result is not None else {}
-    steps = job.config.evaluate_at if job.config is not None and trial.hyperparameters else [0]
+    assert job.config is not None
+    steps = job.config.evaluate_at
     error = None
     if result is None or result.error is not None:
         state, error = "failed", cause(result.error if result is not None else None)

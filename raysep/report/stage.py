@@ -35,6 +35,7 @@ def perform(run: Run) -> Summary:
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
     summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _classes(run), unfinished)
+    run.telemetry.metrics.found(summary)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():
         run.telemetry.line("report", "nothing left to do")

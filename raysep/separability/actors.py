@@ -1,10 +1,13 @@
 """Ray around scoring: a pool of actors, one task a layer. Each task reads one column."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util import ActorPool
+from ray.exceptions import RayActorError
 
 from raysep.cluster import errors_of
 from raysep.config import ScoreConfig
@@ -15,6 +18,12 @@ from raysep.separability.layer import Settings
 from raysep.separability.scoring import score_layer
 from raysep.separability.table import Row, Task
 from raysep.storage import Storage
+from raysep.telemetry.meter import Meter, Report
+
+# How often one layer is begun again when the process that scores it is lost.
+RETRIES = 3
+# What is known of a task that is done: the task, its rows, what the worker measured.
+Scored = tuple[Task, list[Row], Report]
 
 
 class Scorer:
@@ -30,11 +39,17 @@ class Scorer:
         self._limits = threadpool_limits(threads)
         self._run, self._config = run, config
         self._engine = open_engine(config.backend)
+        self._meter = Meter(ray.util.get_node_ip_address())
 
-    def score(self, number: int, task: Task) -> tuple[int, list[Row]]:
-        """The task's number, since results come in any order, and the missing rows of its layer."""
-        _, y, X = read_layer(self._run, task.shard_set, task.manifest, task.layer.index)
-        return number, task.rows(score_layer(X, y, task.wanted, self._engine, settings_of(self._config)))
+    def score(self, task: Task) -> tuple[list[Row], Report]:
+        """The missing rows of a layer."""
+        before = self._engine.iterations
+        with self._meter.piece():
+            _, y, X = read_layer(self._run, task.shard_set, task.manifest, task.layer.index)
+            self._meter.count("bytes_read", X.nbytes)
+            rows = task.rows(score_layer(X, y, task.wanted, self._engine, settings_of(self._config)))
+            self._meter.count("kmeans_iterations", self._engine.iterations - before)
+        return rows, self._meter.report
 
 
 def settings_of(config: ScoreConfig) -> Settings:
@@ -42,21 +57,63 @@ def settings_of(config: ScoreConfig) -> Settings:
     return Settings(config.seed, config.resamples, config.max_classes)
 
 
-def score_all(run: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool) -> Iterator[tuple[Task, list[Row]]]:
+@dataclass
+class _Crew:
+    """Actors and what each is busy with."""
+
+    start: Callable[[], Any]
+    busy: dict[Any, tuple[Any, Task]] = field(default_factory=dict)
+
+    def give(self, actor: Any, task: Task) -> None:
+        self.busy[actor.score.remote(task)] = actor, task
+
+    def kill_all(self) -> None:
+        for actor, _ in self.busy.values():
+            ray.kill(actor)
+
+
+def score_all(
+    run: Storage,
+    config: ScoreConfig,
+    tasks: Sequence[Task],
+    pool: Pool,
+    on_retry: Callable[[Task], None] | None = None,
+) -> Iterator[Scored]:
     """Score tasks on a pool of actors; yields each when it is done, in any order.
 
+    An actor without work is given back at once: another run of the same cluster may wait for its place, and with it
+    the last tasks of this one, which sit with an actor that has no place yet. A task whose actor is lost is begun
+    again by a new one.
+
     Raises:
-        StageError: a task failed; what was yielded before stays valid.
+        StageError: a task failed, or lost its actor time and again; what was yielded before stays valid.
     """
-    if not tasks:
-        return
-    actor = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Scorer)
-    actors: list[Any] = [actor.remote(run, config, pool.threads) for _ in range(min(pool.processes, len(tasks)))]
+    left = deque(tasks)
+    kind = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Scorer)
+    crew = _Crew(lambda: kind.remote(run, config, pool.threads))
+    tries: dict[int, int] = {}
     try:
-        numbered = list(enumerate(tasks))
+        for _ in range(min(pool.processes, len(tasks))):
+            crew.give(crew.start(), left.popleft())
         with errors_of("score"):
-            for number, rows in ActorPool(actors).map_unordered(lambda a, item: a.score.remote(*item), numbered):
-                yield tasks[number], rows
+            while crew.busy:
+                (done,), _ = ray.wait(list(crew.busy), num_returns=1)
+                actor, task = crew.busy.pop(done)
+                try:
+                    rows, report = ray.get(done)
+                except RayActorError:
+                    tries[id(task)] = tries.get(id(task), 0) + 1
+                    if tries[id(task)] > RETRIES:
+                        raise
+                    if on_retry is not None:
+                        on_retry(task)
+                    time.sleep(2 ** tries[id(task)] / 2)
+                    crew.give(crew.start(), task)
+                    continue
+                if left:
+                    crew.give(actor, left.popleft())
+                else:
+                    ray.kill(actor)
+                yield task, rows, report
     finally:
-        for handle in actors:
-            ray.kill(handle)
+        crew.kill_all()

@@ -51,6 +51,8 @@ class Engine(Protocol):
     """What a backend does for the metrics. `name` goes into the scores."""
 
     name: str
+    # Lloyd iterations of all calls so far.
+    iterations: int
 
     def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
         """The clusters of `n_init` k-means++ starts. Needs N >= n_clusters, finite X."""
@@ -73,6 +75,9 @@ class SklearnEngine:
 
     name = "sklearn"
 
+    def __init__(self) -> None:
+        self.iterations = 0
+
     def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
         """`sklearn.cluster.KMeans` with k-means++ starts, otherwise its defaults.
 
@@ -87,6 +92,7 @@ class SklearnEngine:
             # Fewer distinct rows than clusters: the clusters found are what there is to find.
             warnings.simplefilter("ignore", ConvergenceWarning)
             models = [KMeans(n_clusters, init="k-means++", n_init=1, random_state=state).fit(X) for _ in range(n_init)]
+        self.iterations += sum(int(model.n_iter_) for model in models)
         return Starts(np.stack([m.labels_ for m in models]), np.array([m.inertia_ for m in models]))
 
     def neighbors(self, X: Matrix, k: int) -> NDArray[np.int64]:
@@ -118,6 +124,9 @@ class CumlEngine:
 
     name = "cuml"
 
+    def __init__(self) -> None:
+        self.iterations = 0
+
     def kmeans(self, X: Matrix, n_clusters: int, n_init: int, seed: int) -> Starts:
         """`cuml.cluster.KMeans`; its own defaults are one start and another seeding, so all is said."""
         from cuml.cluster import KMeans
@@ -134,6 +143,7 @@ class CumlEngine:
             ).fit(X)
             for start in range(n_init)
         ]
+        self.iterations += sum(int(model.n_iter_) for model in models)
         labels = np.stack([np.asarray(model.labels_).astype(np.int64) for model in models])
         return Starts(labels, np.array([float(model.inertia_) for model in models]))
 

@@ -67,15 +67,22 @@ class Task:
     key: str
     wanted: Sequence[Wanted]
 
-    def rows(self, scores: Iterable["Score"]) -> list[Row]:
-        """The table's rows of the scores."""
-        place = {
+    @property
+    def place(self) -> dict[str, Any]:
+        """What names the layer, in the table and in the log."""
+        return {
             "model": self.shard_set.model_id,
             "trial": self.shard_set.trial,
-            "seed": self.seed,
             "step": self.shard_set.step,
             "split": self.shard_set.split,
             "layer": self.layer.index,
+        }
+
+    def rows(self, scores: Iterable["Score"]) -> list[Row]:
+        """The table's rows of the scores."""
+        place = {
+            **self.place,
+            "seed": self.seed,
             "layer_name": self.layer.name,
             "depth": self.layer.depth,
             "dim": self.layer.dim,

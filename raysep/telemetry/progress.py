@@ -1,15 +1,23 @@
 """What a person sees while a run goes on: bars on a terminal, lines elsewhere. All of it on stderr."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from raysep.telemetry.journal import Journal
+from raysep.telemetry.meter import Report
+from raysep.telemetry.metrics import Metrics
+
 # Without a terminal a stage says where it is at most this often.
 LINE_INTERVAL_S = 5.0
+LogFormat = Literal["text", "json"]
 
 
 class Bar:
@@ -19,7 +27,9 @@ class Bar:
         self._telemetry, self._stage, self._total, self._unit = telemetry, stage, total, unit
         self._done, self._last_line = 0, 0.0
         self._progress: Progress | None = None
-        if telemetry.console.is_terminal:
+        self._began = time.monotonic()
+        self._moved()
+        if telemetry.console.is_terminal and telemetry.log_format == "text":
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
@@ -36,6 +46,7 @@ class Bar:
     def advance(self, count: int = 1, note: str = "") -> None:
         """Say that `count` more are done, and what is being done."""
         self._done += count
+        self._moved()
         if self._progress is not None:
             self._progress.update(self._task, advance=count, note=escape(note) if note else "")
             return
@@ -46,27 +57,63 @@ class Bar:
 
     def stop(self) -> None:
         """Take the bar away."""
+        self._telemetry.metrics.stage_seconds.labels(self._stage).set(time.monotonic() - self._began)
         if self._progress is not None:
             self._progress.stop()
 
+    def _moved(self) -> None:
+        metrics = self._telemetry.metrics
+        metrics.progress.labels(self._stage).set(self._done / self._total if self._total else 1.0)
+        metrics.progress_time.set_to_current_time()
+        metrics.stage_seconds.labels(self._stage).set(time.monotonic() - self._began)
+
 
 class Telemetry:
-    """Lines and bars.
+    """Lines, bars, the log and the metrics of one run or sweep.
 
     Args:
-        console: where they go; rich's stderr console if unset.
+        console: where lines and bars go; rich's stderr console if unset.
+        log_format: `json` makes each line a JSON object, as in the log that is kept.
+
+    Attributes:
+        bill: for each stage and node, pieces of work and worker seconds: what ran where.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, log_format: LogFormat = "text") -> None:
         self.console = console or Console(stderr=True, highlight=False)
+        self.log_format = log_format
+        self.journal, self.metrics = Journal(), Metrics()
+        self.bill: dict[str, dict[str, dict[str, float]]] = {}
         self._start = time.monotonic()
 
-    def line(self, stage: str, text: str) -> None:
-        """One line of a stage, with the seconds since the start."""
+    def line(self, stage: str, text: str, **fields: Any) -> None:
+        """One line of a stage, with the seconds since the start, for the person and the log."""
+        if self.log_format == "json":
+            self.event(stage, text, **fields)
+            return
+        self._log(stage, text, fields)
         self.console.print(
             f"[dim]{time.monotonic() - self._start:6.1f} s[/] [bold]{stage:<9}[/] {escape(text)}",
             soft_wrap=True,
         )
+
+    def event(self, stage: str, text: str, **fields: Any) -> None:
+        """What is for the log, and too much for a person: each layer, each shard set, each trial."""
+        event = self._log(stage, text, fields)
+        if self.log_format == "json":
+            self.console.print(json.dumps(event, ensure_ascii=False, default=str), markup=False, soft_wrap=True)
+
+    def worked(self, stage: str, report: Report, model: str, at_once: int) -> None:
+        """A worker's report: into the metrics, and onto the bill of its node."""
+        self.metrics.absorb(stage, report, model)
+        self.metrics.workers(stage, report.worker, at_once)
+        self.charge(stage, report.node, report.seconds)
+
+    def charge(self, stage: str, node: str, seconds: float) -> None:
+        """A piece of work onto the bill of a node."""
+        entry = self.bill.setdefault(stage, {}).setdefault(node, {"pieces": 0, "seconds": 0.0})
+        entry["pieces"] += 1
+        entry["seconds"] += round(seconds, 3)
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:
@@ -76,3 +123,11 @@ class Telemetry:
             yield bar
         finally:
             bar.stop()
+            self.journal.save()
+
+    def _log(self, stage: str, text: str, fields: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        elapsed = round(time.monotonic() - self._start, 3)
+        event = {"at": now, "elapsed_s": elapsed, "stage": stage, **fields, "message": text}
+        self.journal.add(event)
+        return event

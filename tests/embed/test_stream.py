@@ -12,16 +12,18 @@ from raysep.config import EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.corruptions import Corrupted
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
-from raysep.embed.embedder import Embedder
+from raysep.embed.blocks import Block, Unit
+from raysep.embed.embedder import Embedded, Embedder, load_all
 from raysep.embed.shards import Manifest, ShardSet, read_layer
-from raysep.embed.stream import Block, Unit, embed_all
+from raysep.embed.stream import embed_all
 from raysep.errors import StageError
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.meta import CheckpointMeta, read_meta
-from raysep.planning import Pool
+from raysep.planning import EmbedPlan, Pool
 from raysep.storage import Storage
+from raysep.telemetry.meter import Meter
 from tests.conftest import TINY_CNN, TINY_VIT
 
 
@@ -57,6 +59,11 @@ def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -
 PREFIX = {"test_vit": {"return_prefix_tokens": True}}
 
 
+def embedded(embedder: Embedder, source, places, batch_size: int, meter: Meter | None = None) -> Embedded:
+    meter = meter or Meter("here")
+    return embedder.embed(load_all(source, places, embedder.preprocessing, batch_size), meter)
+
+
 def units_of(split, metas, reader) -> list[Unit]:
     return [
         Unit(tuple(own), tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own), select(split, role), reader)
@@ -82,13 +89,22 @@ def manifests(units: list[Unit], blocks: list[Block]) -> dict[ShardSet, Manifest
     }
 
 
-@pytest.mark.parametrize("pool", [Pool(1, 2, 0), Pool(2, 1, 0)], ids=["one actor", "actors on every CPU"])
-def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, pool: Pool):
+PLANS = {
+    "one actor": EmbedPlan(Pool(1, 2, 0)),
+    "actors on every CPU": EmbedPlan(Pool(2, 1, 0)),
+    "one decodes for the other": EmbedPlan(Pool(1, 1, 0), Pool(1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, plan: EmbedPlan):
     run, source, split, metas = world
     units = units_of(split, metas, source)
-    blocks = list(embed_all(units, run, EmbedConfig(batch_size=4, shard_rows=7), pool))
+    blocks = list(embed_all(units, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
     assert sum(block.images for block in blocks) == sum(unit.rows.num_rows for unit in units)
     assert {image for block in blocks for image in block.failed} == {"d/005.png"}
+    encoded = sum(len(source.read(path, None)) for unit in units for path in unit.rows["path"].to_pylist())
+    assert sum(r.counts.get("bytes_read", 0) for block in blocks for r in block.reports) == encoded
     found = manifests(units, blocks)
     for unit in units:
         expected_ids = [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
@@ -107,7 +123,7 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world):
     rows = select(split, "unseen")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
     embedder = Embedder(run, metas[2:], "cpu", "float32")
-    one, many = (embedder.embed(source, places, size) for size in (1, 24))
+    one, many = (embedded(embedder, source, places, size) for size in (1, 24))
     assert one.good == many.good
     assert list(one.failed) == list(many.failed) == [5]
     for a, b in zip(one.vectors[1], many.vectors[1], strict=True):
@@ -116,9 +132,9 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world):
 
 def test_nothing_readable_is_no_vectors(world):
     run, source, _, metas = world
-    embedded = Embedder(run, metas[:1], "cpu", "float32").embed(source, [("d/005.png", None)], 4)
-    assert embedded.good == []
-    assert [v.shape for v in embedded.vectors[0]] == [
+    found = embedded(Embedder(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
+    assert found.good == []
+    assert [v.shape for v in found.vectors[0]] == [
         (0, layer.dim) for layer in Embedder(run, metas[:1], "cpu", "float32").layers
     ]
 
@@ -128,11 +144,37 @@ def test_lower_precision_stays_close(world):
     rows = select(split, "seen_test")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
     full, half = (
-        Embedder(run, metas[2:3], "cpu", p).embed(source, places, 8).vectors[0] for p in ("float32", "bfloat16")
+        embedded(Embedder(run, metas[2:3], "cpu", p), source, places, 8).vectors[0] for p in ("float32", "bfloat16")
     )
     for a, b in zip(full, half, strict=True):
         assert b.dtype == np.float32
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch: pytest.MonkeyPatch):
+    run, source, split, metas = world
+    places = [(path, None) for path in select(split, "seen_test")["path"].to_pylist()]
+    embedder = Embedder(run, metas[:1], "cpu", "float32")
+    roomy = embedded(embedder, source, places, 6)
+    whole, sizes = embedder._pass, []
+
+    def tight(pixels: torch.Tensor) -> list[torch.Tensor]:
+        sizes.append(len(pixels))
+        if len(pixels) > limit:
+            raise torch.OutOfMemoryError("no")
+        return whole(pixels)
+
+    monkeypatch.setattr(embedder, "_pass", tight)
+    limit, meter = 2, Meter("here")
+    with meter.piece():
+        cramped = embedded(embedder, source, places, 6, meter)
+    assert meter.report.counts == {"memory_fallbacks": 2}
+    assert sizes[:3] == [6, 3, 1]
+    for a, b in zip(roomy.vectors[0], cramped.vectors[0], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        embedded(embedder, source, places, 6)
 
 
 class Faulty(ImageFolder):
@@ -143,7 +185,7 @@ class Faulty(ImageFolder):
 def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
-        list(embed_all(units_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), Pool(1, 1, 0)))
+        list(embed_all(units_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), EmbedPlan(Pool(1, 1, 0))))
 
 
 def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):
@@ -153,11 +195,11 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
         Unit(metas[:1], (ShardSet("m", 0, 0, name),), select(split, "unseen"), reader)
         for name, reader in (("unseen", source), ("noisy", corrupted))
     )
-    blocks = list(embed_all([plain, noisy], run, EmbedConfig(), Pool(1, 2, 0)))
+    blocks = list(embed_all([plain, noisy], run, EmbedConfig(), EmbedPlan(Pool(1, 2, 0))))
     found = manifests([plain, noisy], blocks)
     X, Z = (read_layer(run, s, found[s], 0)[2] for s in (plain.shard_sets[0], noisy.shard_sets[0]))
     assert X.shape == Z.shape
     assert np.abs(X - Z).max() > 0.01
     places = [(path, None) for path in select(split, "unseen")["path"].to_pylist()]
-    serial = Embedder(run, metas[:1], "cpu", "float32").embed(corrupted, places, 64).vectors[0][0]
+    serial = embedded(Embedder(run, metas[:1], "cpu", "float32"), corrupted, places, 64).vectors[0][0]
     np.testing.assert_allclose(Z, serial, atol=1e-5)

@@ -7,7 +7,7 @@ from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.finetune.training import prepare, train
 from raysep.finetune.trials import Trial
-from raysep.finetune.tune import Job, fit, sample
+from raysep.finetune.tune import Job, fit, prepare_all, sample
 from raysep.models.meta import read_meta
 from raysep.planning import Pool
 from raysep.storage import Storage
@@ -85,7 +85,13 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
 def test_models_as_they_are_need_no_training(ray_session, job: Job, tmp_path: Path):
     plain = Job(None, job.run, job.split, job.source, 0.01)
     trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
-    assert fit([trial], plain, Pool(1, 1, 0), lambda trial, report: None)[0].state == "finished"
+    reported = []
+    missing = Trial(ModelConfig(**{**TINY_CNN, "id": "m", "pretrained": "gone.safetensors"}), 0, 0)
+    results = prepare_all([trial, missing], plain, lambda trial, report: reported.append((trial.model.id, report)))
+    assert [result.state for result in results] == ["finished", "failed"]
+    assert "gone.safetensors" in (results[1].error or "")
+    assert [name for name, _ in reported] == ["test_resnet"]
+    assert reported[0][1].seconds > 0
     alone = Storage(str(tmp_path / "alone"))
     prepare(trial, alone, job.split)
     where = "checkpoints/test_resnet/trial=0/step=0"

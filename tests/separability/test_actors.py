@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,47 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]], processes: int):
     run, todo = tasks
-    found = {task.layer.index: rows for task, rows in score_all(run, ScoreConfig(), todo, Pool(processes, 1, 0))}
+    done = list(score_all(run, ScoreConfig(), todo, Pool(processes, 1, 0)))
+    found = {task.layer.index: rows for task, rows, _ in done}
+    assert len(found) == len(done) == len(todo)
+    assert all(report.counts["kmeans_iterations"] > 0 for *_, report in done)
     for task in todo:
         ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
         assert ids == sorted(ids)
         serial = task.rows(score_layer(X, y, task.wanted, SklearnEngine(), settings_of(ScoreConfig())))
         for ours, theirs in zip(found[task.layer.index], serial, strict=True):
             assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def test_a_layer_whose_process_is_lost_is_scored_again(ray_session, tasks: tuple[Storage, list[Task]], tmp_path: Path):
+    run, todo = tasks
+    once = tmp_path / "once"
+    lost: list[Task] = []
+    short = ScoreConfig(resamples=0)
+
+    class Killed(Storage):
+        """Ends the first process that reads from it."""
+
+        def __reduce__(self):
+            return _killed, (self.full_uri, str(once))
+
+    done = list(score_all(Killed(run.full_uri), short, todo[:2], Pool(1, 1, 0), lost.append))
+    assert len(done) == 2
+    assert len(lost) == 1
+    assert once.exists()
+
+
+def _killed(uri: str, once: str) -> Storage:
+    storage = Storage(uri)
+
+    class Once(type(storage)):
+        def path(self, relative: str) -> str:
+            if not Path(once).exists():
+                Path(once).touch()
+                os._exit(1)
+            return super().path(relative)
+
+    return Once(uri)
 
 
 def test_no_tasks_need_no_actors():

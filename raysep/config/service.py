@@ -1,0 +1,48 @@
+"""What changes how a run is carried out, and not what it finds."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from raysep.config.base import Section
+
+
+class NodeShape(Section):
+    """Nodes that the cluster's autoscaler could add."""
+
+    cpus: float = Field(gt=0)
+    gpus: float = Field(0, ge=0)
+    nodes: int = Field(1, ge=1, le=1000, description="at most so many")
+
+
+class ComputeConfig(Section):
+    """What each process takes; unset: planned."""
+
+    cpus_per_trial: float | None = Field(None, gt=0)
+    gpus_per_trial: float | None = Field(None, ge=0)
+    embed_actors: int | None = Field(None, ge=1)
+    cpus_per_embed_actor: int | None = Field(None, ge=1)
+    gpus_per_embed_actor: float | None = Field(None, ge=0)
+    decode_actors: int | None = Field(None, ge=0, description="CPU processes that decode for GPU actors; 0: none")
+    score_actors: int | None = Field(None, ge=1)
+    gpus_per_score_actor: float | None = Field(None, ge=0)
+    may_add: list[NodeShape] = Field(
+        default_factory=list, description="nodes that the autoscaler could add, where Ray doesn't know of them"
+    )
+
+
+class MetricsConfig(Section):
+    """Where Prometheus finds the figures of a run."""
+
+    port: int | None = Field(0, ge=0, le=65535, description="of /metrics; 0: a free one, printed; null: not served")
+    address: str = Field("127.0.0.1", description="what it listens on; 0.0.0.0 for every network")
+    username: str | None = Field(None, description="asks for HTTP basic authentication")
+    password_env: str = Field("RAYSEP_METRICS_PASSWORD", description="environment variable that holds the password")
+    textfile: str | None = Field(None, description="written at the end, for node_exporter: .../name.prom")
+    pushgateway: str | None = Field(None, description="pushed to at the end: host:port or URL")
+
+    @model_validator(mode="after")
+    def _suffix(self) -> Self:
+        if self.textfile is not None and not self.textfile.endswith(".prom"):
+            raise ValueError(f"node_exporter reads *.prom only: textfile is {self.textfile}")
+        return self

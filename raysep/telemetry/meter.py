@@ -1,0 +1,103 @@
+"""What a worker measures of itself, and hands to the driver together with its results.
+
+The driver counts a report when it has the results, so a worker that dies takes no count with it, and work that is
+done again is counted once.
+"""
+
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """One piece of work.
+
+    Attributes:
+        node: address of the node that did it.
+        worker: a name that a process has from its start: a restarted one has another.
+        seconds: that it took.
+        waited_s: how long the worker had been without work before it.
+        peak_gpu_bytes: of torch's allocator since the worker's start; None without a GPU.
+        counts: of what happened, by name: `bytes_read`, `bytes_written`, `kmeans_iterations`, `memory_fallbacks`.
+        samples: durations in seconds, by name: `batch`, `forward`.
+    """
+
+    node: str
+    worker: str
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    peak_gpu_bytes: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As `Report(**plain)` takes it back."""
+        return asdict(self)
+
+
+class Meter:
+    """Times the pieces of work of one process.
+
+    >>> meter = Meter("10.0.0.1")
+    >>> with meter.piece():
+    ...     meter.count("bytes_read", 5)
+    ...     meter.count("bytes_read", 5)
+    >>> meter.report.counts, meter.report.node
+    ({'bytes_read': 10}, '10.0.0.1')
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node, self._worker = node, uuid.uuid4().hex
+        self._free_since = time.perf_counter()
+        self.report = Report(node, self._worker)
+
+    @contextmanager
+    def piece(self) -> Iterator[None]:
+        """One piece of work; its report is there afterwards."""
+        began = time.perf_counter()
+        self.report = Report(self._node, self._worker)
+        yield
+        now = time.perf_counter()
+        self.report = Report(
+            self._node,
+            self._worker,
+            now - began,
+            began - self._free_since,
+            _peak_gpu_bytes(),
+            self.report.counts,
+            self.report.samples,
+        )
+        self._free_since = now
+
+    def peek(self) -> Report:
+        """Of work that goes on: from the start of the process until now."""
+        seconds = time.perf_counter() - self._free_since
+        return Report(self._node, self._worker, seconds, 0.0, _peak_gpu_bytes())
+
+    def count(self, name: str, number: int) -> None:
+        """Add to a count of the piece at hand."""
+        self.report.counts[name] = self.report.counts.get(name, 0) + number
+
+    @contextmanager
+    def sample(self, name: str) -> Iterator[None]:
+        """Time a block of the piece at hand."""
+        began = time.perf_counter()
+        yield
+        self.observe(name, time.perf_counter() - began)
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Add a duration of the piece at hand."""
+        self.report.samples.setdefault(name, []).append(seconds)
+
+
+def _peak_gpu_bytes() -> int | None:
+    # A worker that never imported torch has used none of its memory.
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())
