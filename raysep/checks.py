@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from raysep.config import ModelConfig, RunConfig
+from raysep.config import DataConfig, ModelConfig, RunConfig
 from raysep.data.corruptions import Corrupted
 from raysep.data.sources import Reader, open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
@@ -11,8 +11,15 @@ from raysep.storage import place_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
+    """`check_images`, and whether there is something to train on."""
+    readers, split = check_images(config.data)
+    if config.finetune is not None and SEEN_TRAIN not in set(split["role"].to_pylist()):
+        raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
+    return readers, split
+
+
+def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
     """What reads the images of each role, and the split. Raises ConfigError with all that is wrong with them."""
-    data = config.data
     source = open_source(data.source)
     readers: dict[str, Reader] = dict.fromkeys((SEEN_TRAIN, SEEN_TEST, UNSEEN), source)
     others = {}
@@ -25,11 +32,7 @@ def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
                 others[domain.name] = other.records()
             except ConfigError as error:
                 raise ConfigError([f"data.domains, {domain.name}: {problem}" for problem in error.problems]) from None
-    split = draw_split(source.records(), data.split, data.max_per_class, data.domains, others)
-    roles = set(split["role"].to_pylist())
-    if config.finetune is not None and "seen_train" not in roles:
-        raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
-    return readers, split
+    return readers, draw_split(source.records(), data.split, data.max_per_class, data.domains, others)
 
 
 def check_models(models: list[ModelConfig]) -> None:

@@ -52,6 +52,26 @@ class Resources:
         """Of all reachable nodes together."""
         return sum(gpus for _, gpus in self.reachable)
 
+    @property
+    def at_once(self) -> int:
+        """How many whole runs the reachable nodes can take: one for each GPU, or for each four CPUs."""
+        return max(1, int(self.gpus) or int(self.cpus) // 4)
+
+    def share(self, position: int, of: int) -> "Resources":
+        """One of several parts for runs beside each other: whole nodes where there are enough, else parts of each.
+
+        Parts never overlap, so that no run waits for what another one holds while it waits itself.
+        """
+        if of <= 1:
+            return self
+        reachable = self.reachable
+        if len(reachable) >= of:
+            return Resources(reachable[position::of], kinds=self.kinds)
+        return Resources(
+            tuple((max(1.0, cpus // of), gpus // of + (position < gpus % of)) for cpus, gpus in reachable),
+            kinds=self.kinds,
+        )
+
     def fits(self, cpus: float, gpus: float) -> bool:
         """Whether one node has as much as one process asks for."""
         return self.places(cpus, gpus) > 0

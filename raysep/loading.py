@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from raysep.config import RunConfig
 from raysep.errors import ConfigError
 
 Key = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
 # How pydantic calls the members of the unions in `config/`.
 UNION_TAGS = {"number", "grid", "space", "digits", "image_folder", "parquet", "huggingface", "cifar100"}
@@ -29,6 +30,11 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
     Raises:
         ConfigError: with every problem of the file and the overrides at once.
     """
+    return _build(read_yaml(path), overrides, run_dir, path)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,7 +43,7 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
         raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], path) from None
     if not isinstance(values, dict):
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
-    return _build(values, overrides, run_dir, path)
+    return values
 
 
 def config_of_options(
@@ -75,7 +81,7 @@ def config_of_options(
 
 def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
     for override in overrides:
-        _apply(values, override)
+        apply(values, override)
     if run_dir is not None:
         values["run_dir"] = run_dir
     return build_config(values, source)
@@ -83,13 +89,18 @@ def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None
 
 def build_config(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
     """Validate plain values. Raises ConfigError with all problems at once."""
+    return validated(RunConfig, values, source)
+
+
+def validated(kind: type[M], values: Mapping[str, Any], source: str) -> M:
+    """Values as a model of a configuration. Raises ConfigError with all problems at once."""
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_in_words(item) for item in error.errors()], source) from None
+        raise ConfigError([_in_words(item, kind) for item in error.errors()], source) from None
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: BaseModel) -> str:
     """The resolved configuration, each default written out, in a form that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -120,8 +131,8 @@ def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield key, value
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one key in place."""
+def apply(values: dict[str, Any], override: str) -> None:
+    """Set the key of `key=value` in place. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError([f"expected key=value, as in models.0.name=resnet18; got {override!r}"], "override")
@@ -129,6 +140,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError([f"{override}: the value is not YAML: {' '.join(str(error).split())}"], "override") from None
+    put(values, key, value)
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in place. Raises ConfigError where it leads nowhere."""
     place: Any = values
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -151,12 +167,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError([f"{key}: {where} is the value {place!r}, it has no keys"], "override")
 
 
-def _in_words(item: Any) -> str:
+def _in_words(item: Any, root: type[BaseModel]) -> str:
     """One pydantic error as a line: where, what was expected, what came."""
     place: Key = item["loc"]
     where = ".".join(str(part) for part in _without_tags(place)) or "configuration"
     if item["type"] == "extra_forbidden":
-        known = _keys_at(place[:-1])
+        known = _keys_at(place[:-1], root)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"{where}: unknown key.{hint} The keys here are {', '.join(known)}."
@@ -173,9 +189,9 @@ def _without_tags(place: Key) -> Key:
     return tuple(part for part in place if part not in UNION_TAGS)
 
 
-def _keys_at(place: Key) -> list[str]:
+def _keys_at(place: Key, root: type[BaseModel]) -> list[str]:
     """The valid keys of the section at a place."""
-    sections: list[type[BaseModel]] = [RunConfig]
+    sections: list[type[BaseModel]] = [root]
     for part in place:
         if part in UNION_TAGS:
             sections = [s for s in sections if _tag(s) in {part, None}]

@@ -1,9 +1,8 @@
 """One process at a time in a directory, on any file system: a lease that its holder renews.
 
 A holder that is killed renews nothing, and its lease ends by itself; on the machine that it ran on, that it is gone
-is seen at once. Local files are created exclusively. Object stores have no such call in pyarrow: there the lease is
-written, and read back a moment later to see who wrote last, which two processes that start within that moment of
-each other on different machines both survive only if their store delays writes by more than it.
+is seen at once. Local files are created exclusively. pyarrow has no such call for object stores: there the lease is
+written, and read back after a moment: who wrote last has it.
 """
 
 import json
@@ -57,15 +56,20 @@ def held(storage: Storage, what: str) -> Iterator[None]:
             storage.delete(FILE)
 
 
-def _take(storage: Storage, mine: dict[str, Any], what: str) -> None:
+def holder(storage: Storage) -> dict[str, Any] | None:
+    """Who holds the lock of a directory by now: host, pid, since; None where nobody does."""
     found = _read(storage)
+    return found if found is not None and _alive(found) else None
+
+
+def _take(storage: Storage, mine: dict[str, Any], what: str) -> None:
+    found = holder(storage)
     if found is not None:
-        if _alive(found):
-            raise RaysepError(
-                f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, since "
-                f"{found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after {LEASE_S:g} s."
-            )
-        storage.delete(FILE)
+        raise RaysepError(
+            f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, since "
+            f"{found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after {LEASE_S:g} s."
+        )
+    storage.delete(FILE)
     content = _lease(mine)
     if storage.is_local:
         Path(storage.root).mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pyarrow as pa
 
 from raysep import __version__, checks, locks, planning, runs
-from raysep.cluster import connection, unseen_by_nodes
+from raysep.cluster import Resources, connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
 from raysep.data import splits
@@ -35,6 +35,7 @@ def run(
     config_name: str = "configuration",
     verbose: bool = False,
     telemetry: Telemetry | None = None,
+    share: Resources | None = None,
 ) -> Summary | None:
     """Do what is missing of the stages.
 
@@ -46,6 +47,7 @@ def run(
         config_name: for messages.
         verbose: let Ray's own lines through.
         telemetry: where progress goes.
+        share: the part of the cluster that this run may plan with; all of it if unset.
 
     Returns:
         The summary if `report` is among the stages.
@@ -76,18 +78,19 @@ def run(
     with exposed(telemetry, metrics, config.name), _kept(current, begun):
         if busy:
             with locks.held(storage, "the run"):
-                _perform(current, wanted, begun)
+                _perform(current, wanted, begun, share)
         else:
             for stage in wanted:
                 telemetry.line(stage, "nothing left to do")
         return report_stage.perform(current) if "report" in stages else None
 
 
-def _perform(current: Run, stages: Sequence[str], begun: bool) -> None:
+def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
     config, telemetry = current.config, current.telemetry
     telemetry.line("ray", "starting")
     may_add = [(shape.cpus, shape.gpus) for shape in config.compute.may_add for _ in range(shape.nodes)]
-    with connection(current.verbose, may_add) as cluster:
+    with connection(current.verbose, may_add) as whole:
+        cluster = share or whole
         planning.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         if not begun:

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+"""Commands of one run: all of it, a stage, and what can be asked beforehand."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -7,38 +7,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raysep import __version__
-from raysep.errors import RaysepError, StageError, UsageError
+from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app
+from raysep.errors import StageError, UsageError
 
 if TYPE_CHECKING:
     from raysep.config import RunConfig
 
-app = typer.Typer(
-    help="Which layer of a vision model generalizes best to classes it was never trained on?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as in models.0.name=resnet18 finetune.steps=50."),
-]
-RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI of the run.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
-
 
 def _evaluate_file(
-    path: str, overrides: list[str] | None, run_dir: str | None, verbose: bool, stages: tuple[str, ...]
+    path: str,
+    overrides: list[str] | None,
+    run_dir: str | None,
+    stages: tuple[str, ...],
+    how: tuple[bool, LogFormat],
 ) -> None:
     from raysep.loading import load_config
 
-    _evaluate(load_config(path, overrides or [], run_dir), path, verbose, stages)
+    _evaluate(load_config(path, overrides or [], run_dir), path, stages, how)
 
 
-def _evaluate(config: "RunConfig", path: str, verbose: bool, stages: tuple[str, ...]) -> None:
+def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], how: tuple[bool, LogFormat]) -> None:
+    verbose, log_format = how
     # Only now what takes seconds to import: a wrong configuration is answered at once.
     from raysep.quiet import quiet
 
@@ -49,7 +38,9 @@ def _evaluate(config: "RunConfig", path: str, verbose: bool, stages: tuple[str, 
         from raysep.storage import Storage
         from raysep.telemetry import Telemetry
 
-        summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console))
+        summary = pipeline.run(
+            config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console, log_format.value)
+        )
     if summary is not None:
         # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
         out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -76,6 +67,7 @@ def run(
     unseen: Annotated[str | None, typer.Option(help="Classes new to the model: a,b,c or all; unset: all.")] = None,
     run_dir: RunDir = None,
     verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
 ) -> None:
     """All stages: fine-tune, embed, score, report. Does only what is missing.
 
@@ -87,7 +79,7 @@ def run(
             raise UsageError("--weights and --unseen go with --model and --data")
         if config is None:
             raise UsageError("expected CONFIG, or --model and --data; see `raysep run --help`")
-        _evaluate_file(config, overrides, run_dir, verbose, stages)
+        _evaluate_file(config, overrides, run_dir, stages, (verbose, log_format))
         return
     if model is None or data is None:
         raise UsageError("--model and --data go together")
@@ -95,31 +87,56 @@ def run(
     changes = [*([config] if config is not None else []), *(overrides or [])]
     from raysep.loading import config_of_options
 
-    _evaluate(config_of_options(model, weights, data, unseen, changes, run_dir), "options", verbose, stages)
+    options = config_of_options(model, weights, data, unseen, changes, run_dir)
+    _evaluate(options, "options", stages, (verbose, log_format))
 
 
 @app.command()
-def finetune(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+def finetune(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
     """Train the models on the seen classes."""
-    _evaluate_file(config, overrides, run_dir, verbose, ("finetune",))
+    _evaluate_file(config, overrides, run_dir, ("finetune",), (verbose, log_format))
 
 
 @app.command()
-def embed(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+def embed(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
     """Pass the images through the checkpoints that are there."""
-    _evaluate_file(config, overrides, run_dir, verbose, ("embed",))
+    _evaluate_file(config, overrides, run_dir, ("embed",), (verbose, log_format))
 
 
 @app.command()
-def score(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+def score(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
     """Measure the separability of each layer from the embeddings that are there."""
-    _evaluate_file(config, overrides, run_dir, verbose, ("score",))
+    _evaluate_file(config, overrides, run_dir, ("score",), (verbose, log_format))
 
 
 @app.command()
-def report(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None, verbose: Verbose = False) -> None:
+def report(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
     """Write the summary and the report from the scores that are there."""
-    _evaluate_file(config, overrides, run_dir, verbose, ("report",))
+    _evaluate_file(config, overrides, run_dir, ("report",), (verbose, log_format))
 
 
 @app.command()
@@ -185,25 +202,3 @@ def layers(
     for item in found:
         table.add_row(str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling)
     Console().print(table)
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The entry point: errors that are meant for people are printed, and set the exit code."""
-    try:
-        app(args=arguments, standalone_mode=True)
-    except RaysepError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,36 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from raysep import __version__
+from raysep.cli import evaluate, jobs, sweeps
+from raysep.cli.app import app
+from raysep.errors import RaysepError
+
+__all__ = ["app", "evaluate", "jobs", "main", "sweeps"]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point: errors that are meant for people are printed, and set the exit code."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except RaysepError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Commands that talk to the job server of a Ray cluster."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raysep.cli.app import Overrides, RunDir, app
+from raysep.errors import UsageError
+
+Address = Annotated[
+    str,
+    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.", show_default=True),
+]
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+
+
+@app.command()
+def submit(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of a run or a sweep.")],
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    address: Address = DEFAULT_ADDRESS,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log to the end, and exit as the job does.")] = False,
+    code: Annotated[str | None, typer.Option(help="Checkout whose code runs, not what the nodes have.")] = None,
+    python: Annotated[str, typer.Option(help="Command that runs Python on the head.")] = "python",
+) -> None:
+    """Run a configuration or a sweep as a job of a cluster."""
+    from raysep import submission
+    from raysep.loading import load_config, to_yaml
+    from raysep.sweeps.config import is_sweep, load_sweep
+
+    if is_sweep(config):
+        if overrides:
+            raise UsageError("a sweep has no overrides on the command line: they are an axis of its matrix")
+        sweep = load_sweep(config, {"root": run_dir} if run_dir else None)
+        target = submission.target_at(sweep.root, address)
+        places = {"root": target, "results": submission.target_at(sweep.results, address)}
+        command, text = "sweep", to_yaml(sweep.model_copy(update=places))
+    else:
+        loaded = load_config(config, overrides or [], run_dir)
+        target = submission.target_at(loaded.run_dir, address)
+        command, text = "run", to_yaml(loaded.model_copy(update={"run_dir": target}))
+    job = submission.Job(command, text, config, target, str(Path.cwd()))
+    job_id = submission.submit(job, address, code, python)
+    err = Console(stderr=True, highlight=False)
+    err.print(f"submitted {job_id}: {config}, to {target}", soft_wrap=True, markup=False)
+    if not wait:
+        typer.echo(job_id)
+        return
+    try:
+        exit_code = submission.follow(job_id, address, _write)
+    except KeyboardInterrupt:
+        err.print(f"{job_id} goes on; `raysep stop {job_id}` stops it", soft_wrap=True)
+        raise typer.Exit(130) from None
+    err.print(f"{job_id} ended with exit code {exit_code}", soft_wrap=True)
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def jobs(address: Address = DEFAULT_ADDRESS) -> None:
+    """List the jobs of a cluster, the newest first."""
+    from raysep import submission
+
+    table = Table()
+    for heading in ("job", "status", "configuration", "results", "started (UTC)", "seconds"):
+        table.add_column(heading, overflow="fold")
+    for job in submission.jobs(address):
+        metadata = job.metadata or {}
+        started, seconds = "-", "-"
+        if job.start_time:
+            began = datetime.fromtimestamp(job.start_time / 1000, UTC)
+            ended = datetime.fromtimestamp(job.end_time / 1000, UTC) if job.end_time else datetime.now(UTC)
+            started, seconds = f"{began:%Y-%m-%d %H:%M:%S}", f"{(ended - began).total_seconds():.0f}"
+        what = metadata.get("config") or job.entrypoint
+        table.add_row(job.submission_id, job.status.value, what, metadata.get("target", "-"), started, seconds)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command()
+def stop(
+    job: Annotated[str, typer.Argument(metavar="ID", help="As `raysep jobs` lists it.")],
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Stop a job. What it has written stays, and submitting it again goes on from there."""
+    from raysep import submission
+
+    typer.echo(f"{job}: {submission.stop(job, address)}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

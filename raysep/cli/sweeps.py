@@ -1,0 +1,214 @@
+"""Commands of sweeps: run one, look at what it found over time, and when it runs."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raysep.cli.app import LogFormat, Verbose, app
+from raysep.errors import StageError, UsageError
+
+if TYPE_CHECKING:
+    from raysep.sweeps.compare import Point
+    from raysep.sweeps.rounds import Plan, Round
+
+SweepPath = Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of the sweep.")]
+Root = Annotated[str | None, typer.Option("--root", help="Directory or URI of the sweep.")]
+Label = Annotated[str | None, typer.Option("--round", help="Label of the round; unset: from `round` and the date.")]
+
+
+@app.command()
+def sweep(
+    path: SweepPath,
+    label: Label = None,
+    root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they may cost.")] = False,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
+    """Run the cells of a sweep that this round doesn't have yet, rank the models, hold them against the baseline.
+
+    Exit code 1 if a cell failed, or one is worse than the baseline.
+    """
+    from datetime import UTC, datetime
+
+    from raysep.sweeps.config import load_sweep
+
+    config = load_sweep(path, {"root": root} if root else None)
+    label = label or config.label(datetime.now(UTC))
+    from raysep.quiet import quiet
+
+    with quiet(verbose) as console:
+        from raysep.sweeps import rounds
+        from raysep.telemetry import Telemetry
+
+        if dry_run:
+            plans = rounds.plan(config, label)
+        else:
+            found = rounds.perform(config, label, Telemetry(console, log_format.value), verbose)
+    if dry_run:
+        _print_plan(label, plans)
+        return
+    _print_round(config.name, found)
+    problems = [f"{row['cell']}: {row['error']}" for row in found.failed] + found.regressions
+    if problems:
+        cells = f"{len(found.failed)} of {len(found.rows)} cells failed"
+        raise StageError(
+            "\n".join([f"{cells}, {len(found.regressions)} regression(s)", *(f"  - {p}" for p in problems)])
+        )
+
+
+@app.command()
+def history(
+    place: Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, or its results table.")],
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Every column, as CSV.")] = False,
+) -> None:
+    """A model's g over time, a row for each cell of each round."""
+    rows = [row for row in _rows(place) if model is None or row["model"] == model]
+    if not rows:
+        raise UsageError(f"{place}: the results have no row" + (f" of {model}" if model else ""))
+    if csv:
+        import csv as writer
+
+        out = writer.DictWriter(sys.stdout, rows[0].keys())
+        out.writeheader()
+        out.writerows(rows)
+        return
+    table = Table()
+    for heading in ("date", "round", "cell", "state", "g", "95 % interval", "layer", "accuracy", "seconds", "revision"):
+        table.add_column(heading, overflow="fold")
+    for row in sorted(rows, key=lambda row: (row["cell"], row["at"])):
+        low, high = row["corrected_low"], row["corrected_high"]
+        table.add_row(
+            row["date"],
+            row["round"],
+            row["cell"],
+            row["state"],
+            _number(row["corrected_g"] if row["corrected_g"] is not None else row["g"]),
+            "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+            "-" if row["best_layer"] is None else str(row["best_layer"]),
+            _number(row["seen_accuracy"]),
+            _number(row["seconds"], 1),
+            (row["git_revision"] or "-")[:7],
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run's directory or URI, or a round or date.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    sweep: Annotated[str | None, typer.Option(help="Of rounds and dates: a sweep's YAML file, or its results.")] = None,
+) -> None:
+    """Two runs, rounds or dates side by side, and which differences are beyond their intervals."""
+    from raysep.sweeps import compare as comparing
+
+    found = comparing.differences(_points(a, sweep), _points(b, sweep))
+    if not found:
+        raise UsageError(f"{a} and {b} have no model or cell in common")
+    table = Table()
+    for heading in ("", f"g of {a}", f"g of {b}", "change", "beyond", "layers", "accuracies", "seconds"):
+        table.add_column(heading, overflow="fold")
+    for item in found:
+        margin = "" if item.margin is None else f" ± {item.margin:.3f}"
+        beyond = "not known" if item.beyond is None else ("yes" if item.beyond else "no")
+        table.add_row(
+            item.a.name,
+            _number(item.a.g),
+            _number(item.b.g),
+            "-" if item.change is None else f"{item.change:+.3f}{margin}",
+            beyond,
+            f"{item.a.best_layer}, {item.b.best_layer}",
+            f"{_number(item.a.accuracy)}, {_number(item.b.accuracy)}",
+            f"{_number(item.a.seconds, 1)}, {_number(item.b.seconds, 1)}",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command()
+def schedule(
+    path: SweepPath,
+    cron: Annotated[str, typer.Option(help="Five fields, in the sweep's time zone: '0 3 * * *'.")],
+    root: Root = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="End after so many rounds; unset: stay.")] = None,
+    log_format: LogFormat = LogFormat.text,
+) -> None:
+    """Stay, and run a round of a sweep at each time of a cron expression. One at a time; missed ones are one."""
+    from raysep.sweeps.cells import cells_of
+    from raysep.sweeps.config import load_sweep
+    from raysep.sweeps.schedule import Schedule, command_of
+    from raysep.telemetry import Telemetry
+
+    config = load_sweep(path, {"root": root} if root else None)
+    # What is wrong with a cell is said now, and not at three in the morning.
+    cells_of(config)
+    arguments = ["--log-format", log_format.value, *(["--root", root] if root else [])]
+    Schedule(config, cron, command_of(path, arguments), Telemetry(log_format=log_format.value)).run(rounds)
+
+
+def _rows(place: str) -> list[dict[str, Any]]:
+    from raysep.storage import Storage
+    from raysep.sweeps import history as table
+    from raysep.sweeps.config import load_sweep
+
+    if place.endswith((".yaml", ".yml")):
+        config = load_sweep(place)
+        return [row for row in table.rows(Storage(config.results)) if row["sweep"] == config.name]
+    return table.rows(Storage(place))
+
+
+def _points(place: str, sweep: str | None) -> "list[Point]":
+    from raysep.report.schema import FILE, Summary
+    from raysep.storage import Storage
+    from raysep.sweeps import compare as comparing
+    from raysep.sweeps import history as table
+
+    if sweep is None:
+        try:
+            return comparing.of_summary(Summary.model_validate_json(Storage(place).read_bytes(FILE)))
+        except FileNotFoundError:
+            raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
+    rows = _rows(sweep)
+    chosen = table.select(rows, round=place) or table.select(rows, date=place)
+    if not chosen:
+        known = dict.fromkeys([*(str(row["round"]) for row in rows), *(str(row["date"]) for row in rows)])
+        raise UsageError(f"{sweep} has no round or date {place}; there are {', '.join(known) or 'none'}")
+    return comparing.of_rows(chosen)
+
+
+def _print_plan(label: str, plans: "list[Plan]") -> None:
+    table = Table(title=f"round {label}")
+    for heading in ("cell", "state", "images", "training steps", "checkpoints", "seconds before"):
+        table.add_column(heading, overflow="fold")
+    for item in plans:
+        finetune = item.cell.config.finetune
+        table.add_row(
+            item.cell.name,
+            "done" if item.done else f"will fail: {item.problem}" if item.problem else "to do",
+            "-" if item.known is None else str(item.known.images),
+            str(finetune.steps * len(finetune.seeds)) if finetune else "0",
+            str(len(finetune.evaluate_at) * len(finetune.seeds) if finetune else 1),
+            "not known" if item.seconds is None else f"{item.seconds:.0f}",
+        )
+    known = [item.seconds for item in plans if item.seconds is not None and not item.done]
+    left = sum(not item.done for item in plans)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    typer.echo(f"{left} of {len(plans)} cells to do; {len(known)} of them took {sum(known):.0f} s before")
+
+
+def _print_round(name: str, found: "Round") -> None:
+    from raysep.sweeps.leaderboard import HEAD, cells, ranked
+
+    table = Table(title=f"{name}, round {found.label}")
+    for heading in HEAD:
+        table.add_column(heading, overflow="fold")
+    for place in ranked(found.rows):
+        table.add_row(*cells(place))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _number(value: object, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, float) else "-"

@@ -1,0 +1,236 @@
+"""One round of a sweep: run each cell that is not done yet, record it, rank, and hold against the baseline."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from raysep import __version__, locks, runs
+from raysep.errors import ConfigError, RaysepError
+from raysep.report.schema import Summary
+from raysep.storage import Storage
+from raysep.sweeps import compare, history, leaderboard
+from raysep.sweeps.cells import Cell, Known, cells_of, known
+from raysep.sweeps.config import SweepConfig
+from raysep.sweeps.history import DONE, FAILED, Row
+from raysep.telemetry import Telemetry
+from raysep.telemetry.exposition import exposed
+
+if TYPE_CHECKING:
+    from raysep.sweeps.launch import Outcome
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cell and what stands against running it or for leaving it.
+
+    Attributes:
+        known: None where its images or weights are not there: it will fail.
+        done: whether this round has it already.
+        seconds: median of its earlier rounds; None where there was none.
+    """
+
+    cell: Cell
+    known: Known | None
+    problem: str | None
+    done: bool
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """How a round ended.
+
+    Attributes:
+        rows: the last row of each of its cells.
+        regressions: cells worse than the baseline, in words.
+    """
+
+    label: str
+    rows: list[Row]
+    regressions: list[str]
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows of cells that are not done."""
+        return [row for row in self.rows if row["state"] != DONE]
+
+
+def plan(sweep: SweepConfig, label: str) -> list[Plan]:
+    """Every cell, with what is done of it. Raises ConfigError where a cell's configuration is wrong."""
+    before = history.rows(Storage(sweep.results))
+    done = {(row["cell"], row["key"]) for row in before if row["round"] == label and row["state"] == DONE}
+    plans = []
+    for cell in cells_of(sweep):
+        try:
+            found, problem = known(cell), None
+        except (RaysepError, OSError) as error:
+            lines = error.problems if isinstance(error, ConfigError) else [str(error)]
+            found, problem = None, "; ".join(lines)
+        took = [row["seconds"] for row in before if row["cell"] == cell.name and row["state"] == DONE]
+        there = found is not None and (cell.name, found.key) in done
+        plans.append(Plan(cell, found, problem, there, statistics.median(took) if took else None))
+    return plans
+
+
+def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool = False) -> Round:
+    """Run a round, or what is missing of it.
+
+    Raises:
+        ConfigError: a cell's configuration is wrong; nothing was started.
+        RaysepError: another process is at this sweep, or its directory can't be reached.
+    """
+    root = Storage(sweep.root)
+    root.reach()
+    metrics = telemetry.metrics
+    metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
+    with exposed(telemetry, sweep.metrics, sweep.name):
+        plans = plan(sweep, label)
+        with locks.held(root, "the sweep"):
+            telemetry.journal.keep_in(root)
+            metrics.running.set(1)
+            metrics.failed.set(0)
+            try:
+                found = _perform(sweep, label, plans, telemetry, verbose)
+            except BaseException:
+                metrics.failed.set(1)
+                raise
+            finally:
+                metrics.running.set(0)
+                telemetry.journal.save()
+    return found
+
+
+def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telemetry, verbose: bool) -> Round:
+    results, metrics = Storage(sweep.results), telemetry.metrics
+    todo = [item for item in plans if not item.done]
+    telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
+    revision = runs.git_revision()
+    with telemetry.stage("sweep", len(todo), "cells") as bar:
+        for item, outcome in _outcomes(sweep, label, todo, verbose, telemetry):
+            row = _row(sweep, label, item, outcome, revision)
+            history.put(results, row)
+            text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}, {row['seconds']:.1f} s"
+            say = telemetry.line if row["state"] == FAILED else telemetry.event
+            say("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
+            bar.advance(1, row["cell"])
+    names = {item.cell.name for item in plans}
+    every = [row for row in history.rows(results) if row["sweep"] == sweep.name]
+    own = [row for row in history.select(every, round=label) if row["cell"] in names]
+    states = Counter(row["state"] for row in own)
+    for state in (DONE, FAILED):
+        metrics.sweep_cells.labels(sweep.name, state).set(states[state])
+    worse = _held_against(sweep, label, own, every)
+    metrics.regressions.labels(sweep.name).set(len(worse))
+    report = Storage(sweep.root).at(f"report/{label}")
+    leaderboard.write(report, f"{sweep.name}, round {label}", own, worse)
+    telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
+    if states[DONE] == len(plans) and not worse:
+        metrics.sweep_success.labels(sweep.name).set_to_current_time()
+    return Round(label, own, worse)
+
+
+def _outcomes(
+    sweep: SweepConfig, label: str, todo: Sequence[Plan], verbose: bool, telemetry: Telemetry
+) -> "Iterator[tuple[Plan, Outcome | None]]":
+    """Cells whose data are not there at once, the others when they end."""
+    yield from ((item, None) for item in todo if item.known is None)
+    ready = [item for item in todo if item.known is not None]
+    if not ready:
+        return
+    from raysep.cluster import connection
+    from raysep.sweeps.launch import run_all
+
+    with connection(verbose) as cluster:
+        parallel = min(sweep.parallel or cluster.at_once, len(ready))
+        telemetry.line("ray", f"{cluster.describe()}; {parallel} cell(s) at once", nodes=list(cluster.kinds))
+        configs = [
+            # A scrape of a cell would find nothing that the sweep's own metrics don't have.
+            item.cell.config.model_copy(
+                update={
+                    "run_dir": run_dir(sweep, label, item),
+                    "metrics": item.cell.config.metrics.model_copy(update={"port": None}),
+                }
+            )
+            for item in ready
+        ]
+        for number, outcome in run_all(configs, cluster, parallel):
+            yield ready[number], outcome
+
+
+def run_dir(sweep: SweepConfig, label: str, item: Plan) -> str:
+    """Where a cell's run lies. Another key is another directory, so that no results are mixed."""
+    assert item.known is not None
+    return Storage(sweep.root).at(f"rounds/{label}/{item.cell.name}-{item.known.key[:12]}").full_uri
+
+
+def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", revision: str | None) -> Row:
+    now = datetime.now(UTC)
+    row: dict[str, Any] = {
+        "date": f"{now.astimezone(sweep.zone):%Y-%m-%d}",
+        "at": now,
+        "sweep": sweep.name,
+        "round": label,
+        "cell": item.cell.name,
+        "key": item.known.key if item.known else None,
+        "state": FAILED,
+        "error": item.problem if outcome is None else outcome.error,
+        **{axis: value for axis, value in item.cell.axes.items() if axis != "seed"},
+        "seed": item.cell.axes["seed"] or None if item.cell.axes["seed"] != 0 else 0,
+        "metric": item.cell.config.report.metric,
+        "raysep": __version__,
+        "git_revision": revision,
+        "data_sha256": item.known.data if item.known else None,
+        "images": item.known.images if item.known else None,
+    }
+    if outcome is None:
+        return row
+    row |= {
+        "seconds": round(outcome.seconds, 3),
+        "worker_seconds": round(outcome.worker_seconds, 3),
+        "machines": ", ".join(f"{count} x {kind}" for kind, count in outcome.machines.items()) or None,
+        "run_dir": run_dir(sweep, label, item),
+    }
+    if outcome.summary is None:
+        return row
+    (model,) = Summary.model_validate_json(outcome.summary).models
+    best = model.best
+    row |= {"state": DONE, "seen_accuracy": model.seen_accuracy}
+    if best is None:
+        return {**row, "state": FAILED, "error": "no layer has a score"}
+    g_low, g_high = best.interval or (None, None)
+    low, high = best.corrected_interval or (None, None)
+    return {
+        **row,
+        "g": best.g,
+        "g_low": g_low,
+        "g_high": g_high,
+        "corrected_g": best.corrected_g,
+        "corrected_low": low,
+        "corrected_high": high,
+        "best_layer": best.layer,
+        "best_layer_name": best.name,
+        "last_layer": best.last_layer,
+        "tied_layers": best.tied_layers,
+    }
+
+
+def _held_against(sweep: SweepConfig, label: str, own: Sequence[Row], every: Sequence[Row]) -> list[str]:
+    """What is worse than the baseline, in words. Raises ConfigError where the baseline that is named isn't there."""
+    gate = sweep.baseline
+    if gate is None:
+        return []
+    earlier = [row for row in every if row["round"] != label]
+    chosen = gate.round
+    if chosen is None and gate.date is None:
+        labels = history.rounds(earlier, sweep.name)
+        if not labels:
+            # The first round is the standard of the next one.
+            return []
+        chosen = labels[-1]
+    standard = history.select(every, round=chosen, date=gate.date)
+    if not standard:
+        raise ConfigError([f"baseline: the results have no round or day {chosen or gate.date}"], f"sweep {sweep.name}")
+    return compare.regressions(gate, standard, own, earlier)
