@@ -142,6 +142,15 @@ class Findings(Part):
     sentences: list[str]
 
 
+class Ran(Part):
+    """What one node did of a stage, over all calls of the run."""
+
+    stage: str
+    node: str = Field(description="address")
+    pieces: int = Field(description="trials, blocks of images, or layers")
+    worker_seconds: float = Field(description="of all its workers together")
+
+
 class Summary(Part):
     """A whole run."""
 
@@ -154,6 +163,8 @@ class Summary(Part):
     findings: Findings
     unreadable_images: dict[str, str]
     left_out: list[str] = Field(description="what failed, was stopped, can't be read or isn't defined, in words")
+    machines: dict[str, int] = Field(default_factory=dict, description="nodes of the cluster by kind, in the last call")
+    ran: list[Ran] = Field(default_factory=list, description="what ran where")
 
 
 def find(curves: list[Curve], protocol: str, metric: str, split: str, step: int) -> Curve | None:

@@ -5,7 +5,7 @@ from raysep.context import Run
 from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import TrialResult
-from raysep.report.schema import FILE, Summary
+from raysep.report.schema import FILE, Ran, Summary
 from raysep.report.summary import summarize
 from raysep.separability import table
 
@@ -35,6 +35,12 @@ def perform(run: Run) -> Summary:
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
     summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _classes(run), unfinished)
+    ran = [
+        Ran(stage=stage, node=node, pieces=int(entry["pieces"]), worker_seconds=entry["seconds"])
+        for stage, state in manifest["stages"].items()
+        for node, entry in sorted(state.get("nodes", {}).items())
+    ]
+    summary = summary.model_copy(update={"machines": manifest.get("machines", {}), "ran": ran})
     run.telemetry.metrics.found(summary)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():

@@ -26,13 +26,13 @@ class Outcome:
     Attributes:
         summary: summary.json, where the run was done.
         error: why it wasn't.
-        seconds: wall clock of this call.
-        worker_seconds: of all workers together, by the run's bill.
+        seconds: wall clock; None for a cell that an earlier call had begun.
+        worker_seconds: of all workers together, by the run's bill, in all calls.
     """
 
     summary: str | None
     error: str | None
-    seconds: float
+    seconds: float | None
     worker_seconds: float = 0.0
     machines: dict[str, int] = field(default_factory=dict)
 
@@ -56,6 +56,8 @@ class CellRunner:
         from raysep.storage import Storage
         from raysep.telemetry import Telemetry
 
+        storage = Storage(config.run_dir)
+        resumed = storage.exists(runs.CONFIG)
         began = time.monotonic()
         telemetry = Telemetry(Console(file=io.StringIO()))
         error, text = None, None
@@ -70,12 +72,14 @@ class CellRunner:
             error = " ".join(str(failure).split())
         except Exception as failure:  # noqa: BLE001  (whatever a cell does, the others go on; it is reported as failed)
             error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+        seconds = None if resumed else time.monotonic() - began
         try:
-            machines = Storage(config.run_dir).read_json(runs.MANIFEST).get("machines", {})
-        except (FileNotFoundError, RaysepError):
-            machines = {}
-        charged = sum(entry["seconds"] for nodes in telemetry.bill.values() for entry in nodes.values())
-        return Outcome(text, error, time.monotonic() - began, charged, machines)
+            manifest = storage.read_json(runs.MANIFEST)
+        except FileNotFoundError:
+            return Outcome(text, error, seconds)
+        nodes = [entry for stage in manifest["stages"].values() for entry in stage.get("nodes", {}).values()]
+        charged = sum(entry["seconds"] for entry in nodes)
+        return Outcome(text, error, seconds, charged, manifest.get("machines", {}))
 
 
 def run_all(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -> Iterator[tuple[int, Outcome]]:

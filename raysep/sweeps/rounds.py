@@ -1,6 +1,7 @@
 """One round of a sweep: run each cell that is not done yet, record it, rank, and hold against the baseline."""
 
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from raysep.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
     from raysep.sweeps.launch import Outcome
+
+SUCCESS = "last_success.json"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def plan(sweep: SweepConfig, label: str) -> list[Plan]:
         except (RaysepError, OSError) as error:
             lines = error.problems if isinstance(error, ConfigError) else [str(error)]
             found, problem = None, "; ".join(lines)
-        took = [row["seconds"] for row in before if row["cell"] == cell.name and row["state"] == DONE]
+        own = [row for row in before if row["cell"] == cell.name and row["state"] == DONE]
+        took = [row["seconds"] for row in own if row["seconds"] is not None]
         there = found is not None and (cell.name, found.key) in done
         plans.append(Plan(cell, found, problem, there, statistics.median(took) if took else None))
     return plans
@@ -104,7 +108,7 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
 
 
 def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telemetry, verbose: bool) -> Round:
-    results, metrics = Storage(sweep.results), telemetry.metrics
+    root, results, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
     todo = [item for item in plans if not item.done]
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
     revision = runs.git_revision()
@@ -112,7 +116,7 @@ def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telem
         for item, outcome in _outcomes(sweep, label, todo, verbose, telemetry):
             row = _row(sweep, label, item, outcome, revision)
             history.put(results, row)
-            text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}, {row['seconds']:.1f} s"
+            text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}"
             say = telemetry.line if row["state"] == FAILED else telemetry.event
             say("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
             bar.advance(1, row["cell"])
@@ -124,11 +128,14 @@ def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telem
         metrics.sweep_cells.labels(sweep.name, state).set(states[state])
     worse = _held_against(sweep, label, own, every)
     metrics.regressions.labels(sweep.name).set(len(worse))
-    report = Storage(sweep.root).at(f"report/{label}")
+    report = root.at(f"report/{label}")
     leaderboard.write(report, f"{sweep.name}, round {label}", own, worse)
     telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
     if states[DONE] == len(plans) and not worse:
-        metrics.sweep_success.labels(sweep.name).set_to_current_time()
+        root.write_json(SUCCESS, {"round": label, "at": time.time()})
+    # Said again by rounds that fail: what alerts ask is how long ago the last good one was.
+    if root.exists(SUCCESS):
+        metrics.sweep_success.labels(sweep.name).set(root.read_json(SUCCESS)["at"])
     return Round(label, own, worse)
 
 
@@ -188,7 +195,7 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
     if outcome is None:
         return row
     row |= {
-        "seconds": round(outcome.seconds, 3),
+        "seconds": None if outcome.seconds is None else round(outcome.seconds, 3),
         "worker_seconds": round(outcome.worker_seconds, 3),
         "machines": ", ".join(f"{count} x {kind}" for kind, count in outcome.machines.items()) or None,
         "run_dir": run_dir(sweep, label, item),
