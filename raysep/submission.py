@@ -4,6 +4,7 @@ What is uploaded is the resolved configuration and, if asked for, the code of a 
 reached from the cluster's nodes.
 """
 
+import logging
 import os
 import shlex
 import sys
@@ -136,11 +137,14 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
 
     A token that lies where Ray looks for it is sent; Ray itself sends it only if RAY_AUTH_MODE says so.
     """
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise UsageError(f"--address: expected http://HOST:8265, the address of the dashboard, got {address!r}")
+    _check_address(address)
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if "RAY_AUTH_TOKEN" in os.environ or token.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray  # noqa: F401  (its import sets its loggers up)
+
+    # What is uploaded is said by us.
+    logging.getLogger("ray").setLevel(logging.WARNING)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -188,6 +192,7 @@ def target_at(target: str, address: str) -> str:
     Raises:
         UsageError: a relative path, which means this machine, where the cluster is another.
     """
+    _check_address(address)
     if is_uri(target) or Path(target).is_absolute():
         return target
     if not _is_loopback(address):
@@ -196,6 +201,11 @@ def target_at(target: str, address: str) -> str:
             "nodes reach (s3://..., gs://...), or an absolute path that they all mount"
         )
     return str(Path(target).absolute())
+
+
+def _check_address(address: str) -> None:
+    if urlsplit(address).scheme not in {"http", "https"}:
+        raise UsageError(f"--address: expected http://HOST:8265, the address of the dashboard, got {address!r}")
 
 
 def _is_loopback(address: str) -> bool:

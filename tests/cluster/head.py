@@ -1,0 +1,84 @@
+"""A head node with token authentication, for tests of jobs."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+from tests.ports import free_port
+
+RAY = str(Path(sys.executable).parent / "ray")
+TOKEN = "0123456789abcdef0123456789abcdef"
+# What the head answers in its first seconds, while its job server and agent start.
+NOT_READY = ("Failed to connect", "No available agent")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head, and the environment of its clients."""
+
+    address: str
+    environment: dict[str, str]
+
+    def run(self, *command: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        """Run a command as a client, with changes to its environment; None takes a variable away."""
+        changed = {**self.environment, **{name: value for name, value in changes.items() if value is not None}}
+        environment = {name: value for name, value in changed.items() if changes.get(name, "") is not None}
+        for _ in range(30):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=250)
+            if not any(answer in done.stdout + done.stderr for answer in NOT_READY):
+                break
+            time.sleep(2)
+        return done
+
+
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[Head]:
+    """A head of its own, with ports and a temporary directory of its own."""
+    # Ray's sockets have names of at most 107 characters: a short directory.
+    scratch = Path(f"/tmp/rh{os.getpid()}")
+    token = directory / "token"
+    token.write_text(TOKEN)
+    dashboard = free_port()
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    start = [RAY, "start", "--head", f"--port={free_port()}", "--num-cpus=2", f"--temp-dir={scratch}"]
+    start += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--block"]
+    # The agent that takes jobs listens on a fixed port, which another Ray of this machine may have.
+    start += [f"--dashboard-agent-listen-port={free_port()}"]
+    start += ["--min-worker-port=20000", "--max-worker-port=20999", "--include-dashboard=true", "--disable-usage-stats"]
+    with (directory / "head.log").open("w") as log:
+        process = subprocess.Popen(start, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            yield Head(address, {**environment, "RAY_API_SERVER_ADDRESS": address})
+        finally:
+            # Only what was started here: `ray stop` would stop every Ray of this machine.
+            for own in processes_of_session(process.pid) or [process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(own, signal.SIGKILL)
+            process.wait()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def processes_of_session(session: int) -> Sequence[int]:
+    """Ray's daemons leave the process group of `ray start`, but not its session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (name) state ppid pgrp session; a name may hold anything but ends with the last bracket.
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(stat.parent.name))
+    return found

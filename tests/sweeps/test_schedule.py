@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raysep.errors import ConfigError
+from raysep.sweeps.config import SweepConfig
+from raysep.sweeps.schedule import Schedule
+from raysep.telemetry import Telemetry
+from tests.sweeps.test_cells import MODELS, sweep
+
+NOON = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
+# Stands in for `raysep sweep`: notes each round, and takes as long as it is told.
+ROUND = "import sys, time; open(sys.argv[1], 'a').write(sys.argv[3] + '\\n'); time.sleep(float(sys.argv[2]))"
+
+
+def schedule(tmp_path: Path, cron: str = "* * * * *", seconds: float = 0, **sections: Any) -> Schedule:
+    config: SweepConfig = sweep(root=str(tmp_path), **sections)
+    command = [sys.executable, "-c", ROUND, str(tmp_path / "rounds.txt"), str(seconds)]
+    return Schedule(config, cron, command, Telemetry())
+
+
+def rounds(tmp_path: Path) -> list[str]:
+    file = tmp_path / "rounds.txt"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_a_first_start_waits_for_its_first_time(tmp_path: Path):
+    ours = schedule(tmp_path)
+    assert ours.due(NOON) is None
+    assert ours.due(NOON + timedelta(seconds=20)) is None
+    assert ours.due(NOON + timedelta(seconds=30)) == "2026-11-24T12-01"
+
+
+def test_times_that_passed_come_down_to_the_last_one(tmp_path: Path):
+    ours = schedule(tmp_path)
+    ours.due(NOON)
+    label = ours.due(NOON + timedelta(hours=2))
+    assert label == "2026-11-24T14-00"
+    ours._round(label)
+    assert rounds(tmp_path) == [label]
+    # It is over: nothing is due until the next time.
+    assert schedule(tmp_path).due(NOON + timedelta(hours=2, seconds=20)) is None
+    assert schedule(tmp_path).due(NOON + timedelta(hours=2, seconds=30)) == "2026-11-24T14-01"
+
+
+def test_times_are_those_of_the_sweeps_zone(tmp_path: Path):
+    ours = schedule(tmp_path, "0 3 * * *", timezone="Asia/Tokyo")
+    ours.due(NOON)
+    # Three in the morning in Tokyo is six in the evening before, UTC.
+    assert ours.due(datetime(2026, 11, 24, 17, 59, tzinfo=UTC)) is None
+    assert ours.due(datetime(2026, 11, 24, 18, 1, tzinfo=UTC)) == "2026-11-25T03-00"
+
+
+@pytest.mark.parametrize("cron", ["", "* * * *", "61 * * * *", "daily"])
+def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str):
+    with pytest.raises(ConfigError, match=r"expected five fields, as in '0 3 \* \* \*'"):
+        schedule(tmp_path, cron)
+
+
+LONG = """
+import sys
+from raysep.sweeps.schedule import Schedule
+from raysep.sweeps.config import SweepConfig
+from raysep.telemetry import Telemetry
+sweep = SweepConfig.model_validate({"root": sys.argv[1], "base": {}, "matrix": {}})
+command = [sys.executable, "-c", sys.argv[2], sys.argv[1] + "/rounds.txt", sys.argv[3]]
+Schedule(sweep, "* * * * *", command, Telemetry()).run(int(sys.argv[4]) or None)
+"""
+
+
+def start(tmp_path: Path, seconds: float, count: int = 0) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path), ROUND, str(seconds), str(count)])
+
+
+def wait_for_rounds(tmp_path: Path, count: int) -> None:
+    for _ in range(150):
+        if len(rounds(tmp_path)) >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"expected {count} rounds, got {rounds(tmp_path)}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_round_that_was_cut_short_is_gone_on_with_after_a_restart(tmp_path: Path, how: signal.Signals):
+    # Overdue at once: its last time was two hours ago.
+    past = datetime.now(UTC) - timedelta(hours=2)
+    schedule(tmp_path).due(past)
+    process = start(tmp_path, 60)
+    wait_for_rounds(tmp_path, 1)
+    process.send_signal(how)
+    process.wait(20)
+    if how == signal.SIGKILL:
+        subprocess.run(["pkill", "-f", str(tmp_path / "rounds.txt")], check=False)
+    with start(tmp_path, 0, 1) as again:
+        assert again.wait(30) == 0
+    first, second = rounds(tmp_path)
+    # The round is the same: its cells that are done are not done again.
+    assert first == second
+
+
+def test_the_command_line_checks_the_cells_before_it_stays(tmp_path: Path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"root": str(tmp_path), "base": {}, "matrix": {"models": MODELS}}))
+    command = [sys.executable, "-m", "raysep", "schedule", str(file), "--cron", "0 3 * * *"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 2
+    assert "test_resnet: data: " in done.stderr
