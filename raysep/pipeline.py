@@ -88,8 +88,7 @@ def run(
 def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
     config, telemetry = current.config, current.telemetry
     telemetry.line("ray", "starting")
-    may_add = [(shape.cpus, shape.gpus) for shape in config.compute.may_add for _ in range(shape.nodes)]
-    with connection(current.verbose, may_add) as whole:
+    with connection(current.verbose, config.compute.addable) as whole:
         cluster = share or whole
         planning.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))

@@ -1,7 +1,9 @@
 import pytest
 
+from raysep import cluster
 from raysep.cluster import Resources, connection
 from raysep.errors import RaysepError, UsageError
+from tests.conftest import REPOSITORY
 
 
 def test_places_are_counted_node_by_node():
@@ -15,6 +17,13 @@ def test_places_are_counted_node_by_node():
     resources.require("x", 2, 1, count=2)
     with pytest.raises(UsageError, match="x: 3 processes of 2 CPUs and 1 GPUs can't run"):
         resources.require("x", 2, 1, count=3)
+
+
+def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "BOOTSTRAP_CONFIG", REPOSITORY / "cluster.yaml")
+    assert sorted(cluster._autoscaled()) == [(16.0, 0.0)] * 4 + [(16.0, 1.0)] * 4
+    monkeypatch.setattr(cluster, "BOOTSTRAP_CONFIG", REPOSITORY / "README.md")
+    assert cluster._autoscaled() == ()
 
 
 def test_a_running_ray_is_joined_and_left_running(ray_session):

@@ -30,6 +30,11 @@ class ComputeConfig(Section):
         default_factory=list, description="nodes that the autoscaler could add, where Ray doesn't know of them"
     )
 
+    @property
+    def addable(self) -> list[tuple[float, float]]:
+        """CPUs and GPUs of each node of `may_add`."""
+        return [(shape.cpus, shape.gpus) for shape in self.may_add for _ in range(shape.nodes)]
+
 
 class MetricsConfig(Section):
     """Where Prometheus finds the figures of a run."""
