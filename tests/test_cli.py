@@ -13,7 +13,10 @@ import timm
 import yaml
 from safetensors.torch import save_file
 
+from raysep.storage import Storage
 from tests.conftest import REPOSITORY, TINY_VIT
+from tests.ports import free_port
+from tests.s3 import BUCKET, serving
 
 QUICKSTART = str(REPOSITORY / "jobs" / "configs" / "quickstart.yaml")
 
@@ -21,7 +24,7 @@ QUICKSTART = str(REPOSITORY / "jobs" / "configs" / "quickstart.yaml")
 def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.run(
-        [sys.executable, "-m", "raysep.cli", *arguments],
+        [sys.executable, "-m", "raysep", *arguments],
         capture_output=True,
         text=True,
         timeout=280,
@@ -33,7 +36,8 @@ def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_names_every_command():
     done = raysep("--help")
     assert done.returncode == 0
-    for command in ("run", "finetune", "embed", "score", "report", "layers", "validate", "schema"):
+    commands = ("run", "finetune", "embed", "score", "report", "layers", "validate", "schema")
+    for command in (*commands, "submit", "jobs", "stop", "sweep", "history", "compare", "schedule"):
         assert command in done.stdout
 
 
@@ -74,19 +78,41 @@ def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_my_checkpoint_and_a_folder_of_new_classes(tree: Path, tmp_path: Path):
+def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     weights = tmp_path / "mine.safetensors"
     model = timm.create_model("test_vit", num_classes=7)
     save_file(model.state_dict(), str(weights))
     arguments = ["run", "--model", "test_vit", "--weights", str(weights), "--data", str(tree), "--unseen", "a,c,d"]
-    done = raysep(*arguments, "models.0.image_size=160", "score.metrics=[nmi]", "baselines.pixels=null", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    arguments += ["models.0.image_size=160", "score.metrics=[nmi]", "score.resamples=20", "baselines.pixels=null"]
+    arguments += ["--run-dir", f"s3://{BUCKET}/mine", "--log-format", "json"]
+    with serving(free_port()) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        done = raysep(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        run = Storage(f"s3://{BUCKET}/mine")
+        summary, files = run.read_json("summary.json"), run.files()
+        again = raysep(*arguments, cwd=tmp_path)
+        assert run.files() == files
+        (log,) = run.files("logs")
+        kept = [json.loads(line) for line in run.read_bytes(log).splitlines()]
     assert "36 images of 3 unseen classes" in done.stdout
     assert "test_vit: layer " in done.stdout
-    schema = json.loads(raysep("schema").stdout)
-    summary = json.loads((tmp_path / "runs" / "test_vit" / "summary.json").read_text())
-    jsonschema.validate(summary, schema)
+    assert f"report: s3://{BUCKET}/mine/report/index.html" in done.stdout
+    jsonschema.validate(summary, json.loads(raysep("schema").stdout))
     assert summary["models"][0]["seen_accuracy"] is None
+    # What went by on stderr is what was kept, each event with its place, and no secret.
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert kept[:-1] == said[: len(kept) - 1]
+    assert {"model": "test_vit", "layer": 1}.items() <= next(e for e in said if e.get("layer") == 1).items()
+    assert environment["AWS_ENDPOINT_URL"] not in done.stderr + json.dumps(kept)
+    assert again.returncode == 0
+    assert again.stderr.count("nothing left to do") == 4
+    assert again.stdout == done.stdout
+    # Nothing of it lies on this machine's disk.
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "mine.safetensors"}
 
 
 def test_layers_of_a_model():
@@ -110,7 +136,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9], "seen": [0, 1]}},
         "models": [TINY_VIT],
-        "score": {"metrics": ["nmi", "nn1"]},
+        "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
         "baselines": {"untrained": False, "pixels": None},
     }
     path.write_text(yaml.safe_dump(values))
@@ -118,7 +144,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "test_vit" in done.stdout
     assert f"report: {tmp_path}/out/report/index.html" in done.stdout
-    stages = {"checks", "ray", "data", "finetune", "embed", "score", "report"}
+    stages = {"checks", "metrics", "ray", "data", "finetune", "embed", "score", "report"}
     for line in done.stderr.splitlines():
         assert line.split()[1:2] == ["s"], line
         assert line.split()[2] in stages, line

@@ -31,7 +31,7 @@ def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
             },
             "models": [TINY_CNN, TINY_VIT],
             "finetune": {"steps": 4, "batch_size": 8},
-            "score": {"metrics": ["nmi", "nn1"]},
+            "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
             "embed": {"shard_rows": 10, "batch_size": 8},
             "baselines": {"untrained": False, "pixels": None},
             **sections,
@@ -57,7 +57,9 @@ def scores(run_dir: Path) -> list[dict[str, Any]]:
 def finished(ray_session, tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
     run_dir = tmp_path / "run"
     both_rates = {"steps": 4, "batch_size": 8, "learning_rate": [1e-3, 1e-2]}
-    found = config(tree, run_dir, finetune=both_rates, score={"metrics": list(METRICS)}, baselines={"pixels": 8})
+    found = config(
+        tree, run_dir, finetune=both_rates, score={"metrics": list(METRICS), "resamples": 20}, baselines={"pixels": 8}
+    )
     go(found)
     return found, run_dir
 
