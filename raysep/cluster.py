@@ -1,117 +1,24 @@
 """Start or join Ray, and say what it has. Nothing else in the package starts or stops Ray."""
 
 import logging
-import math
 import os
 import re
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from raysep.errors import RaysepError, StageError
+from raysep.resources import Resources, Shape, launcher_shapes
 
-from raysep.errors import RaysepError, StageError, UsageError
-
+TOKEN_HELP = (
+    "The cluster asks for its token: set RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token, "
+    "or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)."
+)
 ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
-
-
-Shape = tuple[float, float]
-# Written by Ray's cluster launcher on the head; what the autoscaler may add stands in it.
-BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """CPUs and GPUs of each node that is alive, and of each that the autoscaler could add.
-
-    Attributes:
-        nodes, addable: CPUs and GPUs.
-        kinds: what the live nodes are, in words, for the records.
-    """
-
-    nodes: tuple[Shape, ...]
-    addable: tuple[Shape, ...] = ()
-    kinds: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def reachable(self) -> tuple[Shape, ...]:
-        """The nodes that are there and those that could be."""
-        return self.nodes + self.addable
-
-    @property
-    def cpus(self) -> float:
-        """Of all reachable nodes together."""
-        return sum(cpus for cpus, _ in self.reachable)
-
-    @property
-    def gpus(self) -> float:
-        """Of all reachable nodes together."""
-        return sum(gpus for _, gpus in self.reachable)
-
-    @property
-    def at_once(self) -> int:
-        """How many whole runs the reachable nodes can take: one for each GPU, or for each four CPUs."""
-        return max(1, int(self.gpus) or int(self.cpus) // 4)
-
-    def share(self, position: int, of: int) -> "Resources":
-        """One of several parts for runs beside each other: whole nodes where there are enough, else parts of each.
-
-        Parts never overlap, so that no run waits for what another one holds while it waits itself.
-        """
-        if of <= 1:
-            return self
-        reachable = self.reachable
-        if len(reachable) >= of:
-            return Resources(reachable[position::of], kinds=self.kinds)
-        return Resources(
-            tuple((max(1.0, cpus // of), gpus // of + (position < gpus % of)) for cpus, gpus in reachable),
-            kinds=self.kinds,
-        )
-
-    def fits(self, cpus: float, gpus: float) -> bool:
-        """Whether one node has as much as one process asks for."""
-        return self.places(cpus, gpus) > 0
-
-    def places(self, cpus: float, gpus: float) -> int:
-        """How many processes of this size the reachable nodes can run at once."""
-
-        def on(node: Shape) -> int:
-            shares = [has / asked for has, asked in zip(node, (cpus, gpus), strict=True) if asked]
-            return math.floor(min(shares) + 1e-9)
-
-        return sum(on(node) for node in self.reachable)
-
-    def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
-        """Raise UsageError if `count` processes of this size can never run at once."""
-        if self.places(cpus, gpus) >= count:
-            return
-        add = f", and autoscaling could add {in_words(self.addable)}" if self.addable else ""
-        raise UsageError(
-            f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
-            f"cluster, whose nodes have {in_words(self.nodes)}{add}. Ask for less, or for a larger cluster (nodes that "
-            "the autoscaler could add and Ray doesn't know of: compute.may_add); nothing was started."
-        )
-
-    def describe(self) -> str:
-        """What the cluster is, on one line."""
-        live = f"{in_words(self.nodes)} on {len(self.nodes)} node(s)"
-        return live + (f"; autoscaling could add {in_words(self.addable)}" if self.addable else "")
-
-
-def in_words(shapes: Sequence[Shape]) -> str:
-    """Shapes of nodes, with how often each comes.
-
-    >>> in_words([(2.0, 0.0), (8.0, 1.0), (8.0, 1.0)])
-    '2 CPUs and 0 GPUs, 2 x 8 CPUs and 1 GPUs'
-    """
-    return ", ".join(
-        (f"{count} x " if count > 1 else "") + f"{cpus:g} CPUs and {gpus:g} GPUs"
-        for (cpus, gpus), count in Counter(shapes).items()
-    )
 
 
 @contextmanager
@@ -135,10 +42,12 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         # Tune's new output prints a frame even where it is told to print nothing; its old one doesn't.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield _resources(may_add)
         return
+    address = _named_cluster()
     quiet: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
@@ -147,16 +56,50 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         if not verbose:
             warnings.simplefilter("ignore")
         try:
-            ray.init(address="auto", **quiet)
+            if address is None:
+                ray.init(address="local", include_dashboard=False, **quiet)
+            else:
+                ray.init(address=address, **quiet)
         except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS")
-            if address:
-                raise RaysepError(f"RAY_ADDRESS is {address}, and no Ray cluster answers there: {error}") from None
-            ray.init(address="local", include_dashboard=False, **quiet)
+            raise RaysepError(f"no Ray cluster answers at {address}: {error}") from None
+        except AuthenticationError as error:
+            raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
     try:
         yield _resources(may_add)
     finally:
         ray.shutdown()
+
+
+def _named_cluster() -> str | None:
+    """The cluster to join: that of RAY_ADDRESS, else the one that `ray start` has on this machine; None for a new Ray.
+
+    Ray's own `auto` also finds what another program started for itself, and would end with it.
+
+    Raises:
+        RaysepError: nobody answers at RAY_ADDRESS. Ray itself takes two minutes to say so.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        if not _answers(named):
+            raise RaysepError(f"RAY_ADDRESS is {named}, and no Ray cluster answers there")
+        return named
+    try:
+        started = (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return None
+    return started if _answers(started) else None
+
+
+def _answers(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        # A name that Ray knows what to do with: auto, ray://...
+        return True
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -222,7 +165,9 @@ def _resources(may_add: Sequence[Shape]) -> Resources:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     shapes = tuple((float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
-    return Resources(shapes, tuple(may_add) or _autoscaled(), tuple(_kind(node) for node in alive))
+    # What may be added says what may be there in all: nodes that are up already count once.
+    left = Counter(may_add or launcher_shapes()) - Counter(shapes)
+    return Resources(shapes, tuple(left.elements()), tuple(_kind(node) for node in alive))
 
 
 def _kind(resources: dict[str, float]) -> str:
@@ -230,20 +175,3 @@ def _kind(resources: dict[str, float]) -> str:
     named = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:")]
     gpus = resources.get("GPU", 0)
     return f"{resources.get('CPU', 0):g} CPUs" + (f", {gpus:g} {'/'.join(named) or 'GPU'}" if gpus else "")
-
-
-def _autoscaled() -> tuple[Shape, ...]:
-    """The nodes that the autoscaler could add, as far as the cluster launcher wrote them down on this machine."""
-    try:
-        config = yaml.safe_load(BOOTSTRAP_CONFIG.expanduser().read_text())
-        kinds = config["available_node_types"]
-        limit = int(config.get("max_workers", 0))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return ()
-    shapes = [
-        (float(kind.get("resources", {}).get("CPU", 0)), float(kind.get("resources", {}).get("GPU", 0)))
-        for name, kind in kinds.items()
-        if name != config.get("head_node_type")
-        for _ in range(min(int(kind.get("max_workers", 0)), limit))
-    ]
-    return tuple(shapes)

@@ -1,10 +1,12 @@
 """One process at a time in a directory, on any file system: a lease that its holder renews.
 
 A holder that is killed renews nothing, and its lease ends by itself; on the machine that it ran on, that it is gone
-is seen at once. Local files are created exclusively. pyarrow has no such call for object stores: there the lease is
-written, and read back after a moment: who wrote last has it.
+is seen at once. Local files are linked into place, which only one can. pyarrow has no such call for object stores:
+there the lease is written, and read back after a moment: who wrote last has it. Leases hold times of the holder's
+clock: machines whose clocks are further apart than a lease can't rely on them.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from raysep.errors import RaysepError
-from raysep.storage import Storage
+from raysep.storage import TEMPORARY_PREFIX, Storage
 
 FILE = "lock.json"
-LEASE_S = 60.0
+LEASE_S = 120.0
 SETTLE_S = 1.0
+Lease = dict[str, Any]
 
 
 @contextmanager
@@ -33,16 +36,20 @@ def held(storage: Storage, what: str) -> Iterator[None]:
         what: is locked, for the message: `the run`.
 
     Raises:
-        RaysepError: another process holds it; says which, and since when.
+        RaysepError: another process holds it, says which, and since when; or the directory can't be written to.
     """
     mine = {
         "id": uuid.uuid4().hex,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "pids": _pids(),
         "started": _started(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    _take(storage, mine, what)
+    try:
+        _take(storage, mine, what)
+    except OSError as error:
+        raise RaysepError(f"{storage.display()} can't be written to: {error.strerror or error}") from None
     over = threading.Event()
     renewal = threading.Thread(target=_renew, args=(storage, mine, over), name="lock", daemon=True)
     renewal.start()
@@ -51,72 +58,114 @@ def held(storage: Storage, what: str) -> Iterator[None]:
     finally:
         over.set()
         renewal.join()
-        found = _read(storage)
-        if found is not None and found["id"] == mine["id"]:
-            storage.delete(FILE)
+        _give_back(storage, mine)
 
 
-def holder(storage: Storage) -> dict[str, Any] | None:
+def holder(storage: Storage) -> Lease | None:
     """Who holds the lock of a directory by now: host, pid, since; None where nobody does."""
     found = _read(storage)
     return found if found is not None and _alive(found) else None
 
 
-def _take(storage: Storage, mine: dict[str, Any], what: str) -> None:
-    found = holder(storage)
-    if found is not None:
-        raise RaysepError(
-            f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, since "
-            f"{found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after {LEASE_S:g} s."
-        )
-    storage.delete(FILE)
-    content = _lease(mine)
-    if storage.is_local:
-        Path(storage.root).mkdir(parents=True, exist_ok=True)
-        try:
-            with Path(storage.path(FILE)).open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            # Another was faster: its lease says who.
-            return _take(storage, mine, what)
-    else:
-        storage.write_bytes(FILE, content)
+def _take(storage: Storage, mine: Lease, what: str) -> None:
+    while True:
+        found = _read(storage)
+        if found is not None and _alive(found):
+            raise RaysepError(
+                f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, since "
+                f"{found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after {LEASE_S:g} s."
+            )
+        if found is not None:
+            _remove(storage, found)
+        if _put(storage, mine):
+            return
+
+
+def _put(storage: Storage, mine: Lease) -> bool:
+    """Whether the lock is ours, which nobody held a moment ago."""
+    if not storage.is_local:
+        storage.write_bytes(FILE, _content(mine))
         time.sleep(SETTLE_S)
         last = _read(storage)
-        if last is None or last["id"] != mine["id"]:
-            return _take(storage, mine, what)
-    return None
+        return last is not None and last["id"] == mine["id"]
+    own = _aside(storage)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    # Whole before it has its name: a lease that is half written would tell nobody whose it is.
+    own.write_bytes(_content(mine))
+    try:
+        os.link(own, storage.path(FILE))
+    except FileExistsError:
+        return False
+    finally:
+        own.unlink()
+    return True
 
 
-def _renew(storage: Storage, mine: dict[str, Any], over: threading.Event) -> None:
+def _remove(storage: Storage, stale: Lease) -> None:
+    """Take a stale lease away, and no other: between reading and taking it another process may have done the same."""
+    if not storage.is_local:
+        storage.delete(FILE)
+        return
+    aside = _aside(storage)
+    with contextlib.suppress(FileNotFoundError):
+        Path(storage.path(FILE)).rename(aside)
+        if json.loads(aside.read_bytes())["id"] != stale["id"]:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, storage.path(FILE))
+        aside.unlink()
+
+
+def _renew(storage: Storage, mine: Lease, over: threading.Event) -> None:
     while not over.wait(LEASE_S / 4):
-        try:
-            storage.write_bytes(FILE, _lease(mine))
-        except OSError:
-            # Storage that is away for a while: tried again, while the lease lasts.
-            continue
+        # Storage that is away for a while: tried again, while the lease lasts.
+        with contextlib.suppress(OSError):
+            found = _read(storage)
+            if found is None or found["id"] != mine["id"]:
+                # This process stood still for so long that another one has taken over.
+                return
+            storage.write_bytes(FILE, _content(mine))
 
 
-def _lease(mine: dict[str, Any]) -> bytes:
+def _give_back(storage: Storage, mine: Lease) -> None:
+    # What can't be given back now ends by itself.
+    with contextlib.suppress(OSError):
+        found = _read(storage)
+        if found is not None and found["id"] == mine["id"]:
+            storage.delete(FILE)
+        if storage.is_local:
+            # Of a directory that was made for the lock alone, nothing is left.
+            Path(storage.root).rmdir()
+
+
+def _aside(storage: Storage) -> Path:
+    return Path(storage.path(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"))
+
+
+def _content(mine: Lease) -> bytes:
     return json.dumps({**mine, "until": time.time() + LEASE_S}).encode()
 
 
-def _read(storage: Storage) -> dict[str, Any] | None:
+def _read(storage: Storage) -> Lease | None:
     try:
-        found: dict[str, Any] = storage.read_json(FILE)
+        found: Lease = storage.read_json(FILE)
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError:
-        # Created and not yet written to.
-        return {"id": "", "host": "an unknown machine", "pid": "?", "since": "just now", "until": time.time() + 1}
     return found
 
 
-def _alive(lease: dict[str, Any]) -> bool:
-    if lease["host"] == socket.gethostname() and isinstance(lease["pid"], int):
+def _alive(lease: Lease) -> bool:
+    if lease["host"] == socket.gethostname() and lease.get("pids") == _pids():
         started = _started(lease["pid"])
         return started is not None and started == lease.get("started")
     return bool(lease["until"] > time.time())
+
+
+def _pids() -> str:
+    """Whose process numbers these are: containers of one machine may share its name and not its processes."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "?"
 
 
 def _started(pid: int) -> str | None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pyarrow as pa
 
 from raysep import __version__, checks, locks, planning, runs
-from raysep.cluster import Resources, connection, unseen_by_nodes
+from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
 from raysep.data import splits
@@ -18,6 +18,7 @@ from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
 from raysep.report import stage as report_stage
 from raysep.report.schema import Summary
+from raysep.resources import Resources
 from raysep.separability import stage as score_stage
 from raysep.storage import Storage, is_uri
 from raysep.telemetry import Telemetry
@@ -92,9 +93,9 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
         cluster = share or whole
         planning.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
+        _check_shared(config, current.storage)
         if not begun:
             runs.begin(current.storage, config, current.split)
-        _check_shared(config, current.storage)
         telemetry.journal.keep_in(current.storage)
         runs.record_machines(current.storage, cluster.kinds)
         telemetry.line("data", _counted(config, current.split))
@@ -114,7 +115,8 @@ def _check_shared(config: RunConfig, storage: Storage) -> None:
     sources = [config.data.source, *(domain.source for domain in config.data.domains)]
     places += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
     places.append(storage.full_uri)
-    missing = unseen_by_nodes([str(Path(place).resolve()) for place in places if not is_uri(place)])
+    local = [Storage(place) for place in places if not is_uri(place) or place.startswith("file:")]
+    missing = unseen_by_nodes([storage.root for storage in local])
     if not missing:
         return
     lines = [f"  - {node}: no {', '.join(paths)}" for node, paths in sorted(missing.items())]
@@ -136,7 +138,7 @@ def _kept(current: Run, begun: bool) -> Iterator[None]:
     telemetry, metrics = current.telemetry, current.telemetry.metrics
     metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
     metrics.run.info({"name": current.config.name, "run_dir": current.storage.display()})
-    metrics.running.set(1)
+    metrics.running.labels("run").set(1)
     metrics.failed.set(0)
     try:
         yield
@@ -147,7 +149,7 @@ def _kept(current: Run, begun: bool) -> Iterator[None]:
         telemetry.event("run", f"ended by {type(error).__name__}: {error}", level="error")
         raise
     finally:
-        metrics.running.set(0)
+        metrics.running.labels("run").set(0)
         telemetry.journal.save()
 
 
@@ -164,7 +166,7 @@ def _counted(config: RunConfig, split: pa.Table) -> str:
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Paths of weights as workers must know them: theirs is another working directory."""
     models = [
-        model.model_copy(update={"pretrained": str(Path(model.pretrained).resolve())})
+        model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
         if isinstance(model.pretrained, str) and not is_uri(model.pretrained)
         else model
         for model in config.models

@@ -5,8 +5,8 @@ Every figure can be set in the section `compute`; what is set and can never run 
 
 from dataclasses import dataclass
 
-from raysep.cluster import Resources
 from raysep.config import ComputeConfig, ScoreConfig
+from raysep.resources import Resources
 
 # Fewer blocks than this don't pay for the seconds that an actor takes to start.
 MIN_BLOCKS_PER_ACTOR = 4
@@ -70,30 +70,31 @@ def embed_plan(compute: ComputeConfig, cluster: Resources, blocks: int) -> Embed
 
     One thread per actor is the fastest use of CPUs, since decoding and the model then run on all of
     them, but an actor takes seconds to start. The actors may ask for every CPU where they decode themselves: the
-    pipeline then has no other operator that could wait for one.
+    pipeline then has no other operator that could wait for one. Decoders start first, and may take any CPU there is,
+    so that a GPU's actor asks for none: it could wait for ever for one that a decoder has.
     """
-    embed = _embed_pool(compute, cluster, blocks)
-    wanted = compute.decode_actors
-    if wanted == 0 or (wanted is None and not embed.gpus):
-        return EmbedPlan(embed)
-    # What the GPU actors leave, on whatever nodes; at least one, or nothing would reach them.
-    left = int(sum(cpus for cpus, _ in cluster.reachable) - embed.processes * embed.cpus)
-    decoders = max(1, min(wanted or left, left, blocks))
-    if wanted is None and left < 1:
-        return EmbedPlan(embed)
-    return EmbedPlan(embed, Pool(decoders, 1.0, 0.0))
-
-
-def _embed_pool(compute: ComputeConfig, cluster: Resources, blocks: int) -> Pool:
     gpus = compute.gpus_per_embed_actor if compute.gpus_per_embed_actor is not None else float(cluster.gpus > 0)
-    if gpus:
-        # A CPU each feeds the GPU and writes; the others decode.
-        cpus = float(compute.cpus_per_embed_actor or 1)
-        return Pool(compute.embed_actors or max(1, cluster.places(cpus, gpus)), cpus, gpus)
-    wanted = compute.embed_actors or max(1, min(int(cluster.cpus), blocks // MIN_BLOCKS_PER_ACTOR))
+    if not gpus:
+        return _embed_on_cpus(compute, cluster, blocks)
+    cpus = float(compute.cpus_per_embed_actor or 0)
+    actors = compute.embed_actors or max(1, cluster.places(cpus, gpus))
+    left = sum(int(node_cpus) for node_cpus, _ in cluster.reachable) - int(actors * cpus)
+    decoders = min(left, blocks) if compute.decode_actors is None else compute.decode_actors
+    if decoders < 1:
+        return EmbedPlan(Pool(actors, max(1.0, cpus), gpus))
+    return EmbedPlan(Pool(actors, cpus, gpus), Pool(decoders, 1.0, 0.0))
+
+
+def _embed_on_cpus(compute: ComputeConfig, cluster: Resources, blocks: int) -> EmbedPlan:
+    decoders = compute.decode_actors or 0
+    decode = Pool(decoders, 1.0, 0.0) if decoders else None
+    total = max(1, int(cluster.cpus) - decoders)
+    wanted = compute.embed_actors or max(1, min(total, blocks // MIN_BLOCKS_PER_ACTOR))
     smallest = min(cpus for cpus, _ in cluster.reachable if cpus >= 1)
-    cpus = float(compute.cpus_per_embed_actor or max(1, int(min(smallest, cluster.cpus / wanted))))
-    return Pool(min(wanted, cluster.places(cpus, 0)), cpus, 0.0)
+    # Beside decoders, which take any CPU they find, only an actor of one CPU is sure to find its place.
+    wide = 1 if decode else max(1, int(min(smallest, total / wanted)))
+    cpus = float(compute.cpus_per_embed_actor or wide)
+    return EmbedPlan(Pool(max(1, min(wanted, cluster.places(cpus, 0) - decoders)), cpus, 0.0), decode)
 
 
 def score_pool(compute: ComputeConfig, cluster: Resources, config: ScoreConfig) -> Pool:

@@ -6,6 +6,7 @@ module knows where a run lives. Credentials come from where the file system's ow
 """
 
 import json
+import socket
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import RaysepError, UsageError
+from raysep.errors import RaysepError, StageError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -33,7 +34,8 @@ class Storage:
     def __init__(self, uri: str) -> None:
         if is_uri(uri):
             parts = urlsplit(uri)
-            if parts.username is not None and parts.scheme != "hdfs":
+            # A user alone is part of some addresses: abfs://container@account..., sftp://user@host.
+            if parts.password is not None or (parts.username is not None and parts.scheme in {"s3", "s3a"}):
                 raise UsageError(
                     f"{parts.scheme}://...@{parts.hostname}{parts.path}: a URI is stored with the results, so it can't "
                     "hold credentials: set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a "
@@ -146,6 +148,18 @@ class Storage:
             return
 
 
+def check_visible(run: Storage) -> None:
+    """Raise StageError in a worker whose node doesn't see a run's directory, before it writes one of its own there.
+
+    Nodes that came up after the run began have not been asked before.
+    """
+    if run.is_local and not Path(run.root).is_dir():
+        raise StageError(
+            f"{run.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
+            "(s3://...) or a directory that all of them mount"
+        )
+
+
 def is_uri(place: str) -> bool:
     """Whether a place is a URI and no local path.
 
@@ -185,6 +199,9 @@ def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
     """pyarrow's own file system for a URI, else fsspec's."""
     try:
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+    except OSError as error:
+        # S3 asks for the bucket's region before anything else.
+        raise RaysepError(f"{uri.partition('?')[0]} can't be reached: {' '.join(str(error).split())}") from None
     except (ArrowInvalid, ArrowNotImplementedError) as error:
         import fsspec
 

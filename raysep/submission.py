@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from raysep import __version__
+from raysep.cluster import TOKEN_HELP
 from raysep.errors import RaysepError, UsageError
 from raysep.storage import is_uri
 
@@ -28,13 +29,10 @@ ADDRESS = "http://127.0.0.1:8265"
 POLL_S = 1.0
 # A head that was just started takes so long until it takes jobs.
 READY_S = 60.0
+# So long a followed job may be out of reach.
+SILENCE_S = 300.0
 NOT_READY = "No available agent"
 T = TypeVar("T")
-TOKEN_HELP = (
-    "The cluster asks for its token. On the machine that submits set RAY_AUTH_MODE=token, and put the token of the "
-    "cluster into ~/.ray/auth_token, or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head "
-    "prints it)."
-)
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,25 @@ def submit(job: Job, address: str, code: str | None, python: str) -> str:
 
 def follow(job_id: str, address: str, write: Callable[[str], object] = sys.stdout.write) -> int:
     """Copy a job's log until it ends. Returns its exit code; 1 where it has none, since it was stopped or lost."""
-    shown = 0
+    import requests
+
+    shown, silent_since = 0, time.monotonic()
     with client_of(address) as client:
         while True:
-            ended = client.get_job_status(job_id).is_terminal()
-            log = client.get_job_logs(job_id)
+            try:
+                info = client.get_job_info(job_id)
+                log = client.get_job_logs(job_id)
+            except (RuntimeError, requests.exceptions.RequestException):
+                # The job goes on without us: a head that is busy, or a network that is away for a while, ends nothing.
+                if time.monotonic() - silent_since > SILENCE_S:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            silent_since = time.monotonic()
             write(log[shown:])
             shown = len(log)
-            if ended:
-                return _exit_code(client.get_job_info(job_id))
+            if info.status.is_terminal():
+                return _exit_code(info)
             time.sleep(POLL_S)
 
 
@@ -142,6 +150,7 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
     if "RAY_AUTH_TOKEN" in os.environ or token.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray  # noqa: F401  (its import sets its loggers up)
+    import requests
 
     # What is uploaded is said by us.
     logging.getLogger("ray").setLevel(logging.WARNING)
@@ -152,7 +161,7 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
         yield _when_ready(lambda: JobSubmissionClient(address))
     except AuthenticationError as error:
         raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
         text = " ".join(str(error).split())
         hint = TOKEN_HELP if "nauthorized" in text else "Is a cluster running there, with its dashboard?"
         raise RaysepError(f"{address}: {text} {hint}") from None

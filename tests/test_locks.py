@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,59 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest
         first = storage.read_json(locks.FILE)["until"]
         time.sleep(0.5)
         assert storage.read_json(locks.FILE)["until"] > first
+
+
+def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
+    stale = {"id": "gone", "host": "elsewhere", "pid": 1, "since": "then", "until": 0}
+    for attempt in range(20):
+        storage = Storage(str(tmp_path / str(attempt)))
+        storage.write_bytes(locks.FILE, json.dumps(stale).encode())
+        inside, most, refused = [0], [0], [0]
+        gate = threading.Barrier(4)
+
+        def come(storage: Storage = storage, inside=inside, most=most, refused=refused, gate=gate) -> None:
+            gate.wait()
+            try:
+                with locks.held(storage, "the run"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    time.sleep(0.02)
+                    inside[0] -= 1
+            except RaysepError:
+                refused[0] += 1
+
+        threads = [threading.Thread(target=come) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most[0] == 1
+        assert refused[0] < 4
+
+
+def test_a_holder_that_stood_still_too_long_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "LEASE_S", 0.4)
+    storage = Storage(str(tmp_path))
+    other = {"id": "other", "host": "elsewhere", "pid": 1, "since": "now", "until": time.time() + 60}
+    with locks.held(storage, "the run"):
+        storage.write_bytes(locks.FILE, json.dumps(other).encode())
+        time.sleep(0.3)
+    assert storage.read_json(locks.FILE) == other
+
+
+def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path):
+    with locks.held(Storage(str(tmp_path / "run")), "the run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RaysepError, match="can't be written to"),
+        locks.held(Storage(f"{tmp_path}/file/run"), "the run"),
+    ):
+        pass
 
 
 def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):

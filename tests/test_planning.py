@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysep import planning
-from raysep.cluster import Resources
 from raysep.config import ComputeConfig, ScoreConfig
 from raysep.errors import UsageError
+from raysep.resources import Resources
 
 
 def cluster(*nodes: tuple[float, float]) -> Resources:
@@ -33,17 +33,17 @@ def test_embedding_takes_few_wide_actors_for_little_work():
 
 def test_cpus_of_all_nodes_decode_for_gpus():
     plan = planning.embed_plan(ComputeConfig(), GPUS, 100)
-    assert plan == planning.EmbedPlan(planning.Pool(4, 1.0, 1.0), planning.Pool(32, 1.0, 0.0))
+    assert plan == planning.EmbedPlan(planning.Pool(4, 0.0, 1.0), planning.Pool(36, 1.0, 0.0))
     assert planning.embed_plan(ComputeConfig(decode_actors=0), GPUS, 100).decode is None
     assert planning.embed_plan(ComputeConfig(decode_actors=1, embed_actors=1), DESK, 9).decode == planning.Pool(1, 1, 0)
     # Nothing left to decode with: the actors do it themselves.
-    assert planning.embed_plan(ComputeConfig(), cluster((1.0, 1.0)), 9).decode is None
+    assert planning.embed_plan(ComputeConfig(cpus_per_embed_actor=1), cluster((1.0, 1.0)), 9).decode is None
 
 
 def test_what_autoscaling_could_add_is_planned_with_and_said():
     growing = Resources(((4.0, 0.0),), ((8.0, 1.0), (8.0, 1.0)))
     assert planning.trial_pool(ComputeConfig(), growing, 3) == planning.Pool(3, 8.0, 1.0)
-    assert planning.embed_plan(ComputeConfig(), growing, 9).embed == planning.Pool(2, 1.0, 1.0)
+    assert planning.embed_plan(ComputeConfig(), growing, 9).embed == planning.Pool(2, 0.0, 1.0)
     with pytest.raises(UsageError, match=r"nodes have 4 CPUs and 0 GPUs, and autoscaling could add 2 x 8 CPUs and 1 G"):
         planning.check(ComputeConfig(gpus_per_trial=2), growing)
 
@@ -78,10 +78,16 @@ def test_what_fits_is_accepted():
 @given(
     st.lists(st.tuples(st.integers(1, 64), st.sampled_from([0, 1, 2, 8])), min_size=1, max_size=4),
     st.integers(1, 500),
+    st.sampled_from([None, 0, 1]),
 )
-def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int):
+def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, decode: int | None):
     resources = cluster(*((float(c), float(g)) for c, g in nodes))
-    plan = planning.embed_plan(ComputeConfig(), resources, blocks)
+    compute = ComputeConfig(decode_actors=decode)
+    try:
+        planning.check(compute, resources)
+    except UsageError:
+        return
+    plan = planning.embed_plan(compute, resources, blocks)
     assert sum(p.processes * p.cpus for p in (plan.embed, plan.decode) if p) <= resources.cpus
     for pool in (
         *([plan.embed, plan.decode] if plan.decode else [plan.embed]),

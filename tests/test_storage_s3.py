@@ -67,6 +67,10 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated():
     assert "AKIA" not in str(caught.value)
 
 
+def test_a_user_that_is_part_of_an_address_is_no_secret():
+    assert "gs://anonymous@bucket" in Storage("gs://anonymous@bucket/x").uri
+
+
 def test_other_file_systems_come_from_fsspec(tmp_path: Path):
     storage = Storage("memory://raysep/run")
     storage.write_bytes("a/b", b"1")

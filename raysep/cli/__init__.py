@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     except RaysepError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

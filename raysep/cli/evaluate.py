@@ -165,7 +165,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         _, split = checks.check_all(loaded, config)
         runs.check_belongs(Storage(loaded.run_dir), loaded, split)
         # Ray is asked only where something is asked of it.
-        if any(value is not None for _, value in loaded.compute):
+        if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
                 planning.check(loaded.compute, cluster)
     Console().print(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)", highlight=False)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep.cli.app import Overrides, RunDir, app
-from raysep.errors import UsageError
 
 Address = Annotated[
     str,
@@ -35,9 +34,7 @@ def submit(
     from raysep.sweeps.config import is_sweep, load_sweep
 
     if is_sweep(config):
-        if overrides:
-            raise UsageError("a sweep has no overrides on the command line: they are an axis of its matrix")
-        sweep = load_sweep(config, {"root": run_dir} if run_dir else None)
+        sweep = load_sweep(config, overrides or [], run_dir)
         target = submission.target_at(sweep.root, address)
         places = {"root": target, "results": submission.target_at(sweep.results, address)}
         command, text = "sweep", to_yaml(sweep.model_copy(update=places))

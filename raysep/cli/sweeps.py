@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raysep.cli.app import LogFormat, Verbose, app
+from raysep.cli.app import LogFormat, Overrides, Verbose, app
 from raysep.errors import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ Label = Annotated[str | None, typer.Option("--round", help="Label of the round; 
 @app.command()
 def sweep(
     path: SweepPath,
+    overrides: Overrides = None,
     label: Label = None,
     root: Root = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they may cost.")] = False,
@@ -34,10 +35,10 @@ def sweep(
     """
     from datetime import UTC, datetime
 
-    from raysep.sweeps.config import load_sweep
+    from raysep.sweeps.config import checked_label, load_sweep
 
-    config = load_sweep(path, {"root": root} if root else None)
-    label = label or config.label(datetime.now(UTC))
+    config = load_sweep(path, overrides or [], root)
+    label = checked_label(label) if label else config.label(datetime.now(UTC))
     from raysep.quiet import quiet
 
     with quiet(verbose) as console:
@@ -131,6 +132,8 @@ def compare(
 @app.command()
 def schedule(
     path: SweepPath,
+    overrides: Overrides = None,
+    *,
     cron: Annotated[str, typer.Option(help="Five fields, in the sweep's time zone: '0 3 * * *'.")],
     root: Root = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="End after so many rounds; unset: stay.")] = None,
@@ -142,10 +145,10 @@ def schedule(
     from raysep.sweeps.schedule import Schedule, command_of
     from raysep.telemetry import Telemetry
 
-    config = load_sweep(path, {"root": root} if root else None)
+    config = load_sweep(path, overrides or [], root)
     # What is wrong with a cell is said now, and not at three in the morning.
     cells_of(config)
-    arguments = ["--log-format", log_format.value, *(["--root", root] if root else [])]
+    arguments = [*(overrides or []), "--log-format", log_format.value, *(["--root", root] if root else [])]
     Schedule(config, cron, command_of(path, arguments), Telemetry(log_format=log_format.value)).run(rounds)
 
 
@@ -169,7 +172,7 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
     if sweep is None:
         try:
             return comparing.of_summary(Summary.model_validate_json(Storage(place).read_bytes(FILE)))
-        except FileNotFoundError:
+        except OSError:
             raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
     rows = _rows(sweep)
     chosen = table.select(rows, round=place) or table.select(rows, date=place)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raysep import planning, runs, work
-from raysep.cluster import Resources
 from raysep.context import Run
 from raysep.data import splits
 from raysep.data.images import check_share
 from raysep.embed.shards import Manifest, ShardSet, commit
 from raysep.errors import StageError
 from raysep.models.meta import CheckpointMeta
+from raysep.resources import Resources
 
 if TYPE_CHECKING:
     from raysep.embed.blocks import Block, Unit
@@ -69,7 +69,7 @@ def _count(run: Run, unit: "Unit", block: "Block", plan: planning.EmbedPlan) -> 
     """A block's images and its workers' figures."""
     metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
     metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
-    metrics.images_failed.labels(model, split).inc(len(block.failed))
+    metrics.images_failed.labels(model, split).inc(len(block.failed) * len(unit.metas))
     for report, step in zip(reversed(block.reports), ("embed", "decode"), strict=False):
         pool = plan.embed if step == "embed" else plan.decode
         run.telemetry.worked(step, report, model, pool.processes if pool else 0)

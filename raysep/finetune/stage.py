@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from raysep import planning, runs, work
-from raysep.cluster import Resources
 from raysep.context import Run
 from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial, TrialResult, choose, write_result
+from raysep.resources import Resources
 from raysep.telemetry.meter import Report
 
 
@@ -60,7 +60,8 @@ def perform(run: Run, cluster: Resources) -> None:
 
             for trial, result in zip(trials, fit(trials, job, pool, on_report, run.verbose), strict=True):
                 if (report := last.get((trial.model.id, trial.number))) is not None:
-                    telemetry.worked("finetune", report, trial.model.id, len(trials))
+                    telemetry.metrics.absorb("finetune", report, trial.model.id)
+                    telemetry.charge("finetune", report.node, report.seconds)
                 ended(trial, result)
 
     def prepare(trials: Sequence[Trial]) -> None:
@@ -68,7 +69,8 @@ def perform(run: Run, cluster: Resources) -> None:
 
             def on_prepared(trial: Trial, report: Report) -> None:
                 bar.advance(1, f"{trial.model.id} as it is")
-                telemetry.worked("finetune", report, trial.model.id, len(trials))
+                telemetry.metrics.absorb("finetune", report, trial.model.id)
+                telemetry.charge("finetune", report.node, report.seconds)
 
             for trial, result in zip(trials, prepare_all(trials, job, on_prepared), strict=True):
                 ended(trial, result)

@@ -19,7 +19,7 @@ from raysep.config import FinetuneConfig
 from raysep.data.sources import Reader
 from raysep.finetune.trials import Trial, TrialResult
 from raysep.planning import Pool
-from raysep.storage import Storage
+from raysep.storage import Storage, check_visible
 from raysep.telemetry.meter import Meter, Report
 
 # A trial says where it is at most this often, evaluations aside.
@@ -116,6 +116,7 @@ def _prepare(trial: Trial, shared: tuple[Storage, pa.Table]) -> Report:
 
     meter = Meter(ray.util.get_node_ip_address())
     with meter.piece():
+        check_visible(shared[0])
         prepare(trial, *shared)
     return meter.report
 
@@ -171,6 +172,7 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     torch.set_num_threads(threads)
     trial: Trial = ray.get(config["trials"])[config["trial"]]
     assert job.config is not None
+    check_visible(job.run)
     meter = Meter(ray.util.get_node_ip_address())
     last: dict[str, Any] = {}
     said = time.monotonic()

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -106,7 +107,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> None:
     if not place_exists(path):
         raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a safetensors file, true or false)"])
     try:
-        found = load(read_place(path)) if is_uri(path) else load_file(path)
+        found = load(read_place(path)) if is_uri(path) else load_file(Path(path).expanduser())
     except SafetensorError as error:
         raise ConfigError([f"models: {name}: {path} is not a whole safetensors file ({error})"]) from None
     own = model.state_dict()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 
 from raysep.cluster import errors_of
 from raysep.config import ScoreConfig
@@ -101,7 +101,7 @@ def score_all(
                 actor, task = crew.busy.pop(done)
                 try:
                     rows, report = ray.get(done)
-                except RayActorError:
+                except (RayActorError, OutOfMemoryError, ObjectLostError):
                     tries[id(task)] = tries.get(id(task), 0) + 1
                     if tries[id(task)] > RETRIES:
                         raise

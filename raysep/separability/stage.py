@@ -3,9 +3,9 @@
 import time
 
 from raysep import planning, runs, work
-from raysep.cluster import Resources
 from raysep.context import Run
 from raysep.errors import StageError
+from raysep.resources import Resources
 from raysep.separability import table
 
 # The table of scores is rewritten so often that a stopped run loses little, and so seldom that writing a long

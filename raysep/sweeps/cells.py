@@ -86,6 +86,8 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
         problems += [f"two cells are called {name}" for name in twice]
         if not wanted:
             problems.append("no cell is left")
+        if sweep.baseline is not None and any(cell.config.score.resamples == 0 for cell in cells):
+            problems.append("baseline: without intervals (score.resamples: 0) no change can be told from chance")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), f"sweep {sweep.name}")
     return cells
@@ -105,7 +107,8 @@ def known(cell: Cell) -> Known:
 def _axes(sweep: SweepConfig) -> dict[str, list[str | int]]:
     matrix, base = sweep.matrix, sweep.base
     models = _models(sweep)
-    if not isinstance(base.get("finetune"), dict) and matrix.seeds:
+    seeds = bool(matrix.seeds) or any(pattern.seed is not None for pattern in sweep.include)
+    if not isinstance(base.get("finetune"), dict) and seeds:
         raise ConfigError(["matrix.seeds: a seed changes nothing without `finetune` in base"], f"sweep {sweep.name}")
     twice = repeated(models)
     if twice:

@@ -87,9 +87,10 @@ def regressions(gate: GateConfig, standard: Sequence[Row], rows: Sequence[Row], 
     found = []
     for difference in differences(of_rows(standard), of_rows(rows)):
         name, change = difference.b.name, difference.change
-        if change is not None and change < -(difference.margin or 0.0):
-            known = "" if difference.margin is None else f", more than the {difference.margin:.3f} of both intervals"
-            found.append(f"{name}: g fell by {-change:.3f}, from {difference.a.g:.3f} to {difference.b.g:.3f}{known}")
+        if difference.beyond and change is not None and change < 0:
+            numbers = f"from {difference.a.g:.3f} to {difference.b.g:.3f}"
+            margin = f"more than the {difference.margin:.3f} of both intervals"
+            found.append(f"{name}: g fell by {-change:.3f}, {numbers}, {margin}")
         seconds = [row["seconds"] for row in history if row["cell"] == name and row["state"] == DONE and row["seconds"]]
         slow = _slow(gate.speed_ratio, seconds, difference.b.seconds)
         if slow is not None:

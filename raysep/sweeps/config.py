@@ -1,6 +1,7 @@
 """A sweep as its YAML file says it: what all cells have in common, and what they differ in."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raysep.config import MetricsConfig, Section
 from raysep.errors import ConfigError
-from raysep.loading import read_yaml, validated
+from raysep.loading import apply, read_yaml, validated
 from raysep.separability.names import Protocol
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
@@ -39,9 +40,14 @@ class Pattern(Section):
 
 
 class GateConfig(Section):
-    """What a round is held against. A cell regresses if g falls by more than both intervals together, or it is slow."""
+    """What a round is held against: the last time that each of its cells was done before.
 
-    round: str | None = Field(None, description="the round that is the standard; unset: the last one before this")
+    A cell regresses if g falls by more than both intervals together, or if it is slow.
+    """
+
+    round: str | None = Field(
+        None, description="the round that is the standard; unset: the last one that a cell was done in"
+    )
     date: str | None = Field(None, description="or the rounds of a day, as 2026-11-24")
     speed_ratio: float | None = Field(
         1.5, gt=1, description="slow: more than so many times the median seconds, and beyond their spread; null: not"
@@ -94,24 +100,33 @@ class SweepConfig(Section):
 
     def label(self, at: datetime) -> str:
         """The label of the round that a moment falls into. Raises ConfigError where it can't name a directory."""
-        found = at.astimezone(self.zone).strftime(self.round)
-        if not re.match(NAME, found):
-            raise ConfigError([f"round: {found!r} can't name a directory: letters, digits, '.', '_' and '-'"])
-        return found
+        return checked_label(at.astimezone(self.zone).strftime(self.round))
 
 
-def load_sweep(path: str, overrides: dict[str, Any] | None = None) -> SweepConfig:
+def checked_label(label: str) -> str:
+    """A label that can name a round. Raises ConfigError where it can't."""
+    if not re.match(NAME, label):
+        raise ConfigError([f"round: {label!r} can't name a directory: letters, digits, '.', '_' and '-'"])
+    return label
+
+
+def load_sweep(path: str, overrides: Sequence[str] = (), root: str | None = None) -> SweepConfig:
     """Read a sweep file. A `base` that is a path is read relative to the sweep's file.
 
     Args:
-        overrides: values of top-level keys.
+        overrides: `key=value`, as in base.finetune.steps=100.
+        root: instead of the file's.
 
     Raises:
         ConfigError: with every problem of the file at once.
     """
-    values = {**read_yaml(path), **(overrides or {})}
+    values = read_yaml(path)
     if isinstance(values.get("base"), str):
         values["base"] = read_yaml(str(Path(path).parent / values["base"]))
+    for override in overrides:
+        apply(values, override)
+    if root is not None:
+        values["root"] = root
     return validated(SweepConfig, values, path)
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysep.cluster import Resources, cause
+from raysep.cluster import cause
 from raysep.config import RunConfig
+from raysep.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class CellRunner:
         try:
             summary = pipeline.run(config, telemetry=telemetry, share=self._share)
             assert summary is not None
-            if summary.models:
+            # A cell whose seeds are not all there is not what was asked for: it is tried again.
+            lost = storage.read_json(runs.MANIFEST)["stages"]["finetune"]["failed"]
+            if summary.models and not lost:
                 text = summary.model_dump_json()
             else:
                 error = "; ".join(summary.left_out) or "no model was evaluated"
@@ -104,11 +107,11 @@ def run_all(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -> 
             actor, share, number, began = busy.pop(done)
             try:
                 outcome = ray.get(done)
-            except RayActorError:
-                outcome = Outcome(None, "the process of the run was lost", time.monotonic() - began)
-                actor = hire(share)
             except RayError as error:
-                outcome = Outcome(None, cause(error), time.monotonic() - began)
+                # Out of memory, killed, its node gone: whatever it was, that process runs no other cell.
+                outcome = Outcome(None, f"the process of the run was lost: {cause(error)}", time.monotonic() - began)
+                ray.kill(actor)
+                actor = hire(share)
             if left:
                 begin(actor, share)
             else:

@@ -18,11 +18,13 @@ from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.history import DONE, FAILED, Row
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
+from raysep.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from raysep.sweeps.launch import Outcome
 
-SUCCESS = "last_success.json"
+# Said again by rounds that fail, and by schedules: what alerts ask is how long ago the last good one was.
+SUCCESS, LAST = "last_success.json", "last_round.json"
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Round:
 
 def plan(sweep: SweepConfig, label: str) -> list[Plan]:
     """Every cell, with what is done of it. Raises ConfigError where a cell's configuration is wrong."""
-    before = history.rows(Storage(sweep.results))
+    before = [row for row in history.rows(Storage(sweep.results)) if row["sweep"] == sweep.name]
     done = {(row["cell"], row["key"]) for row in before if row["round"] == label and row["state"] == DONE}
+    cells_done = {cell for cell, _ in done}
     plans = []
     for cell in cells_of(sweep):
         try:
@@ -74,7 +77,8 @@ def plan(sweep: SweepConfig, label: str) -> list[Plan]:
             found, problem = None, "; ".join(lines)
         own = [row for row in before if row["cell"] == cell.name and row["state"] == DONE]
         took = [row["seconds"] for row in own if row["seconds"] is not None]
-        there = found is not None and (cell.name, found.key) in done
+        # What is done stays done while its images or weights can't be looked at.
+        there = cell.name in cells_done if found is None else (cell.name, found.key) in done
         plans.append(Plan(cell, found, problem, there, statistics.median(took) if took else None))
     return plans
 
@@ -91,24 +95,37 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     metrics = telemetry.metrics
     metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
     with exposed(telemetry, sweep.metrics, sweep.name):
-        plans = plan(sweep, label)
+        cells_of(sweep)
         with locks.held(root, "the sweep"):
             telemetry.journal.keep_in(root)
-            metrics.running.set(1)
-            metrics.failed.set(0)
+            metrics.running.labels("sweep").set(1)
+            metrics.failed.set(1)
+            report_last(sweep, metrics)
             try:
-                found = _perform(sweep, label, plans, telemetry, verbose)
-            except BaseException:
-                metrics.failed.set(1)
-                raise
+                found = _perform(sweep, label, telemetry, verbose)
+                metrics.failed.set(int(bool(found.failed or found.regressions)))
             finally:
-                metrics.running.set(0)
+                metrics.running.labels("sweep").set(0)
                 telemetry.journal.save()
     return found
 
 
-def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telemetry, verbose: bool) -> Round:
+def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
+    """The metrics of rounds that are over: when the last good one was, and what the last one of all was worse in."""
+    root = Storage(sweep.root)
+    if root.exists(SUCCESS):
+        metrics.sweep_success.labels(sweep.name).set(root.read_json(SUCCESS)["at"])
+    if root.exists(LAST):
+        last = root.read_json(LAST)
+        metrics.regressions.labels(sweep.name).set(last["regressions"])
+        for state, cells in last["cells"].items():
+            metrics.sweep_cells.labels(sweep.name, state).set(cells)
+
+
+def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
     root, results, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
+    plans = plan(sweep, label)
+    _standard(sweep, label, history.rows(results))
     todo = [item for item in plans if not item.done]
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
     revision = runs.git_revision()
@@ -124,18 +141,15 @@ def _perform(sweep: SweepConfig, label: str, plans: list[Plan], telemetry: Telem
     every = [row for row in history.rows(results) if row["sweep"] == sweep.name]
     own = [row for row in history.select(every, round=label) if row["cell"] in names]
     states = Counter(row["state"] for row in own)
-    for state in (DONE, FAILED):
-        metrics.sweep_cells.labels(sweep.name, state).set(states[state])
     worse = _held_against(sweep, label, own, every)
-    metrics.regressions.labels(sweep.name).set(len(worse))
     report = root.at(f"report/{label}")
     leaderboard.write(report, f"{sweep.name}, round {label}", own, worse)
     telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
+    cells = {state: states[state] for state in (DONE, FAILED)}
+    root.write_json(LAST, {"round": label, "cells": cells, "regressions": len(worse)})
     if states[DONE] == len(plans) and not worse:
         root.write_json(SUCCESS, {"round": label, "at": time.time()})
-    # Said again by rounds that fail: what alerts ask is how long ago the last good one was.
-    if root.exists(SUCCESS):
-        metrics.sweep_success.labels(sweep.name).set(root.read_json(SUCCESS)["at"])
+    report_last(sweep, metrics)
     return Round(label, own, worse)
 
 
@@ -150,11 +164,12 @@ def _outcomes(
     from raysep.cluster import connection
     from raysep.sweeps.launch import run_all
 
-    with connection(verbose) as cluster:
-        parallel = min(sweep.parallel or cluster.at_once, len(ready))
+    may_add = max((item.cell.config.compute.addable for item in ready), key=len)
+    with connection(verbose, may_add) as cluster:
+        parallel = min(cluster.parts(sweep.parallel), len(ready))
         telemetry.line("ray", f"{cluster.describe()}; {parallel} cell(s) at once", nodes=list(cluster.kinds))
         configs = [
-            # A scrape of a cell would find nothing that the sweep's own metrics don't have.
+            # Cells come and go on whatever port there is: nobody could scrape them. They write and push at their ends.
             item.cell.config.model_copy(
                 update={
                     "run_dir": run_dir(sweep, label, item),
@@ -225,19 +240,30 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
 
 
 def _held_against(sweep: SweepConfig, label: str, own: Sequence[Row], every: Sequence[Row]) -> list[str]:
-    """What is worse than the baseline, in words. Raises ConfigError where the baseline that is named isn't there."""
+    """What is worse than the baseline, in words."""
+    if sweep.baseline is None:
+        return []
+    began = min(row["at"] for row in own)
+    earlier = [row for row in every if row["round"] != label and row["at"] < began]
+    return compare.regressions(sweep.baseline, _standard(sweep, label, every, began), own, earlier)
+
+
+def _standard(sweep: SweepConfig, label: str, every: Sequence[Row], began: datetime | None = None) -> list[Row]:
+    """The row that each cell is held against: the last one that is done, before this round or of the one that is named.
+
+    Raises:
+        ConfigError: the round or day that is named isn't there.
+    """
     gate = sweep.baseline
     if gate is None:
         return []
-    earlier = [row for row in every if row["round"] != label]
-    chosen = gate.round
-    if chosen is None and gate.date is None:
-        labels = history.rounds(earlier, sweep.name)
-        if not labels:
-            # The first round is the standard of the next one.
-            return []
-        chosen = labels[-1]
-    standard = history.select(every, round=chosen, date=gate.date)
+    done = [row for row in every if row["sweep"] == sweep.name and row["state"] == DONE]
+    if gate.round is None and gate.date is None:
+        # None in the first round, which is the standard of the next one.
+        return history.select(row for row in done if row["round"] != label and (began is None or row["at"] < began))
+    standard = history.select(done, round=gate.round, date=gate.date)
     if not standard:
-        raise ConfigError([f"baseline: the results have no round or day {chosen or gate.date}"], f"sweep {sweep.name}")
-    return compare.regressions(gate, standard, own, earlier)
+        raise ConfigError(
+            [f"baseline: the results have no round or day {gate.round or gate.date}"], f"sweep {sweep.name}"
+        )
+    return standard

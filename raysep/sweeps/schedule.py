@@ -11,17 +11,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 from raysep import locks
 from raysep.errors import ConfigError
 from raysep.storage import Storage
+from raysep.sweeps import rounds as sweep_rounds
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
+from raysep.telemetry.exposition import exposed
 
 STATE = "schedule.json"
-LABEL = "%Y-%m-%dT%H-%M"
+# In UTC: in local time one hour of the year comes twice.
+LABEL = "%Y-%m-%dT%H-%MZ"
 RUNNING, ENDED = "running", "ended"
 # How long a round has to end by itself when the schedule is stopped.
 GRACE_S = 30
@@ -33,68 +38,64 @@ class Schedule:
 
     Args:
         sweep: whose time zone the expression is in, and whose root keeps the state.
-        cron: five fields: minute, hour, day of month, month, day of week.
+        cron: five fields, as crontab(5) has them.
         command: runs a round, its label appended.
-        telemetry: for lines.
+        telemetry: for lines and metrics.
 
     Raises:
         ConfigError: no cron expression.
     """
 
     def __init__(self, sweep: SweepConfig, cron: str, command: Sequence[str], telemetry: Telemetry) -> None:
-        from apscheduler.triggers.cron import CronTrigger
+        from raysep.sweeps.cron import Cron
 
         try:
-            self._trigger = CronTrigger.from_crontab(cron, timezone=sweep.zone)
+            self._cron = Cron(cron, sweep.zone)
         except ValueError as error:
-            raise ConfigError(
-                [f"--cron {cron!r}: {error}; expected five fields, as in '0 3 * * *'"], "schedule"
-            ) from None
-        self._zone, self._storage, self._command = sweep.zone, Storage(sweep.root), list(command)
+            problem = f"--cron {cron!r}: {error}; expected five fields, as in '0 3 * * *'"
+            raise ConfigError([problem], "schedule") from None
+        self._sweep, self._storage, self._command = sweep, Storage(sweep.root), list(command)
         self._telemetry = telemetry
         self._child: subprocess.Popen[bytes] | None = None
         self._over = threading.Event()
 
     def run(self, rounds: int | None = None) -> None:
-        """Stay until SIGTERM, Ctrl-C, or so many rounds have ended."""
-        from apscheduler.schedulers.blocking import BlockingScheduler
+        """Stay until SIGTERM, Ctrl-C, or so many rounds have ended. Serves the metrics of the sweep meanwhile."""
+        from apscheduler.schedulers.background import BackgroundScheduler
 
         # It warns of each time that passes while a round goes on, as is meant here.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        scheduler = BlockingScheduler(timezone=self._zone)
+        scheduler = BackgroundScheduler(timezone=UTC)
         left = rounds
 
         def fire() -> None:
             nonlocal left
             # Times that passed during a round are one more round after it.
-            while left != 0 and not self._over.is_set() and (label := self.due(datetime.now(self._zone))) is not None:
+            while left != 0 and not self._over.is_set() and (label := self.due(datetime.now(UTC))) is not None:
                 self._round(label)
                 left = None if left is None else left - 1
             if left == 0:
-                scheduler.shutdown(wait=False)
+                self._over.set()
 
         def stop(number: int, frame: Any) -> None:  # noqa: ARG001  (the signature of a handler)
-            self._telemetry.line("schedule", "stopping")
             self._over.set()
-            if self._child is not None:
-                self._child.terminate()
-            scheduler.shutdown(wait=False)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        now = datetime.now(self._zone)
+        now = datetime.now(UTC)
         overdue = self.due(now)
-        first = now if overdue is not None else self._trigger.get_next_fire_time(None, now)
-        self._telemetry.line("schedule", f"round {overdue} is due" if overdue else f"the next round is at {first}")
-        scheduler.add_job(
-            fire, self._trigger, coalesce=True, max_instances=1, misfire_grace_time=None, next_run_time=first
-        )
-        scheduler.start()
-        if self._child is not None:
-            try:
-                self._child.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
+        first = now if overdue is not None else self._cron.get_next_fire_time(None, now)
+        shown = first.astimezone(self._sweep.zone) if first is not None else "never"
+        with exposed(self._telemetry, self._sweep.metrics, self._sweep.name):
+            self._telemetry.line("schedule", f"round {overdue} is due" if overdue else f"the next round is at {shown}")
+            sweep_rounds.report_last(self._sweep, self._telemetry.metrics)
+            options = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None, "next_run_time": first}
+            scheduler.add_job(fire, self._cron, **options)
+            scheduler.start()
+            while not self._over.wait(1):
+                continue
+            self._stop_child()
+            scheduler.shutdown(wait=True)
 
     def due(self, now: datetime) -> str | None:
         """The round that has to be run now: one that was begun and not ended, or that of the last time that passed.
@@ -107,18 +108,16 @@ class Schedule:
             return None
         if state["state"] == RUNNING:
             return str(state["round"])
-        since = datetime.fromisoformat(state["since"])
+        passed = takewhile(lambda moment: moment <= now, self._cron.after(datetime.fromisoformat(state["since"])))
         last = None
-        moment = self._trigger.get_next_fire_time(None, since + timedelta(microseconds=1))
-        while moment is not None and moment <= now:
+        for moment in passed:
             last = moment
-            moment = self._trigger.get_next_fire_time(None, moment + timedelta(microseconds=1))
         return None if last is None else last.strftime(LABEL)
 
     def _round(self, label: str) -> None:
         state = self._state() or {}
         if state.get("state") != RUNNING:
-            began = datetime.strptime(label, LABEL).replace(tzinfo=self._zone)
+            began = datetime.strptime(label, LABEL).replace(tzinfo=UTC)
             state = {"round": label, "state": RUNNING, "since": began.isoformat()}
             self._write(state)
         # A round that outlived the schedule that began it: what it leaves is done after it.
@@ -127,22 +126,41 @@ class Schedule:
             if self._over.wait(WAIT_S):
                 return
         self._telemetry.line("schedule", f"round {label}", round=label)
+        metrics = self._telemetry.metrics
+        metrics.running.labels("schedule").set(1)
         self._child = subprocess.Popen([*self._command, label])
-        code = self._child.wait()
-        self._child = None
         if self._over.is_set():
-            # It was told to stop: what is missing of the round is done after the restart.
+            self._child.terminate()
+        code = self._child.wait()
+        metrics.running.labels("schedule").set(0)
+        if self._over.is_set() or code < 0:
+            # Told to stop, or killed: what is missing of the round is done after a restart, or at the next time.
+            if code < 0 and not self._over.is_set():
+                self._telemetry.line("schedule", f"round {label} was killed by signal {-code}", round=label)
+                self._over.wait(WAIT_S)
             return
         self._write({**state, "state": ENDED, "exit_code": code})
+        metrics.failed.set(int(code != 0))
+        sweep_rounds.report_last(self._sweep, metrics)
         ended = "done" if code == 0 else f"ended with exit code {code}"
         self._telemetry.line("schedule", f"round {label} {ended}", round=label, exit_code=code)
 
-    def _state(self) -> dict[str, Any] | None:
+    def _stop_child(self) -> None:
+        child = self._child
+        if child is None or child.poll() is not None:
+            return
+        self._telemetry.line("schedule", "stopping")
+        child.terminate()
         try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    def _state(self) -> dict[str, Any] | None:
+        with suppress(FileNotFoundError):
             found: dict[str, Any] = self._storage.read_json(STATE)
-        except FileNotFoundError:
-            return None
-        return found
+            return found
+        return None
 
     def _write(self, state: dict[str, Any]) -> None:
         self._storage.write_json(STATE, state)

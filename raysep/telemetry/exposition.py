@@ -6,7 +6,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -35,7 +37,7 @@ def exposed(telemetry: Telemetry, config: MetricsConfig, instance: str) -> Itera
         ConfigError: a user name without a password in the environment.
     """
     registry = telemetry.metrics.registry
-    app = _with_password(make_wsgi_app(registry), config)
+    app = make_wsgi_app(registry) if config.port is None else _with_password(make_wsgi_app(registry), config)
 
     def say(text: str) -> None:
         telemetry.line("metrics", text)
@@ -54,7 +56,7 @@ def _serve(app: Any, config: MetricsConfig, say: Say) -> WSGIServer | None:
     if config.port is None:
         return None
     try:
-        server = make_server(config.address, config.port, app, handler_class=_Silent)
+        server = make_server(config.address, config.port, app, _Server, handler_class=_Silent)
     except (OSError, OverflowError) as error:
         if config.port == 0:
             say(f"not served: {config.address}: {error}")
@@ -77,7 +79,7 @@ def _flush(registry: CollectorRegistry, config: MetricsConfig, instance: str, sa
         try:
             key = {"instance": instance}
             pushadd_to_gateway(config.pushgateway, "raysep", registry, grouping_key=key, timeout=PUSH_TIMEOUT_S)
-        except OSError as error:
+        except (OSError, HTTPException, ValueError) as error:
             say(f"not pushed to {config.pushgateway}: {error}")
 
 
@@ -103,8 +105,16 @@ def _with_password(app: Any, config: MetricsConfig) -> Any:
     return guarded
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection: one that says nothing keeps no other waiting, nor the end of the run."""
+
+    daemon_threads = True
+
+
 class _Silent(WSGIRequestHandler):
     """A scrape is no event."""
+
+    timeout = 5
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class's name)
         pass

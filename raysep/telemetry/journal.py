@@ -1,5 +1,6 @@
 """The log of a run: a JSON object a line, in a file of its own for each call, kept in the run's directory."""
 
+import contextlib
 import json
 import threading
 import time
@@ -43,5 +44,8 @@ class Journal:
         with self._lock:
             if self._storage is None or self._written == len(self._lines):
                 return
-            self._storage.write_bytes(self.name, ("\n".join(self._lines) + "\n").encode())
-            self._written, self._at = len(self._lines), time.monotonic()
+            self._at = time.monotonic()
+            # A log that can't be written now is written with the next event; it is no reason to lose a run.
+            with contextlib.suppress(OSError):
+                self._storage.write_bytes(self.name, ("\n".join(self._lines) + "\n").encode())
+                self._written = len(self._lines)

@@ -28,7 +28,9 @@ class Metrics:
         self.progress_time = Gauge(
             "raysep_last_progress_timestamp_seconds", "When work last moved on, Unix time.", registry=registry
         )
-        self.running = Gauge("raysep_running", "1 while a run or sweep is at work, 0 at its end.", registry=registry)
+        self.running = Gauge(
+            "raysep_running", "1 while a run, sweep or schedule's round is at work.", ["kind"], registry=registry
+        )
         self.failed = Gauge("raysep_failed", "1 where it ended with an error.", registry=registry)
         self.stage_seconds = Gauge(
             "raysep_stage_duration_seconds", "Wall clock of a stage so far.", ["stage"], registry=registry

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,6 @@ from tests.ports import free_port
 
 RAY = str(Path(sys.executable).parent / "ray")
 TOKEN = "0123456789abcdef0123456789abcdef"
-# What the head answers in its first seconds, while its job server and agent start.
-NOT_READY = ("Failed to connect", "No available agent")
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,7 @@ class Head:
         """Run a command as a client, with changes to its environment; None takes a variable away."""
         changed = {**self.environment, **{name: value for name, value in changes.items() if value is not None}}
         environment = {name: value for name, value in changed.items() if changes.get(name, "") is not None}
-        for _ in range(30):
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=250)
-            if not any(answer in done.stdout + done.stderr for answer in NOT_READY):
-                break
-            time.sleep(2)
-        return done
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=250)
 
 
 @contextlib.contextmanager
@@ -63,6 +58,7 @@ def running(directory: Path) -> Iterator[Head]:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         address = f"http://127.0.0.1:{dashboard}"
         try:
+            _wait(dashboard)
             yield Head(address, {**environment, "RAY_API_SERVER_ADDRESS": address})
         finally:
             # Only what was started here: `ray stop` would stop every Ray of this machine.
@@ -71,6 +67,21 @@ def running(directory: Path) -> Iterator[Head]:
                     os.kill(own, signal.SIGKILL)
             process.wait()
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _wait(port: int) -> None:
+    """Until the job server answers; whom it lets in is another question."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2).close()
+            return
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError("the head does not answer")
 
 
 def processes_of_session(session: int) -> Sequence[int]:

@@ -90,7 +90,6 @@ def manifests(units: list[Unit], blocks: list[Block]) -> dict[ShardSet, Manifest
 
 
 PLANS = {
-    "one actor": EmbedPlan(Pool(1, 2, 0)),
     "actors on every CPU": EmbedPlan(Pool(2, 1, 0)),
     "one decodes for the other": EmbedPlan(Pool(1, 1, 0), Pool(1, 1, 0)),
 }

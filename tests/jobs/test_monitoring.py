@@ -73,9 +73,9 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path):
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path):
     """`promtool test rules`: series over time in, alerts out."""
     series = [
-        ('raysep_running{instance="a"}', "1x60"),
+        ('raysep_running{instance="a",kind="run"}', "1x60"),
         ('raysep_last_progress_timestamp_seconds{instance="a"}', "0x60"),
-        ('raysep_running{instance="b"}', "1x60"),
+        ('raysep_running{instance="b",kind="run"}', "1x60"),
         ('raysep_last_progress_timestamp_seconds{instance="b"}', "0+60x60"),
         ('raysep_images_failed_total{instance="a",model="m",split="unseen"}', "2x60"),
         ('raysep_images_embedded_total{instance="a",model="m",split="unseen"}', "98x60"),
@@ -83,7 +83,7 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path):
         ('raysep_images_embedded_total{instance="b",model="m",split="unseen"}', "999x60"),
         ('raysep_sweep_regressions{sweep="nightly"}', "0x60"),
     ]
-    fires = {"RaysepRunStalled": [{"instance": "a", "severity": "page"}], "RaysepSweepRegression": []}
+    fires = {"RaysepRunStalled": [{"instance": "a", "kind": "run", "severity": "page"}], "RaysepSweepRegression": []}
     fires["RaysepImagesUnreadable"] = [{"instance": "a", "model": "m", "split": "unseen", "severity": "ticket"}]
     tests = {
         "rule_files": [str(MONITORING / "alerts.yml")],

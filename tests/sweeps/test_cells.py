@@ -69,6 +69,8 @@ def test_include_and_exclude():
         ({"matrix": {"overrides": {"o": {"finetune.stepps": 1}}}}, "test_resnet_o: finetune.stepps: unknown key"),
         ({"matrix": {"models": [MODELS[0], MODELS[0]]}}, "two are called test_resnet"),
         ({"base": {"finetune": None}, "matrix": {"seeds": [0, 1]}}, "a seed changes nothing"),
+        ({"base": {"finetune": None}, "include": [{"seed": 3}]}, "a seed changes nothing"),
+        ({"base": {"score": {"resamples": 0}}, "baseline": {}}, "without intervals"),
         ({"matrix": {"models": []}}, "expected a list of models"),
     ],
 )

@@ -96,6 +96,8 @@ def test_the_gate_names_what_fell_and_what_is_slow():
     assert worse(g=0.9) == []
     (fell,) = worse(g=0.45)
     assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the 0.042 of both intervals"
+    # Without intervals nothing can be said.
+    assert worse(g=0.1, corrected_low=None, corrected_high=None) == []
     assert worse(seconds=16.0) == []
     (slow,) = worse(seconds=17.0)
     assert slow == "vit_a: took 17.0 s, 1.5 times the median of 3 earlier round(s)"

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from raysep import locks
-from raysep.cluster import Resources
 from raysep.errors import ConfigError, RaysepError
+from raysep.resources import Resources
 from raysep.storage import Storage
 from raysep.sweeps import history, leaderboard, rounds
 from raysep.sweeps.config import SweepConfig
@@ -81,9 +81,13 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     better |= {"corrected_high": 3.1, "seconds": 0.1, "at": done["at"].replace(year=2020)}
     history.put(Storage(config.results), better)
     gated, telemetry = perform(sweep(tmp_path, [TINY_CNN], baseline={}), "r1")
-    assert ["g fell by" in line for line in gated.regressions] == [True, False]
+    assert ["g fell by" in line for line in gated.regressions] == [True, False], gated.regressions
     assert "times the median of 1 earlier" in gated.regressions[1]
     assert telemetry.metrics.registry.get_sample_value("raysep_sweep_regressions", {"sweep": "s"}) == 2
+    # Another sweep in the same table, with cells of the same names, has none of this one's.
+    other = sweep(tmp_path, [TINY_CNN], name="other", results=config.results)
+    assert [p.done for p in rounds.plan(other, "r1")] == [False]
+    assert [p.done for p in rounds.plan(config, "r1")] == [False, False, True]
     with pytest.raises(ConfigError, match="no round or day never"):
         perform(sweep(tmp_path, [TINY_CNN], baseline={"round": "never"}), "r1")
 
@@ -96,11 +100,16 @@ def test_one_process_at_a_time(tmp_path: Path):
 
 def test_shares_of_a_cluster_never_overlap():
     desk, nodes = Resources(((8.0, 2.0),)), Resources(((4.0, 1.0), (4.0, 0.0), (16.0, 2.0)))
-    for cluster in (desk, nodes):
-        for of in (1, 2, 3):
+    headless = Resources(((0.0, 0.0), (4.0, 0.0), (3.0, 0.0)), ((8.0, 0.0),))
+    for cluster in (desk, nodes, headless, Resources(((2.0, 0.0),))):
+        for wanted in (None, 1, 2, 3, 5, 50):
+            of = cluster.parts(wanted)
             parts = [cluster.share(position, of) for position in range(of)]
             assert sum(part.cpus for part in parts) <= cluster.cpus
-            assert sum(part.gpus for part in parts) == cluster.gpus
-    assert desk.at_once == 2
-    assert nodes.at_once == 3
-    assert Resources(((2.0, 0.0),)).at_once == 1
+            assert sum(part.gpus for part in parts) <= cluster.gpus
+            # Each can run something, and on a GPU where there are some.
+            assert all(part.places(1, float(cluster.gpus > 0)) > 0 for part in parts), (cluster, of, parts)
+    assert desk.parts(None) == 2
+    assert nodes.parts(None) == 3
+    assert headless.parts(None) == 3
+    assert Resources(((2.0, 0.0),)).parts(None) == 1

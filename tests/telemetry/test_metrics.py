@@ -2,7 +2,9 @@
 
 import base64
 import socket
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -71,6 +73,16 @@ def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: 
     assert values(textfile.read_text())["raysep_images_embedded_total", "vit", "unseen"] == 6
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
+
+
+def test_one_who_connects_and_says_nothing_keeps_nobody_waiting():
+    ours, console = telemetry()
+    began = time.monotonic()
+    with exposed(ours, MetricsConfig(), "x"):
+        url = urllib.parse.urlsplit(url_of(console))
+        with socket.create_connection((url.hostname, url.port)):
+            assert urllib.request.urlopen(url.geturl(), timeout=5).status == 200
+    assert time.monotonic() - began < 4
 
 
 def test_a_port_that_is_taken_gives_way_to_another():

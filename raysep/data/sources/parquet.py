@@ -28,7 +28,7 @@ class ParquetImages:
     def __init__(self, config: ParquetSource) -> None:
         self.storage = Storage(config.path)
         # Absolute from here on: workers have another working directory.
-        self._config = config.model_copy(update={"path": self.storage.uri})
+        self._config = config.model_copy(update={"path": self.storage.full_uri})
         self._single = self.storage.is_file()
         self._image_group = lru_cache(GROUPS_KEPT)(self._read_group)
         self._group_sizes = lru_cache(None)(self._read_group_sizes)
