@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 ADDRESS = "http://127.0.0.1:8265"
 POLL_S = 1.0
-# A head that was just started takes so long until it takes jobs.
-READY_S = 60.0
+# What a head says that was just started, and how long it may say so. Nobody at all at an address is more often a typo.
+NOT_READY_S = {"No available agent": 60.0, "Failed to connect": 10.0}
 # So long a followed job may be out of reach.
 SILENCE_S = 300.0
-NOT_READY = "No available agent"
 T = TypeVar("T")
 
 
@@ -154,6 +153,8 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
 
     # What is uploaded is said by us.
     logging.getLogger("ray").setLevel(logging.WARNING)
+    # Where it is set, Ray takes it instead of what it is given.
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -169,13 +170,13 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
 
 def _when_ready(call: Callable[[], T]) -> T:
     """A call's result, tried again while the head is still starting."""
-    until = time.monotonic() + READY_S
+    began = time.monotonic()
     while True:
         try:
             return call()
         except (RuntimeError, ConnectionError) as error:
-            # Nobody at all at the address: no use in waiting.
-            if time.monotonic() > until or NOT_READY not in str(error):
+            patience = next((seconds for text, seconds in NOT_READY_S.items() if text in str(error)), 0.0)
+            if time.monotonic() - began > patience:
                 raise
         time.sleep(POLL_S)
 

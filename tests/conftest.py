@@ -1,6 +1,13 @@
 """What tests share: a Ray for the whole session, small image trees, and the optional shared data."""
 
+# ruff: noqa: E402
 import os
+
+# Two test processes and their workers share the cores: threads of BLAS and OpenMP that wait for each other by spinning
+# would take most of them. Before numpy and torch are imported.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +30,7 @@ def _quiet_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

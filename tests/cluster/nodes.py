@@ -33,6 +33,15 @@ def problem() -> str | None:
     return f"no namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
 
+# Three nodes, and a dashboard that answers.
+ALL_THERE = f"""
+import logging, ray, socket
+ray.init(address="{PREFIX}1:6379", logging_level=logging.ERROR)
+socket.create_connection(("{PREFIX}1", {DASHBOARD}), timeout=5).close()
+assert sum(node["Alive"] for node in ray.nodes()) == 3
+"""
+
+
 @dataclass(frozen=True)
 class Nodes:
     """The first node is the head; it serves S3 as well.
@@ -82,7 +91,8 @@ def three_nodes(cpus: int = 1) -> Iterator[Nodes]:
         for node in range(3):
             started.append(_ray(nodes, node, cpus))
             if node == 0:
-                _wait_for_head(nodes)
+                _wait_for(nodes, "ray", "health-check", "--address", f"{nodes.address(0)}:6379")
+        _wait_for(nodes, "python", "-c", ALL_THERE)
         yield nodes
     finally:
         for process in reversed(started):
@@ -157,12 +167,13 @@ def _ray(nodes: Nodes, node: int, cpus: int) -> "subprocess.Popen[str]":
     return nodes.on(node, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
-def _wait_for_head(nodes: Nodes) -> None:
+def _wait_for(nodes: Nodes, *command: str) -> None:
     for _ in range(60):
-        if nodes.run("ray", "health-check", "--address", f"{nodes.address(0)}:6379").returncode == 0:
+        done = nodes.run(*command)
+        if done.returncode == 0:
             return
         time.sleep(1)
-    raise RuntimeError("the head does not answer")
+    raise RuntimeError(f"{command[:2]} never succeeded: {done.stdout}{done.stderr}")
 
 
 def _ip(*arguments: str) -> None:

@@ -27,6 +27,8 @@ def trials(*rates: float) -> list[Trial]:
 def job(tree: Path, tmp_path: Path) -> Job:
     source = ImageFolder(str(tree))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
+    # A node that doesn't see the run's directory trains nothing.
+    (tmp_path / "run").mkdir()
     return Job(CONFIG, Storage(str(tmp_path / "run")), split, source, 0.01)
 
 
