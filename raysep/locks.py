@@ -1,12 +1,13 @@
 """One process at a time in a directory, on any file system: a lease that its holder renews.
 
 A holder that is killed renews nothing, and its lease ends by itself; on the machine that it ran on, that it is gone
-is seen at once. Local files are linked into place, which only one can. pyarrow has no such call for object stores:
-there the lease is written, and read back after a moment: who wrote last has it. Leases hold times of the holder's
-clock: machines whose clocks are further apart than a lease can't rely on them.
+is seen at once. Who reads and writes a lease on a local disk holds the kernel's lock of the directory meanwhile. Object
+stores have nothing like it in pyarrow: there the lease is written, and read back after a moment: who wrote last has
+it. Leases hold times of the holder's clock: machines whose clocks are further apart than a lease can't rely on them.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from raysep.errors import RaysepError
-from raysep.storage import TEMPORARY_PREFIX, Storage
+from raysep.storage import Storage
 
 FILE = "lock.json"
 LEASE_S = 120.0
@@ -69,56 +70,56 @@ def holder(storage: Storage) -> Lease | None:
 
 def _take(storage: Storage, mine: Lease, what: str) -> None:
     while True:
-        found = _read(storage)
-        if found is not None and _alive(found):
-            raise RaysepError(
-                f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, since "
-                f"{found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after {LEASE_S:g} s."
-            )
-        if found is not None:
-            _remove(storage, found)
-        if _put(storage, mine):
+        with _alone(storage):
+            found = _read(storage)
+            if found is not None and _alive(found):
+                raise RaysepError(
+                    f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, "
+                    f"since {found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after "
+                    f"{LEASE_S:g} s."
+                )
+            storage.write_bytes(FILE, _content(mine))
+        if storage.is_local:
+            return
+        time.sleep(SETTLE_S)
+        last = _read(storage)
+        if last is not None and last["id"] == mine["id"]:
             return
 
 
-def _put(storage: Storage, mine: Lease) -> bool:
-    """Whether the lock is ours, which nobody held a moment ago."""
+@contextmanager
+def _alone(storage: Storage) -> Iterator[None]:
+    """On a local disk: nobody else looks at the lease, or changes it, for the length of a block."""
     if not storage.is_local:
-        storage.write_bytes(FILE, _content(mine))
-        time.sleep(SETTLE_S)
-        last = _read(storage)
-        return last is not None and last["id"] == mine["id"]
-    own = _aside(storage)
-    own.parent.mkdir(parents=True, exist_ok=True)
-    # Whole before it has its name: a lease that is half written would tell nobody whose it is.
-    own.write_bytes(_content(mine))
-    try:
-        os.link(own, storage.path(FILE))
-    except FileExistsError:
-        return False
-    finally:
-        own.unlink()
-    return True
-
-
-def _remove(storage: Storage, stale: Lease) -> None:
-    """Take a stale lease away, and no other: between reading and taking it another process may have done the same."""
-    if not storage.is_local:
-        storage.delete(FILE)
+        yield
         return
-    aside = _aside(storage)
-    with contextlib.suppress(FileNotFoundError):
-        Path(storage.path(FILE)).rename(aside)
-        if json.loads(aside.read_bytes())["id"] != stale["id"]:
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, storage.path(FILE))
-        aside.unlink()
+    root = Path(storage.root)
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        directory = os.open(root, os.O_RDONLY)
+        try:
+            # Network file systems may not have it for directories; the lease alone is what is left there.
+            with contextlib.suppress(OSError):
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            # Whoever had it before may have taken the directory away.
+            if _same(root, directory):
+                yield
+                return
+        finally:
+            os.close(directory)
+
+
+def _same(root: Path, directory: int) -> bool:
+    try:
+        return root.stat().st_ino == os.fstat(directory).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _renew(storage: Storage, mine: Lease, over: threading.Event) -> None:
     while not over.wait(LEASE_S / 4):
         # Storage that is away for a while: tried again, while the lease lasts.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _alone(storage):
             found = _read(storage)
             if found is None or found["id"] != mine["id"]:
                 # This process stood still for so long that another one has taken over.
@@ -128,17 +129,13 @@ def _renew(storage: Storage, mine: Lease, over: threading.Event) -> None:
 
 def _give_back(storage: Storage, mine: Lease) -> None:
     # What can't be given back now ends by itself.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _alone(storage):
         found = _read(storage)
         if found is not None and found["id"] == mine["id"]:
             storage.delete(FILE)
         if storage.is_local:
             # Of a directory that was made for the lock alone, nothing is left.
             Path(storage.root).rmdir()
-
-
-def _aside(storage: Storage) -> Path:
-    return Path(storage.path(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"))
 
 
 def _content(mine: Lease) -> bytes:

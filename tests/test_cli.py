@@ -86,6 +86,7 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     save_file(model.state_dict(), str(weights))
     arguments = ["run", "--model", "test_vit", "--weights", str(weights), "--data", str(tree), "--unseen", "a,c,d"]
     arguments += ["models.0.image_size=160", "score.metrics=[nmi]", "score.resamples=20", "baselines.pixels=null"]
+    arguments += ["compute.score_actors=1", "compute.embed_actors=1", "baselines.untrained=false"]
     arguments += ["--run-dir", f"s3://{BUCKET}/mine", "--log-format", "json"]
     with serving(free_port()) as environment:
         for name, value in environment.items():
@@ -138,6 +139,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
         "models": [TINY_VIT],
         "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
         "baselines": {"untrained": False, "pixels": None},
+        "compute": {"embed_actors": 1, "score_actors": 1},
     }
     path.write_text(yaml.safe_dump(values))
     done = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)

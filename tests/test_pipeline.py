@@ -34,6 +34,8 @@ def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
             "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
             "embed": {"shard_rows": 10, "batch_size": 8},
             "baselines": {"untrained": False, "pixels": None},
+            # A process takes seconds to start: one for each kind of work.
+            "compute": {"cpus_per_trial": 2, "embed_actors": 1, "score_actors": 1},
             **sections,
         }
     )

@@ -22,6 +22,7 @@ CONFIG = {
     "embed": {"splits": ["unseen"]},
     "score": {"metrics": ["nmi"], "resamples": 0},
     "baselines": {"untrained": False, "pixels": None},
+    "compute": {"embed_actors": 1, "score_actors": 1},
 }
 RAYSEP = str(Path(sys.executable).parent / "raysep")
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -49,9 +50,6 @@ def test_rays_own_client_runs_the_entry_point_and_gets_its_exit_code(head: Head,
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert (tmp_path / "out" / "summary.json").is_file()
-    wrong = head.run(*command, "models.0.nam=x")
-    assert wrong.returncode != 0
-    assert "Did you mean 'name'" in wrong.stdout + wrong.stderr
 
 
 def test_ours_follows_the_log_and_exits_as_the_job_does(head: Head, config: str, tmp_path: Path):

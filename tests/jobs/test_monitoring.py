@@ -161,6 +161,7 @@ def test_a_run_is_scraped_its_counters_are_its_results_and_an_alert_fires(ray_se
             },
             "models": [TINY_CNN],
             "baselines": {"untrained": False, "pixels": None},
+            "compute": {"embed_actors": 1, "score_actors": 1},
             "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
             # Served by the test, which goes on after the run: that is over before Prometheus has asked twice.
             "metrics": {"port": None},

@@ -19,6 +19,7 @@ from tests.conftest import TINY_CNN
 BASE = {
     "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}, "max_per_class": {"unseen": 20}},
     "baselines": {"untrained": False, "pixels": None},
+    "compute": {"embed_actors": 1, "score_actors": 1},
     "embed": {"splits": ["unseen"]},
     "score": {"metrics": ["nmi"], "resamples": 20, "max_classes": None},
 }
