@@ -13,7 +13,7 @@ from raysep import pipeline
 from raysep.loading import load_config
 from tests.conftest import REPOSITORY
 
-pytestmark = [pytest.mark.shared_data, pytest.mark.slow]
+pytestmark = [pytest.mark.shared_data, pytest.mark.slow, pytest.mark.xdist_group("calligraphy")]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ CONFIG = {
     "compute": {"embed_actors": 1, "score_actors": 1},
 }
 RAYSEP = str(Path(sys.executable).parent / "raysep")
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")
