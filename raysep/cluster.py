@@ -15,7 +15,7 @@ from raysep.errors import RaysepError, StageError
 from raysep.resources import Resources, Shape, launcher_shapes
 
 TOKEN_HELP = (
-    "The cluster asks for its token: set RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token, "
+    "If the cluster asks for its token: set RAY_AUTH_MODE=token, and put the cluster's token into ~/.ray/auth_token, "
     "or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)."
 )
 ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
@@ -61,7 +61,8 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
             else:
                 ray.init(address=address, **quiet)
         except ConnectionError as error:
-            raise RaysepError(f"no Ray cluster answers at {address}: {error}") from None
+            # Somebody listens there, who doesn't talk to us: a head that asks for a token says no more than this.
+            raise RaysepError(f"{address} is no Ray cluster that lets us in: {error}. {TOKEN_HELP}") from None
         except AuthenticationError as error:
             raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
     try:
