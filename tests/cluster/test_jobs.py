@@ -78,7 +78,7 @@ def test_a_sweep_is_submitted_like_a_run(head: Head, tmp_path: Path):
     file, root = tmp_path / "sweep.yaml", tmp_path / "sweep"
     base = {key: value for key, value in CONFIG.items() if key != "models"}
     file.write_text(yaml.safe_dump({"name": "s", "root": str(root), "base": base, "matrix": {"models": [TINY_VIT]}}))
-    done = head.run(RAYSEP, "submit", str(file), "--wait")
+    done = head.run(RAYSEP, "submit", str(file), "--wait", "--code", ".")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (root / "report" / "once" / "leaderboard.csv").is_file()
 
