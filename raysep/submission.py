@@ -25,7 +25,6 @@ from raysep.storage import is_uri
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-ADDRESS = "http://127.0.0.1:8265"
 POLL_S = 1.0
 # What a head says that was just started, and how long it may say so. Nobody at all at an address is more often a typo.
 NOT_READY_S = {"No available agent": 60.0, "Failed to connect": 10.0}

@@ -46,7 +46,7 @@ def sweep(
         from raysep.telemetry import Telemetry
 
         if dry_run:
-            plans = rounds.plan(config, label)
+            plans = rounds.plan(config, label, rounds.rows_of(config))
         else:
             found = rounds.perform(config, label, Telemetry(console, log_format.value), verbose)
     if dry_run:
@@ -156,10 +156,10 @@ def _rows(place: str) -> list[dict[str, Any]]:
     from raysep.storage import Storage
     from raysep.sweeps import history as table
     from raysep.sweeps.config import load_sweep
+    from raysep.sweeps.rounds import rows_of
 
     if place.endswith((".yaml", ".yml")):
-        config = load_sweep(place)
-        return [row for row in table.rows(Storage(config.results)) if row["sweep"] == config.name]
+        return rows_of(load_sweep(place))
     return table.rows(Storage(place))
 
 

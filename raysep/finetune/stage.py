@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from raysep import planning, runs, work
@@ -91,13 +92,7 @@ def perform(run: Run, cluster: Resources) -> None:
             and result.state == "stopped"
         ]
         if cut and config.finetune is not None:
-            config_to_end = config.finetune.model_copy(update={"asha": None})
-            train(
-                cut,
-                Job(
-                    config_to_end, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share
-                ),
-            )
+            train(cut, replace(job, config=config.finetune.model_copy(update={"asha": None})))
     _, found = work.trials_of(run.storage, config)
     best = choose(found.values())
     for model in config.models:

@@ -63,9 +63,17 @@ class Round:
         return [row for row in self.rows if row["state"] != DONE]
 
 
-def plan(sweep: SweepConfig, label: str) -> list[Plan]:
-    """Every cell, with what is done of it. Raises ConfigError where a cell's configuration is wrong."""
-    before = [row for row in history.rows(Storage(sweep.results)) if row["sweep"] == sweep.name]
+def rows_of(sweep: SweepConfig) -> list[Row]:
+    """The sweep's own rows of its results table, which it may share with others; oldest first."""
+    return [row for row in history.rows(Storage(sweep.results)) if row["sweep"] == sweep.name]
+
+
+def plan(sweep: SweepConfig, label: str, before: Sequence[Row]) -> list[Plan]:
+    """Every cell, with what is done of it. Raises ConfigError where a cell's configuration is wrong.
+
+    Args:
+        before: `rows_of` the sweep.
+    """
     done = {(row["cell"], row["key"]) for row in before if row["round"] == label and row["state"] == DONE}
     cells_done = {cell for cell, _ in done}
     plans = []
@@ -124,8 +132,10 @@ def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
 
 def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
     root, results, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
-    plans = plan(sweep, label)
-    _standard(sweep, label, history.rows(results))
+    before = rows_of(sweep)
+    plans = plan(sweep, label, before)
+    # A baseline that isn't there is said before any cell runs.
+    _standard(sweep, label, before)
     todo = [item for item in plans if not item.done]
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
     revision = runs.git_revision()
@@ -138,7 +148,7 @@ def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool
             say("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
             bar.advance(1, row["cell"])
     names = {item.cell.name for item in plans}
-    every = [row for row in history.rows(results) if row["sweep"] == sweep.name]
+    every = rows_of(sweep)
     own = [row for row in history.select(every, round=label) if row["cell"] in names]
     states = Counter(row["state"] for row in own)
     worse = _held_against(sweep, label, own, every)
@@ -257,7 +267,7 @@ def _standard(sweep: SweepConfig, label: str, every: Sequence[Row], began: datet
     gate = sweep.baseline
     if gate is None:
         return []
-    done = [row for row in every if row["sweep"] == sweep.name and row["state"] == DONE]
+    done = [row for row in every if row["state"] == DONE]
     if gate.round is None and gate.date is None:
         # None in the first round, which is the standard of the next one.
         return history.select(row for row in done if row["round"] != label and (began is None or row["at"] < began))

@@ -40,7 +40,7 @@ def perform(config: SweepConfig, label: str) -> tuple[rounds.Round, Telemetry]:
 @pytest.mark.slow
 def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session, tmp_path: Path):
     config = sweep(tmp_path, [GONE, BROKEN, TINY_CNN])
-    plans = rounds.plan(config, "r1")
+    plans = rounds.plan(config, "r1", rounds.rows_of(config))
     assert [(p.cell.name, p.done, p.problem is not None) for p in plans] == [
         ("gone", False, True),
         ("broken", False, False),
@@ -87,8 +87,8 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     assert telemetry.metrics.registry.get_sample_value("raysep_sweep_regressions", {"sweep": "s"}) == 2
     # Another sweep in the same table, with cells of the same names, has none of this one's.
     other = sweep(tmp_path, [TINY_CNN], name="other", results=config.results)
-    assert [p.done for p in rounds.plan(other, "r1")] == [False]
-    assert [p.done for p in rounds.plan(config, "r1")] == [False, False, True]
+    assert [p.done for p in rounds.plan(other, "r1", rounds.rows_of(other))] == [False]
+    assert [p.done for p in rounds.plan(config, "r1", rounds.rows_of(config))] == [False, False, True]
     with pytest.raises(ConfigError, match="no round or day never"):
         perform(sweep(tmp_path, [TINY_CNN], baseline={"round": "never"}), "r1")
 
