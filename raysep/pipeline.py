@@ -71,7 +71,7 @@ def run(
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
         readers, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
-    current = Run(_with_absolute_paths(config), storage, readers, split, telemetry, verbose)
+    current = Run(runs.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
     # A run that only looks whether there is something to do is over before anybody could ask it.
@@ -161,14 +161,3 @@ def _counted(config: RunConfig, split: pa.Table) -> str:
         for role in roles
     }
     return ", ".join(f"{role} {count}" for role, count in counts.items()) + " images"
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Paths of weights as workers must know them: theirs is another working directory."""
-    models = [
-        model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
-        if isinstance(model.pretrained, str) and not is_uri(model.pretrained)
-        else model
-        for model in config.models
-    ]
-    return config.model_copy(update={"models": models})

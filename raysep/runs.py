@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.errors import RunDirError
 from raysep.loading import differences, to_yaml
-from raysep.storage import Storage
+from raysep.storage import Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
 # What may change between two calls of one run: how fast it goes, not what it finds.
@@ -45,7 +46,8 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
                 f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
             ) from None
         return False
-    changed = [line for line in differences(old, config.model_dump(mode="json")) if not line.startswith(FREE_KEYS)]
+    now = with_absolute_paths(config).model_dump(mode="json")
+    changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
     if changed:
         raise RunDirError(
             "\n".join(
@@ -64,6 +66,17 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
                 f"{len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
             )
     return True
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths of weights as workers must know them, and as a run's config.yaml has them: theirs is another directory."""
+    models = [
+        model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
+        if isinstance(model.pretrained, str) and not is_uri(model.pretrained)
+        else model
+        for model in config.models
+    ]
+    return config.model_copy(update={"models": models})
 
 
 def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:

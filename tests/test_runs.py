@@ -68,3 +68,15 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunCon
     (tmp_path / "work" / "thesis.tex").write_text("x")
     with pytest.raises(RunDirError, match=r"thesis\.tex"):
         runs.check_belongs(Storage(str(tmp_path / "work")), config, split)
+
+
+def test_weights_may_be_named_by_a_relative_path(
+    tmp_path: Path, config: RunConfig, split, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    model = config.models[0].model_copy(update={"pretrained": "weights.safetensors"})
+    relative = config.model_copy(update={"models": [model]})
+    run = Storage(str(tmp_path / "run"))
+    runs.begin(run, runs.with_absolute_paths(relative), split)
+    assert str(tmp_path) in run.read_bytes(runs.CONFIG).decode()
+    assert runs.check_belongs(run, relative, split)
