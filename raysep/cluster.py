@@ -154,6 +154,26 @@ def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
     return {node["NodeManagerAddress"]: found for node, found in answers if found}
 
 
+def gpu_memory() -> int | None:
+    """Bytes of the smallest GPU that is there; None where no node has one, or it can't be asked."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, num_gpus=0.01)
+    def measured() -> int | None:
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = [
+        measured.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    known = [found for found in ray.get(asked) if found is not None]
+    return min(known) if known else None
+
+
 def address() -> str:
     """Where the Ray that is connected to can be joined by other processes, as RAY_ADDRESS takes it."""
     import ray

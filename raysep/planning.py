@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from raysep.config import ComputeConfig, ScoreConfig
 from raysep.resources import Resources
 
+# What a process on a GPU takes without any data, how often a layer may be in its memory at once with what is made from
+# it, and how many processes take turns on one GPU at most. Estimates: no GPU was there to measure them on.
+GPU_CONTEXT_BYTES, GPU_COPIES, MAX_ACTORS_PER_GPU = 2**30, 4, 4
 # Fewer blocks than this don't pay for the seconds that an actor takes to start.
 MIN_BLOCKS_PER_ACTOR = 4
 
@@ -97,8 +100,20 @@ def _embed_on_cpus(compute: ComputeConfig, cluster: Resources, blocks: int) -> E
     return EmbedPlan(Pool(max(1, min(wanted, cluster.places(cpus, 0) - decoders)), cpus, 0.0), decode)
 
 
-def score_pool(compute: ComputeConfig, cluster: Resources, config: ScoreConfig) -> Pool:
-    """An actor for each GPU that cuML may use, else for each CPU."""
-    default = float(config.backend != "sklearn" and cluster.gpus > 0)
-    gpus = compute.gpus_per_score_actor if compute.gpus_per_score_actor is not None else default
+def score_pool(
+    compute: ComputeConfig, cluster: Resources, config: ScoreConfig, layer_bytes: int = 0, gpu_bytes: int | None = None
+) -> Pool:
+    """As many actors on each GPU as their memory allows, where a backend may use it; else one for each CPU.
+
+    Args:
+        layer_bytes: of the largest layer.
+        gpu_bytes: memory of a GPU; None: not known, and each actor has one to itself.
+    """
+    gpus = compute.gpus_per_score_actor
+    if gpus is None:
+        gpus = 0.0
+        if config.backend != "sklearn" and cluster.gpus > 0:
+            needs = GPU_CONTEXT_BYTES + GPU_COPIES * layer_bytes
+            # A whole number of actors on each GPU.
+            gpus = 1.0 if gpu_bytes is None else 1 / max(1, min(MAX_ACTORS_PER_GPU, gpu_bytes // needs))
     return Pool(compute.score_actors or max(1, cluster.places(1, gpus)), 1.0, gpus)

@@ -23,7 +23,7 @@ def role_of(split: str) -> str:
 
 
 # Of the section `score`: what a score's value depends on, beside its protocol and metric.
-SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes")
+SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes", "sample")
 
 
 def checkpoints_of(run: Run) -> list[CheckpointMeta]:

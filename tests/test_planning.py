@@ -98,3 +98,17 @@ def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, 
         assert resources.fits(min(pool.cpus, max(c for c, _ in resources.nodes)), pool.gpus)
     trial = planning.trial_pool(ComputeConfig(), resources, blocks)
     assert resources.fits(trial.cpus, trial.gpus)
+
+
+def test_layers_share_a_gpu_as_its_memory_allows():
+    gib = 2**30
+
+    def pool(layer_bytes: int, gpu_bytes: int | None, **config: str) -> Pool:
+        return planning.score_pool(ComputeConfig(), GPUS, ScoreConfig(**config), layer_bytes, gpu_bytes)
+
+    assert pool(gib, None).gpus == 1
+    assert pool(gib, 80 * gib).gpus == 1 / planning.MAX_ACTORS_PER_GPU
+    # 1 GiB of its own and four copies: two in 12 GiB, and one where there is too little for one.
+    assert pool(gib, 12 * gib).gpus == 0.5
+    assert pool(9 * gib, 12 * gib).gpus == 1
+    assert pool(gib, 80 * gib, backend="sklearn").gpus == 0

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from raysep.report.selection import select
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
 from raysep.separability.layer import Layer, Settings
 from raysep.separability.measures import MEASURES, Measured
 from raysep.separability.names import METRICS, Metric

@@ -41,6 +41,12 @@ class ScoreConfig(Section):
     resamples: int = Field(
         200, ge=0, le=10_000, multiple_of=2, description="half-samples of the images for intervals; 0: no intervals"
     )
+    sample: int | None = Field(
+        10_000,
+        ge=1000,
+        description="of more images than this: so many are asked for their neighbours, among all; k-means is fitted on "
+        "so many, and a probe's penalty chosen; null: never",
+    )
     max_classes: int | None = Field(
         20, ge=2, description="the number of classes is estimated from 2 up to this; null: not estimated"
     )

@@ -23,6 +23,8 @@ from raysep.models.layers import Layer
 from raysep.storage import Storage
 
 MANIFEST = "_manifest.json"
+# Of a layer, so much is copied at once to sort it.
+COPIED_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,30 @@ def read_layer(
     Returns:
         Image ids (N,), labels (N,) and the layer's X (N, D), float32.
     """
-    names = ["image_id", "label", column(layer)]
-    tables = []
+    names, labels = ["image_id", "label", column(layer)], []
+    ids: list[str] = []
+    # Filled file by file, and sorted in place: the layer is in memory once.
+    X = np.empty((0, 0), np.float32)
     for file in manifest.files:
         with run.fs.open_input_file(run.path(f"{shard_set.directory}/{file['name']}")) as opened:
-            tables.append(pq.ParquetFile(opened).read(columns=names))
-    table = pa.concat_tables(tables)
-    ids = np.array(table["image_id"].to_pylist())
-    order = np.argsort(ids, kind="stable")
-    flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    X = flat.astype(np.float32, copy=False).reshape(len(ids), -1)
-    return ids[order].tolist(), table["label"].to_numpy()[order], X[order]
+            table = pq.ParquetFile(opened).read(columns=names)
+        flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = flat.reshape(table.num_rows, -1)
+        if not ids:
+            X = np.empty((manifest.rows, vectors.shape[1]), np.float32)
+        X[len(ids) : len(ids) + len(vectors)] = vectors
+        ids += table["image_id"].to_pylist()
+        labels.append(table["label"].to_numpy())
+    order = np.argsort(np.array(ids), kind="stable")
+    _permute(X, order)
+    return [ids[position] for position in order], np.concatenate(labels)[order], X
+
+
+def _permute(X: NDArray[np.float32], order: NDArray[np.int64]) -> None:
+    """X[order], in place, a group of features at a time."""
+    at_once = max(1, COPIED_BYTES // (X.itemsize * max(1, len(X))))
+    for first in range(0, X.shape[1], at_once):
+        X[:, first : first + at_once] = X[order, first : first + at_once]
 
 
 def _fixed_size_list(layer: Layer, values: NDArray[np.float32], dtype: Dtype) -> pa.Array:

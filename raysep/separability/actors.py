@@ -13,9 +13,10 @@ from raysep.cluster import errors_of
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.planning import Pool
-from raysep.separability.backends import open_engine
+from raysep.separability.engines import open_engine
+from raysep.separability.engines.torch import TorchEngine
 from raysep.separability.layer import Settings
-from raysep.separability.scoring import score_layer
+from raysep.separability.scoring import score_layer_somewhere
 from raysep.separability.table import Row, Task
 from raysep.storage import Storage
 from raysep.telemetry.meter import Meter, Report
@@ -33,28 +34,43 @@ class Scorer:
     """
 
     def __init__(self, run: Storage, config: ScoreConfig, threads: int) -> None:
-        # scikit-learn's own threads: as many as this actor has CPUs, whatever the machine has.
+        # As many threads as this actor has CPUs, whatever the machine has: torch's, and those of numpy's libraries.
+        import torch
         from threadpoolctl import threadpool_limits
 
+        torch.set_num_threads(threads)
         self._limits = threadpool_limits(threads)
         self._run, self._config = run, config
-        self._engine = open_engine(config.backend)
+        self._engines = [open_engine(config.backend)]
+        if self._engines[0].gpu:
+            self._engines.append(TorchEngine("cpu"))
         self._meter = Meter(ray.util.get_node_ip_address())
 
     def score(self, task: Task) -> tuple[list[Row], Report]:
         """The missing rows of a layer."""
-        before = self._engine.iterations
+        before = self._iterations
         with self._meter.piece():
             _, y, X = read_layer(self._run, task.shard_set, task.manifest, task.layer.index)
             self._meter.count("bytes_read", X.nbytes)
-            rows = task.rows(score_layer(X, y, task.wanted, self._engine, settings_of(self._config)))
-            self._meter.count("kmeans_iterations", self._engine.iterations - before)
-        return rows, self._meter.report
+            scores = score_layer_somewhere(
+                X,
+                y,
+                task.wanted,
+                self._engines,
+                settings_of(self._config),
+                lambda: self._meter.count("memory_fallbacks", 1),
+            )
+            self._meter.count("kmeans_iterations", self._iterations - before)
+        return task.rows(scores), self._meter.report
+
+    @property
+    def _iterations(self) -> int:
+        return sum(engine.iterations for engine in self._engines)
 
 
 def settings_of(config: ScoreConfig) -> Settings:
     """What `score` of the configuration says of how layers are scored."""
-    return Settings(config.seed, config.resamples, config.max_classes)
+    return Settings(config.seed, config.resamples, config.max_classes, config.sample)
 
 
 @dataclass

@@ -55,20 +55,20 @@ def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], shots: int) -> floa
         y: (N,) labels.
         shots: labelled images per class.
     """
-    N, R = len(y), len(found.right)
+    Q, R = len(found.queries), len(found.right)
     accuracies = found.accuracies
-    times = (~found.labelled).sum(axis=0)
+    times = (~found.labelled[:, found.queries]).sum(axis=0)
     per_image = np.where(times > 0, found.right.sum(axis=0) / np.maximum(times, 1), accuracies.mean())
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
     drawn = shots / sizes
-    as_image = (per_image - per_image.mean()) / N
+    as_image = (per_image - per_image.mean()) / Q
     labelled = found.labelled.astype(np.float64)
     effect = (labelled * (accuracies - accuracies.mean())[:, None]).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)
     as_example = effect * drawn[index]
     share = float(drawn.mean())
     of_images = float((as_image**2).sum())
     of_draws = float(accuracies.var()) * (share + (1 - share) / R)
-    together = 2 * float((as_image * as_example).sum())
+    together = 2 * float((as_image * as_example[found.queries]).sum())
     # Estimates of all three: their sum is not less than the first, which is a variance for itself.
     return math.sqrt(max(of_images, of_images + of_draws + together))
 

@@ -1,10 +1,10 @@
 """A nearest-class-mean classifier on few labelled images, over many draws of them.
 
-N images, D features, K classes, R draws. Everything that the classifier needs are products of images with
-each other, so these are computed once for all draws, all numbers of shots, and the halves of the images.
+N images, D features, K classes, R draws, Q images that are classified. Everything that the classifier needs are
+products of images with each other, so these are computed once for all draws, all numbers of shots, and the halves of
+the images.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from raysep.separability.centring import centred
-
 Labels = NDArray[np.integer[Any]]
 
 DRAWS = 100
 # Up to so many images the products of all pairs are kept (144 MB); beyond, they are computed draw by draw.
 KEPT_IMAGES = 6000
 # Scores of so many floats are held at once.
-CHUNK = 20_000_000
+CHUNK = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -28,17 +26,19 @@ class FewShot:
     """What a few-shot classifier was right about.
 
     Attributes:
-        right: (R, N) whether an image was classified rightly in a draw; False for labelled images.
+        right: (R, Q) whether an image was classified rightly in a draw; False for labelled images.
         labelled: (R, N) the images that were labelled, and so don't count, in a draw.
+        queries: (Q,) positions of the images that are classified.
     """
 
     right: NDArray[np.bool_]
     labelled: NDArray[np.bool_]
+    queries: NDArray[np.int64]
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
         """(R,) accuracy of each draw on the images that weren't labelled."""
-        accuracies: NDArray[np.float64] = self.right.sum(axis=1) / (~self.labelled).sum(axis=1)
+        accuracies: NDArray[np.float64] = self.right.sum(axis=1) / (~self.labelled[:, self.queries]).sum(axis=1)
         return accuracies
 
 
@@ -46,51 +46,48 @@ class NearestMeans:
     """Nearest-class-mean classifiers of one layer (Snell et al. 2017, arXiv:1703.05175), Euclidean.
 
     Args:
-        X: (N, D) float.
+        rows: (N, D) around their mean, so that products don't cancel; distances don't change.
         y: (N,) labels.
+        queries: (Q,) positions of the images that are classified; unset: all. Any may be labelled.
     """
 
-    def __init__(self, X: NDArray[np.floating[Any]], y: Labels) -> None:
+    def __init__(self, rows: NDArray[np.floating[Any]], y: Labels, queries: NDArray[np.int64] | None = None) -> None:
         classes, self.index = np.unique(y, return_inverse=True)
         self.K = len(classes)
-        # Centred, so that the products don't cancel; distances don't change.
-        self._X = centred(X)
-        self._products = self._X @ self._X.T if len(X) <= KEPT_IMAGES else None
+        self.queries = np.arange(len(y)) if queries is None else queries
+        self._rows, self._asked = rows, rows if queries is None else rows[queries]
+        self._products = rows @ rows.T if len(rows) <= KEPT_IMAGES and queries is None else None
 
-    def relabelled(self, y: Labels) -> "NearestMeans":
-        """The same images with other labels."""
-        other = copy.copy(self)
-        classes, other.index = np.unique(y, return_inverse=True)
-        other.K = len(classes)
-        return other
-
-    def predict(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(R, N) the position of the class whose mean is nearest.
+    def predict(self, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(R, Q) the position of the class whose mean is nearest.
 
         Args:
             chosen: (R, K, shots) the labelled images of each class.
         """
         R, K, shots = chosen.shape
-        N = len(self._X)
-        weights = csr_matrix(
-            (
-                np.full(chosen.size, 1 / shots, dtype=self._X.dtype),
-                chosen.ravel(),
-                np.arange(0, chosen.size + 1, shots),
-            ),
-            shape=(R * K, N),
-        )
-        found = np.empty((R, N), dtype=np.int64)
-        at_once = max(1, CHUNK // (N * K))
+        N, Q = len(self._rows), len(self._asked)
+        found = np.empty((R, Q), dtype=np.int32)
+        at_once = max(1, CHUNK // (Q * K))
         for first in range(0, R, at_once):
-            some = slice(first * K, min(R, first + at_once) * K)
+            some = chosen[first : first + at_once]
+            # Scores are half of the squared distance, less the image's own square, with the other sign.
+            weights = csr_matrix(
+                (
+                    np.full(some.size, 1 / shots, dtype=self._rows.dtype),
+                    some.ravel(),
+                    np.arange(0, some.size + 1, shots),
+                ),
+                shape=(len(some) * K, N),
+            )
             if self._products is not None:
-                scores = weights[some] @ self._products
+                scores = weights @ self._products
+                squares = np.asarray(weights.multiply(scores).sum(axis=1)).reshape(-1, 1)
             else:
-                scores = (weights[some] @ self._X) @ self._X.T
-            squares = weights[some].multiply(scores).sum(axis=1)
-            distances = np.asarray(squares).reshape(-1, 1) - 2 * scores
-            found[first : first + at_once] = distances.reshape(-1, K, N).argmin(axis=1)
+                means = weights @ self._rows
+                scores = means @ self._asked.T
+                squares = (means**2).sum(axis=1, keepdims=True)
+            scores -= squares / 2
+            found[first : first + at_once] = scores.reshape(-1, K, Q).argmax(axis=1)
         return found
 
     def classify(self, shots: int, seed: int, draws: int = DRAWS) -> FewShot | None:
@@ -110,13 +107,14 @@ class NearestMeans:
             return None
         labelled = np.zeros((draws, len(self.index)), dtype=bool)
         labelled[np.arange(draws)[:, None], chosen.reshape(draws, -1)] = True
-        return FewShot((self.predict(chosen) == self.index) & ~labelled, labelled)
+        right = (self.predict(chosen) == self.index[self.queries]) & ~labelled[:, self.queries]
+        return FewShot(right, labelled, self.queries)
 
     def accuracy_within(self, subsets: NDArray[np.bool_], shots: int, draws: int, seed: int) -> Any:
         """(P,) mean accuracy where labelled and classified images are all of one subset.
 
         Args:
-            subsets: (N, P).
+            subsets: (N, P), where all images are classified.
             shots, draws, seed: as for `classify`; `draws` for each subset.
 
         Returns:

@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.metrics.cluster import expected_mutual_information
 
-from raysep.separability.centring import centred
 from raysep.separability.few_shot import NearestMeans
 from raysep.separability.kmeans import kmeans_on_subsets
 
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
+Positions = NDArray[np.integer[Any]]
 # (S, 2): the score on half a and on half b of each split.
 HalfValues = NDArray[np.float64]
 
 # k-means starts of each half, and draws of labelled images within it.
 STARTS, DRAWS_PER_HALF = 3, 4
+# Images whose neighbours are counted at once.
+BLOCK = 1024
 # Components of the features that halves are clustered in; k-means hardly sees the others.
 COMPONENTS = 32
 
@@ -72,48 +74,71 @@ def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
     return np.stack(values, axis=1)
 
 
-def purity_on_halves(y: Labels, neighbors: NDArray[np.int64], k: Labels, in_a: NDArray[np.bool_]) -> HalfValues:
+def purity_on_halves(
+    y: Labels, neighbors: Positions, k: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
+) -> HalfValues:
     """Neighbour purity within each half: of an image's k nearest, those that are in its own half.
 
     About k/2 of the k nearest are in the half, and they are the half's own nearest ones.
 
     Args:
-        neighbors: (N, at least max k), nearest first.
-        k: (N,) how many of them count for each image; 0 leaves the image out.
+        neighbors: (Q, at least max k), nearest first.
+        k: (Q,) how many of them count for each image; 0 leaves the image out.
         in_a: (N, S).
+        queries: (Q,) positions of the images; unset: all.
     """
-    N, S = in_a.shape
-    wanted = np.arange(neighbors.shape[1]) < k[:, None]
-    columns, starts = neighbors[wanted], np.concatenate([[0], np.cumsum(k)])
-    same = (y[neighbors] == y[:, None])[wanted].astype(np.float32)
+    asked = np.arange(len(y)) if queries is None else queries
     inside = in_a.astype(np.float32)
-    found = csr_matrix((np.ones_like(same), columns, starts), shape=(N, N))
-    alike = csr_matrix((same, columns, starts), shape=(N, N))
-    values = np.empty((S, 2))
-    for half, members in enumerate((inside, 1 - inside)):
-        there, right = found @ members, alike @ members
-        weight = members * (there > 0)
-        values[:, half] = (right / np.maximum(there, 1) * weight).sum(axis=0) / np.maximum(weight.sum(axis=0), 1)
+    sums, counts = np.zeros((2, *in_a.shape[1:])), np.zeros((2, *in_a.shape[1:]))
+    for first in range(0, len(asked), BLOCK):
+        block = slice(first, first + BLOCK)
+        near, own_k, own = neighbors[block], k[block], asked[block]
+        wanted = np.arange(near.shape[1]) < own_k[:, None]
+        same = wanted & (y[near] == y[own][:, None])
+        # Of the two halves of a split, what isn't in one is in the other.
+        there_a, right_a = (_counts(near, which, inside) for which in (wanted, same))
+        mine = in_a[own]
+        there = np.where(mine, there_a, own_k[:, None] - there_a)
+        right = np.where(mine, right_a, same.sum(axis=1)[:, None] - right_a)
+        purity = np.where(there > 0, right / np.maximum(there, 1), 0)
+        for half, members in enumerate((mine, ~mine)):
+            sums[half] += (purity * members).sum(axis=0)
+            counts[half] += (members & (there > 0)).sum(axis=0)
+    values: HalfValues = (sums / np.maximum(counts, 1)).T
     return values
 
 
-def nearest_on_halves(y: Labels, neighbors: NDArray[np.int64], in_a: NDArray[np.bool_]) -> HalfValues:
+def _counts(near: Positions, which: NDArray[np.bool_], inside: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(Q, S) how many of some of the neighbours are inside each set of images."""
+    starts = np.concatenate([[0], np.cumsum(which.sum(axis=1))])
+    chosen = near[which]
+    found = csr_matrix((np.ones(len(chosen), np.float32), chosen, starts), shape=(len(near), len(inside)))
+    counts: NDArray[np.float32] = found @ inside
+    return counts
+
+
+def nearest_on_halves(
+    y: Labels, neighbors: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
+) -> HalfValues:
     """Share of images whose nearest neighbour within their half has their label.
 
     Args:
-        neighbors: (N, k), nearest first. The few images with none of them in their half don't count.
+        neighbors: (Q, k), nearest first. The few images with none of them in their half don't count.
         in_a: (N, S).
+        queries: (Q,) positions of the images; unset: all.
     """
-    N, S = in_a.shape
+    asked = np.arange(len(y)) if queries is None else queries
     neighbors = neighbors[:, :32]
-    rows = np.arange(N)
+    rows = np.arange(len(asked))
+    S = in_a.shape[1]
     values = np.empty((S, 2))
     for split in range(S):
-        own = in_a[neighbors, split] == in_a[:, split, None]
+        mine = in_a[asked, split]
+        own = in_a[neighbors, split] == mine[:, None]
         first = own.argmax(axis=1)
         has = own[rows, first]
-        right = (y[neighbors[rows, first]] == y) & has
-        for half, members in enumerate((in_a[:, split], ~in_a[:, split])):
+        right = (y[neighbors[rows, first]] == y[asked]) & has
+        for half, members in enumerate((mine, ~mine)):
             values[split, half] = right[members].sum() / max(1, has[members].sum())
     return values
 
@@ -136,7 +161,7 @@ def few_shot_on_halves(classifier: NearestMeans, shots: int, in_a: NDArray[np.bo
 
 
 def clusters_on_halves(
-    X: NDArray[np.float32], y: Labels, K: int, in_a: NDArray[np.bool_], seed: int
+    rows: NDArray[np.float32], y: Labels, K: int, in_a: NDArray[np.bool_], seed: int
 ) -> dict[str, HalfValues]:
     """NMI, AMI and ARI of k-means on each half.
 
@@ -145,7 +170,7 @@ def clusters_on_halves(
     the winner's curse stays).
 
     Args:
-        X: (N, D).
+        rows: (N, D) around their mean.
         y: (N,) labels.
         K: clusters.
         in_a: (N, S).
@@ -155,7 +180,7 @@ def clusters_on_halves(
     one_hot = np.eye(len(classes), dtype=np.float32)[labels]
     S = in_a.shape[1]
     members = np.concatenate([in_a, ~in_a], axis=1)
-    assigned = kmeans_on_subsets(components(X, max(COMPONENTS, 2 * K)), members, K, STARTS, seed)
+    assigned = kmeans_on_subsets(components(rows, max(COMPONENTS, 2 * K)), members, K, STARTS, seed)
     tables = np.stack([one_hot.T @ (assigned == cluster).astype(np.float32) for cluster in range(K)], axis=2)
     scores = agreement(tables.swapaxes(0, 1).astype(np.float64))
     return {name: values.reshape(2, S).T for name, values in scores.items()}
@@ -197,17 +222,16 @@ def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.
     return entropy
 
 
-def components(X: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """X, centred, in its `count` leading principal components: k-means is little changed by the others.
+def components(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Rows around their mean in their `count` leading principal components: k-means is little changed by the others.
 
     A projection on about K/e components keeps the cost of every clustering to a factor of 1 + e (Cohen,
     Elder, Musco, Musco, Persu 2015, doi:10.1145/2746539.2746569).
     """
-    moved: NDArray[np.float32] = centred(X)
-    if min(X.shape) <= count:
-        return moved
+    if min(rows.shape) <= count:
+        return rows
     from sklearn.utils.extmath import randomized_svd
 
-    U, s, _ = randomized_svd(moved, count, n_iter=2, random_state=0)
+    U, s, _ = randomized_svd(rows, count, n_iter=2, random_state=0)
     reduced: NDArray[np.float32] = (U * s).astype(np.float32)
     return reduced

@@ -3,23 +3,24 @@
 N images, D features. Nothing here looks at labels, but that as many clusters are made as there are classes.
 """
 
-from collections.abc import Callable
+import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from raysep.separability.backends import Engine
 from raysep.separability.centring import centred
+from raysep.separability.engines import Engine
 from raysep.separability.halves import COMPONENTS, components
-from raysep.separability.layer import Layer
 
 Matrix = NDArray[np.float32]
 
 # Silhouettes are of at most this many images: they need all distances between them.
 SILHOUETTE_IMAGES = 1000
 SILHOUETTE_STARTS = 3
+# Rows that are looked at at once.
+BLOCK = 4096
 
 
 def nonfinite_rows(X: Matrix) -> int:
@@ -28,7 +29,7 @@ def nonfinite_rows(X: Matrix) -> int:
     >>> nonfinite_rows(np.array([[1, np.nan], [np.inf, np.inf], [1, 2]], np.float32))
     2
     """
-    return int((~np.isfinite(X).all(axis=1)).sum())
+    return sum(int((~np.isfinite(X[first : first + BLOCK]).all(axis=1)).sum()) for first in range(0, len(X), BLOCK))
 
 
 def constant_features(X: Matrix) -> int:
@@ -37,7 +38,7 @@ def constant_features(X: Matrix) -> int:
     >>> constant_features(np.array([[1, 2], [1, 3]], np.float32))
     1
     """
-    return int((X[:1] == X).all(axis=0).sum())
+    return int((X.min(axis=0) == X.max(axis=0)).sum())
 
 
 def duplicate_rows(X: Matrix) -> int:
@@ -47,20 +48,19 @@ def duplicate_rows(X: Matrix) -> int:
     2
     """
     rows = np.ascontiguousarray(X)
-    return len(rows) - len({row.tobytes() for row in rows})
+    return len(rows) - len({hashlib.blake2b(row, digest_size=16).digest() for row in rows})
 
 
-def effective_rank(X: Matrix) -> float | None:
+def effective_rank(rows: Matrix) -> float | None:
     """In how many directions the images differ: the exponential of the entropy of the singular values.
 
-    Of the centred X, between 1 and min(N - 1, D) (Roy and Vetterli 2007, 15th EUSIPCO). None where all
+    Of rows around their mean, between 1 and min(N - 1, D) (Roy and Vetterli 2007, 15th EUSIPCO). None where all
     images are the same.
 
     >>> effective_rank(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32))
     2.0
     """
-    moved = centred(X)
-    scatter = moved @ moved.T if len(X) < X.shape[1] else moved.T @ moved
+    scatter = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(scatter.astype(np.float64)), 0, None))
     if singular.sum() == 0:
         return None
@@ -102,9 +102,9 @@ def estimated_classes(X: Matrix, engine: Engine, seed: int, largest: int) -> int
     np.fill_diagonal(distances, 0)
     if len(X) < 3 or not distances.any():
         return None
-    reduced = components(X, max(COMPONENTS, 2 * largest))
+    placed = engine.place(components(moved, max(COMPONENTS, 2 * largest)))
     found = {
-        k: _silhouette(distances, engine.kmeans(reduced, k, SILHOUETTE_STARTS, seed).best)
+        k: _silhouette(distances, engine.kmeans(placed, k, SILHOUETTE_STARTS, seed).best)
         for k in range(2, min(largest, len(X) - 1) + 1)
     }
     return max(found, key=lambda k: found[k])
@@ -123,29 +123,3 @@ def _silhouette(distances: NDArray[np.float64], clusters: NDArray[np.integer[Any
     widths = (nearest - own) / np.maximum(np.maximum(own, nearest), np.finfo(np.float64).tiny)
     # An image alone in its cluster has silhouette 0.
     return float(np.where(sizes[index] > 1, widths, 0.0).mean())
-
-
-def _estimated(layer: Layer) -> float | None:
-    largest = layer.settings.max_classes
-    return None if largest is None else estimated_classes(layer.X, layer.engine, layer.seed, largest)
-
-
-# Diagnostics that can be told of any X, and those that need finite values and two classes.
-ALWAYS: dict[str, Callable[[Layer], float | None]] = {
-    "nonfinite_rows": lambda layer: nonfinite_rows(layer.X),
-    "constant_features": lambda layer: constant_features(layer.X),
-    "duplicate_rows": lambda layer: duplicate_rows(layer.X),
-}
-IF_SCORABLE: dict[str, Callable[[Layer], float | None]] = {
-    "effective_rank": lambda layer: effective_rank(layer.X),
-    "empty_clusters": lambda layer: layer.n_classes - len(np.unique(layer.clusters)),
-    "start_agreement": lambda layer: start_agreement(layer.starts.labels),
-    "estimated_classes": _estimated,
-}
-
-
-def diagnose(layer: Layer, name: str) -> float | None:
-    """One of `names.DIAGNOSTICS`; None where the layer can't be asked that."""
-    if name in ALWAYS:
-        return ALWAYS[name](layer)
-    return IF_SCORABLE[name](layer) if layer.scorable else None

@@ -71,32 +71,40 @@ def _to_images(Z: Matrix, squares: Matrix, images: NDArray[np.int64]) -> Matrix:
 
 def _lloyd(Z: Matrix, members: Mask, centres: Matrix) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """Clusters and inertia (less what all clusterings of a subset share) after Lloyd's iterations."""
-    P = members.shape[1]
     assigned = np.full(members.shape, OUTSIDE, dtype=np.int16)
-    inertia = np.empty(P)
-    active = np.arange(P)
-    for _ in range(ITERATIONS):
-        moved, inertia[active] = _assign(Z, members[:, active], centres[:, active])
+    inertia = np.empty(members.shape[1])
+    active, inside = np.arange(members.shape[1]), members
+    # A column of ones takes the centres' own squares into the product.
+    with_one = np.concatenate([Z, np.ones((len(Z), 1), Z.dtype)], axis=1)
+    for iteration in range(ITERATIONS):
+        moved, nearest = _assign(with_one, inside, centres[:, active])
         changed = (moved != assigned[:, active]).any(axis=0)
         assigned[:, active] = moved
-        active = active[changed]
+        settled = ~changed if iteration + 1 < ITERATIONS else np.ones_like(changed)
+        inertia[active[settled]] = np.where(inside[:, settled], nearest[:, settled], 0).sum(axis=0, dtype=np.float64)
+        active, inside = active[~settled], inside[:, ~settled]
         if not len(active):
             break
-        _recentre(Z, assigned[:, active], centres, active)
+        _recentre(Z, moved[:, ~settled], centres, active)
     return assigned, inertia
 
 
-def _assign(Z: Matrix, members: Mask, centres: Matrix) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    nearest = np.full(members.shape, np.inf, dtype=np.float32)
-    moved = np.full(members.shape, OUTSIDE, dtype=np.int16)
+def _assign(with_one: Matrix, inside: Mask, centres: Matrix) -> tuple[NDArray[np.int16], Matrix]:
+    """The nearest centre, and its squared distance less the image's own square, which is the same for each."""
+    nearest = np.full(inside.shape, np.inf, dtype=np.float32)
+    distance = np.empty_like(nearest)
+    moved, closer = np.zeros(inside.shape, dtype=np.int16), np.empty(inside.shape, dtype=np.int16)
     for cluster, centre in enumerate(centres):
-        # Squared distance less the image's own square, which is the same for each cluster.
-        distance = (centre**2).sum(axis=1) - 2 * (Z @ centre.T)
-        np.copyto(moved, cluster, where=distance < nearest)
+        weights = np.concatenate([-2 * centre, (centre**2).sum(axis=1, keepdims=True)], axis=1)
+        np.matmul(with_one, weights.T, out=distance)
+        # The last cluster that was closer than all before it. By arithmetic: masked copies take 20 times as long.
+        np.multiply(distance < nearest, np.int16(cluster), out=closer)
+        np.maximum(moved, closer, out=moved)
         np.minimum(nearest, distance, out=nearest)
-    np.copyto(moved, OUTSIDE, where=~members)
-    inertia: NDArray[np.float64] = np.where(members, nearest, 0).sum(axis=0, dtype=np.float64)
-    return moved, inertia
+    moved -= np.int16(OUTSIDE)
+    moved *= inside
+    moved += np.int16(OUTSIDE)
+    return moved, nearest
 
 
 def _recentre(Z: Matrix, assigned: NDArray[np.int16], centres: Matrix, active: NDArray[Any]) -> None:

@@ -8,26 +8,35 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.separability import halves
-from raysep.separability.backends import Engine, SklearnEngine, Starts
+from raysep.separability import halves, sampling
+from raysep.separability.engines import Engine, SklearnEngine, Starts
 from raysep.separability.few_shot import FewShot, NearestMeans
+from raysep.separability.health import nonfinite_rows
 from raysep.separability.probe import linear_probe
 
 PAPER_K = 500
 PAPER_SEED = 42
 STARTS = 10
+# Halves are clustered, and classified with few labels, of so many images at most, or so many of each class.
+HALVED_IMAGES, HALVED_PER_CLASS = 4000, 10
 
 Labels = NDArray[np.integer[Any]]
+Positions = NDArray[np.int64]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How layers are scored: `score` of the configuration, without what chooses the scores."""
+    """How layers are scored: `score` of the configuration, without what chooses the scores.
+
+    Attributes:
+        sample: of more images than this, so many are looked at where all would cost too much; None: always all.
+    """
 
     seed: int = 42
     resamples: int = 200
     max_classes: int | None = 20
+    sample: int | None = None
 
 
 class Layer:
@@ -39,9 +48,10 @@ class Layer:
         X: (N, D) float32.
         y: (N,) labels.
         engine: computes clusters, neighbours and probes.
-        settings: seeds and resamples.
+        settings: seeds, resamples, sample.
         protocol: `paper` does exactly what the reference code did: one k-means++ start from random state
-            42 on raw features with scikit-learn, and purity over 500 neighbours whatever the class sizes.
+            42 on raw features with scikit-learn, and purity over 500 neighbours of all images whatever the class
+            sizes.
         shared: results that both protocols of a layer have in common.
     """
 
@@ -61,19 +71,20 @@ class Layer:
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
         self._shared = {} if shared is None else shared
+        self._sample = len(y) if self.paper or settings.sample is None else settings.sample
 
     def once(self, *name: Any, compute: Callable[[], T]) -> T:
         """A result by name, computed once for all protocols that would compute the same."""
-        place = (*name, self.engine.name, self.seed)
+        place = (*name, self.engine.name, self.seed, self._sample)
         if place not in self._shared:
             self._shared[place] = compute()
         result: T = self._shared[place]
         return result
 
-    @property
+    @cached_property
     def scorable(self) -> bool:
         """Whether any score is defined: finite, and two classes or more."""
-        return self.n_classes > 1 and bool(np.isfinite(self.X).all())
+        return self.n_classes > 1 and nonfinite_rows(self.X) == 0
 
     @property
     def purity_k(self) -> int:
@@ -83,9 +94,27 @@ class Layer:
         return int(self.class_sizes.min()) - 1
 
     @property
+    def placed(self) -> Any:
+        """X as the engine wants it."""
+        return self.once("placed", compute=lambda: self.engine.place(self.X))
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """(N, D) X less its mean."""
+        return self.once("rows", compute=lambda: self.engine.rows(self.placed))
+
+    @cached_property
+    def queries(self) -> Positions | None:
+        """(Q,) the images whose neighbours are looked at, and that are classified with few labels; None: all."""
+        return sampling.stratified(self.y, self._sample, self.settings.seed)
+
+    @property
     def starts(self) -> Starts:
         """k-means from ten starts, as many clusters as classes. The paper's single start is the first."""
-        return self.once("starts", compute=lambda: self.engine.kmeans(self.X, self.n_classes, STARTS, self.seed))
+        fitted = sampling.uniform(len(self.y), max(self._sample, self.n_classes), self.settings.seed)
+        return self.once(
+            "starts", compute=lambda: self.engine.kmeans(self.placed, self.n_classes, STARTS, self.seed, fitted)
+        )
 
     @property
     def clusters(self) -> Labels:
@@ -93,47 +122,77 @@ class Layer:
         if self.paper:
             first: Labels = self.starts.labels[0]
             return first
-        return self.starts.best
+        return self.once("clusters", compute=lambda: self.starts.best)
 
     @property
     def neighbors(self) -> NDArray[np.int64]:
-        """(N, k) neighbours, as many as any metric needs."""
+        """(Q, k) neighbours, as many as any metric needs."""
         k = max(self.purity_k, int(self.class_sizes.max()) - 1, 1)
-        return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.X, k))
+        return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.placed, k, self.queries))
 
     @property
     def probed(self) -> NDArray[np.bool_] | None:
         """(N,) what the linear probe is right about."""
-        return self.once("probe", compute=lambda: linear_probe(self.X, self.y, self.engine, self.seed))
+        return self.once(
+            "probe", compute=lambda: linear_probe(self.placed, self.y, self.engine, self.seed, sample=self._sample)
+        )
 
     def few_shot(self, shots: int) -> FewShot | None:
         """What a classifier of few labelled images is right about."""
-        return self.once("few_shot", shots, compute=lambda: self.nearest_means.classify(shots, self.seed))
+        return self.once("few_shot", shots, compute=lambda: self._nearest_means.classify(shots, self.seed))
 
     @property
-    def nearest_means(self) -> NearestMeans:
-        """The few-shot classifiers."""
-        return self.once("nearest_means", compute=lambda: NearestMeans(self.X, self.y))
+    def _nearest_means(self) -> NearestMeans:
+        return self.once("nearest_means", compute=lambda: NearestMeans(self.rows, self.y, self.queries))
 
     @cached_property
     def in_a(self) -> NDArray[np.bool_] | None:
         """(N, S) the halves; None where no interval is asked for, or a class is too small for two halves."""
-        if not self.settings.resamples or self.class_sizes.min() < 4:
-            return None
-        # Always of the same seed, so that protocols and layers are compared on the same halves.
-        return halves.draw_halves(self.y, self.settings.resamples, self.settings.seed)
+        return self._halves_of(self.y)
 
-    @property
-    def cluster_halves(self) -> dict[str, halves.HalfValues]:
-        """NMI, AMI and ARI on each half. Only where there are halves."""
-        assert self.in_a is not None
-        in_a = self.in_a
-        return self.once(
-            "cluster_halves",
-            compute=lambda: halves.clusters_on_halves(self.X, self.y, self.n_classes, in_a, self.settings.seed),
+    @cached_property
+    def halved(self) -> Positions | None:
+        """The images whose halves are clustered, and classified with few labels; None: all."""
+        return sampling.stratified(
+            self.y, max(HALVED_IMAGES, HALVED_PER_CLASS * self.n_classes), self.settings.seed + 1
         )
 
-    def permuted(self, times: int) -> list[Labels]:
-        """The labels, shuffled: the same shuffles for every layer of the same labels."""
-        rng = np.random.default_rng(self.seed)
-        return [rng.permutation(self.y) for _ in range(times)]
+    @property
+    def cluster_halves(self) -> dict[str, halves.HalfValues] | None:
+        """NMI, AMI and ARI on each half."""
+        rows, y = self._of_halved
+        in_a = self._halves_of(y)
+        if in_a is None:
+            return None
+        return self.once(
+            "cluster_halves",
+            compute=lambda: halves.clusters_on_halves(rows, y, self.n_classes, in_a, self.settings.seed),
+        )
+
+    def few_shot_halves(self, shots: int) -> halves.HalfValues | None:
+        """Few-shot accuracy on each half."""
+        rows, y = self._of_halved
+        in_a = self._halves_of(y)
+        if in_a is None:
+            return None
+        classifier = self._nearest_means if self.halved is None and self.queries is None else None
+        classifier = classifier or self.once("halved_means", compute=lambda: NearestMeans(rows, y))
+        return halves.few_shot_on_halves(classifier, shots, in_a, self.seed)
+
+    @property
+    def _of_halved(self) -> tuple[NDArray[np.float32], Labels]:
+        if self.halved is None:
+            return self.rows, self.y
+        return self.once("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
+
+    def _halves_of(self, y: Labels) -> NDArray[np.bool_] | None:
+        if not self.settings.resamples or np.unique(y, return_counts=True)[1].min() < 4:
+            return None
+        # Always of the same seed, so that protocols and layers are compared on the same halves.
+        return self.once(
+            "halves", len(y), compute=lambda: halves.draw_halves(y, self.settings.resamples, self.settings.seed)
+        )
+
+    def shuffled(self) -> Labels:
+        """The labels, shuffled: the same way for every layer of the same labels."""
+        return np.random.default_rng(self.seed).permutation(self.y)

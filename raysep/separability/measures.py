@@ -10,14 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from raysep.separability import certainty, halves, metrics
+from raysep.separability import certainty, chance, halves, metrics
 from raysep.separability.halves import HalfValues
-from raysep.separability.layer import PAPER_K, Labels, Layer
+from raysep.separability.layer import PAPER_K, Layer
 from raysep.separability.names import LOWEST, Metric
 from raysep.separability.probe import STRENGTHS, linear_probe
-
-# Shuffles of the labels that a chance level is averaged over: of clusters and neighbours; few-shot draws.
-SHUFFLES, SHUFFLED_DRAWS = 10, 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Measured:
         se: its standard error.
         halves: (S, 2) the score on each half, for what compares layers.
         starts_sd: population standard deviation of the score over single k-means starts.
-        shuffled: the score of the same embedding with shuffled labels: what chance gives.
+        shuffled: the score of the same embedding with shuffled labels, mean over all shuffles: what chance gives.
     """
 
     value: float | None
@@ -48,45 +45,61 @@ def clustering(name: str, layer: Layer) -> Measured:
     """`nmi`, `ami` or `ari`."""
     score = {"nmi": metrics.nmi, "ami": metrics.ami, "ari": metrics.ari}[name]
     value = score(layer.y, layer.clusters)
+    if value is None:
+        return Measured(None, layer.n_classes)
     each = [score(layer.y, start) for start in layer.starts.labels]
-    known = [one for one in each if one is not None]
     measured = Measured(
         value,
         layer.n_classes,
-        starts_sd=float(np.std(known)) if known else None,
-        shuffled=_mean([score(y, layer.clusters) for y in layer.permuted(SHUFFLES)]),
+        starts_sd=float(np.std([one for one in each if one is not None])),
+        shuffled=chance.of_clusters(name, layer.y, layer.clusters),
     )
-    if value is None or layer.in_a is None:
+    on_halves = layer.cluster_halves
+    if on_halves is None:
         return measured
-    on_halves = layer.cluster_halves[name]
-    return _sure(measured, on_halves, certainty.jumping_se(on_halves), len(layer.y), LOWEST.get(name, 0.0))
+    own = on_halves[name]
+    return _sure(measured, own, certainty.jumping_se(own), len(layer.y), LOWEST.get(name, 0.0))
 
 
 def neighborhood(name: str, layer: Layer) -> Measured:
-    """`knn_purity`, `nn1` or `r_precision`."""
-    neighbors, sizes = layer.neighbors, dict(zip(*np.unique(layer.y, return_counts=True), strict=True))
-    divisor = PAPER_K if layer.paper else None
-
-    def score(y: Labels) -> float | None:
-        if name == "nn1":
-            return metrics.nn1(y, neighbors)
-        if name == "r_precision":
-            return metrics.r_precision(y, neighbors)
-        return metrics.knn_purity(y, neighbors, layer.purity_k, divisor)
-
-    k = {"nn1": 1, "knn_purity": layer.purity_k}.get(name)
-    measured = Measured(score(layer.y), k, shuffled=_mean([score(y) for y in layer.permuted(SHUFFLES)]))
-    if measured.value is None or layer.in_a is None:
+    """`knn_purity` or `r_precision`."""
+    y, queries, in_a, reached = layer.y, layer.queries, layer.in_a, 1.0
+    if name == "knn_purity":
+        divisor = PAPER_K if layer.paper else None
+        value = metrics.knn_purity(y, layer.neighbors, layer.purity_k, divisor, queries)
+        k, counted = layer.purity_k, np.full(len(y), layer.purity_k)
+        reached = k / divisor if divisor else 1.0
+        chance_of = partial(chance.of_neighbors, y, reached)
+    else:
+        value, k = metrics.r_precision(y, layer.neighbors, queries), None
+        _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
+        counted, chance_of = sizes[index] - 1, partial(chance.of_r_precision, y)
+    if value is None:
+        return Measured(None, k)
+    measured = Measured(value, k, shuffled=chance_of())
+    if in_a is None:
         return measured
-    if name == "nn1":
-        on_halves = halves.nearest_on_halves(layer.y, neighbors, layer.in_a)
-        return _sure(measured, on_halves, certainty.jumping_se(on_halves), len(layer.y))
-    own_k = np.array([sizes[label] - 1 for label in layer.y])
-    counted = own_k if name == "r_precision" else np.full(len(layer.y), layer.purity_k)
-    on_halves = halves.purity_on_halves(layer.y, neighbors, counted, layer.in_a)
-    if name == "knn_purity" and divisor:
-        on_halves = on_halves * (layer.purity_k / divisor)
-    return _sure(measured, on_halves, certainty.smooth_se(on_halves), len(layer.y))
+    # Where classes are of one size, both count the same neighbours.
+    on_halves = reached * layer.once(
+        "purity_halves",
+        counted.tobytes(),
+        compute=lambda: halves.purity_on_halves(
+            y, layer.neighbors, counted if queries is None else counted[queries], in_a, queries
+        ),
+    )
+    return _sure(measured, on_halves, certainty.smooth_se(on_halves), len(layer.neighbors))
+
+
+def nearest(layer: Layer) -> Measured:
+    """`nn1`."""
+    value = metrics.nn1(layer.y, layer.neighbors, layer.queries)
+    if value is None:
+        return Measured(None, 1)
+    measured = Measured(value, 1, shuffled=chance.of_neighbors(layer.y))
+    if layer.in_a is None:
+        return measured
+    on_halves = halves.nearest_on_halves(layer.y, layer.neighbors, layer.in_a, layer.queries)
+    return _sure(measured, on_halves, certainty.jumping_se(on_halves), len(layer.neighbors))
 
 
 def probe(layer: Layer) -> Measured:
@@ -100,8 +113,8 @@ def probe(layer: Layer) -> Measured:
     if right is None:
         return Measured(None)
     value, N = float(right.mean()), len(right)
-    chance = linear_probe(layer.X, layer.permuted(1)[0], layer.engine, layer.seed, STRENGTHS[:1])
-    measured = Measured(value, shuffled=None if chance is None else float(chance.mean()))
+    chance_of = linear_probe(layer.placed, layer.shuffled(), layer.engine, layer.seed, STRENGTHS[:1])
+    measured = Measured(value, shuffled=None if chance_of is None else float(chance_of.mean()))
     if layer.in_a is None:
         return measured
     # The fits are those on all images, so that halves of a small sample are not quite independent.
@@ -114,15 +127,12 @@ def shots(count: int, layer: Layer) -> Measured:
     found = layer.few_shot(count)
     if found is None:
         return Measured(None, count)
-    chance = layer.nearest_means.relabelled(layer.permuted(1)[0]).classify(count, layer.seed, SHUFFLED_DRAWS)
     value = float(found.accuracies.mean())
-    measured = Measured(value, count, shuffled=None if chance is None else float(chance.accuracies.mean()))
-    if layer.in_a is None:
-        return measured
-    on_halves = halves.few_shot_on_halves(layer.nearest_means, count, layer.in_a, layer.seed)
+    measured = Measured(value, count, shuffled=chance.of_few_shot(layer.y))
+    on_halves = layer.few_shot_halves(count)
     if on_halves is None:
         return measured
-    return _sure(measured, on_halves, certainty.few_shot_se(found, layer.y, count), len(layer.y))
+    return _sure(measured, on_halves, certainty.few_shot_se(found, layer.y, count), len(found.queries))
 
 
 MEASURES: dict[Metric, Callable[[Layer], Measured]] = {
@@ -130,7 +140,7 @@ MEASURES: dict[Metric, Callable[[Layer], Measured]] = {
     "ami": partial(clustering, "ami"),
     "ari": partial(clustering, "ari"),
     "knn_purity": partial(neighborhood, "knn_purity"),
-    "nn1": partial(neighborhood, "nn1"),
+    "nn1": nearest,
     "r_precision": partial(neighborhood, "r_precision"),
     "linear_probe": probe,
     "few_shot_1": partial(shots, 1),
@@ -155,8 +165,3 @@ def _sure(measured: Measured, on_halves: HalfValues, se: float, N: int, low: flo
         measured.starts_sd,
         measured.shuffled,
     )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -62,15 +62,22 @@ def ari(y: Labels, clusters: Labels) -> float | None:
     return float(reference.adjusted_rand_score(y, clusters))
 
 
-def knn_purity(y: Labels, neighbors: NDArray[np.int64], k: int, divisor: int | None = None) -> float | None:
+def knn_purity(
+    y: Labels,
+    neighbors: NDArray[np.int64],
+    k: int,
+    divisor: int | None = None,
+    queries: NDArray[np.int64] | None = None,
+) -> float | None:
     """Share of the k nearest neighbours that have an image's label, mean over images.
 
     Args:
         y: (N,) labels.
-        neighbors: (N, at least k) neighbours of each image, nearest first, the image itself left out.
+        neighbors: (Q, at least k) neighbours of each image, nearest first, the image itself left out.
         k: how many of them count.
         divisor: what the count is divided by, k if unset. The paper divides by 500 even where fewer
             neighbours exist, so that 1 can't be reached with small classes.
+        queries: (Q,) positions of the images whose neighbours these are; unset: all.
 
     Returns:
         0 to 1; None for fewer than two classes or k < 1.
@@ -82,16 +89,16 @@ def knn_purity(y: Labels, neighbors: NDArray[np.int64], k: int, divisor: int | N
         return None
     if neighbors.shape[1] < k:
         raise ValueError(f"expected {k} neighbours of each image, got {neighbors.shape[1]}")
-    same = y[neighbors[:, :k]] == y[:, None]
+    same = y[neighbors[:, :k]] == _own(y, queries)[:, None]
     return float(same.sum(axis=1).mean() / (divisor or k))
 
 
-def nn1(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
+def nn1(y: Labels, neighbors: NDArray[np.int64], queries: NDArray[np.int64] | None = None) -> float | None:
     """Share of images whose nearest neighbour has their label: `knn_purity` with k = 1."""
-    return knn_purity(y, neighbors, k=1)
+    return knn_purity(y, neighbors, k=1, queries=queries)
 
 
-def r_precision(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
+def r_precision(y: Labels, neighbors: NDArray[np.int64], queries: NDArray[np.int64] | None = None) -> float | None:
     """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
 
     So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
@@ -99,7 +106,8 @@ def r_precision(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
 
     Args:
         y: (N,) labels.
-        neighbors: (N, at least the largest R), nearest first, the image itself left out.
+        neighbors: (Q, at least the largest R), nearest first, the image itself left out.
+        queries: (Q,) positions of the images whose neighbours these are; unset: all.
 
     Returns:
         0 to 1; None for fewer than two classes or where each image is alone in its class.
@@ -108,15 +116,19 @@ def r_precision(y: Labels, neighbors: NDArray[np.int64]) -> float | None:
     0.7
     """
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    R = sizes[index] - 1
+    R = _own(sizes[index] - 1, queries)
     if not _two_classes(y) or R.max() < 1:
         return None
     if neighbors.shape[1] < R.max():
         raise ValueError(f"expected {R.max()} neighbours of each image, got {neighbors.shape[1]}")
     width = int(R.max())
-    same = (y[neighbors[:, :width]] == y[:, None]) & (np.arange(width) < R[:, None])
+    same = (y[neighbors[:, :width]] == _own(y, queries)[:, None]) & (np.arange(width) < R[:, None])
     counted = R > 0
     return float((same.sum(axis=1)[counted] / R[counted]).mean())
+
+
+def _own(of_all: NDArray[Any], queries: NDArray[np.int64] | None) -> NDArray[Any]:
+    return of_all if queries is None else of_all[queries]
 
 
 def _two_classes(y: Labels) -> bool:

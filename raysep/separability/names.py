@@ -17,7 +17,7 @@ Metric = Literal[
     "few_shot_20",
 ]
 Protocol = Literal["default", "paper"]
-Backend = Literal["auto", "sklearn", "cuml"]
+Backend = Literal["auto", "torch", "sklearn", "cuml"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 # The least that a score can be, where that is not 0: scores that are adjusted for chance.

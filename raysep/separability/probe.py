@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 
-from raysep.separability.backends import Engine
+from raysep.separability.engines.base import Engine, Fold
+from raysep.separability.sampling import stratified
 
 OUTER_FOLDS, INNER_FOLDS = 5, 3
 # C of scikit-learn, the inverse of the penalty, strongest penalty first.
@@ -16,11 +16,12 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def linear_probe(
-    X: NDArray[np.float32],
+    placed: Any,
     y: NDArray[np.integer[Any]],
     engine: Engine,
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
+    sample: int | None = None,
 ) -> NDArray[np.bool_] | None:
     """What L2-regularised multinomial logistic regression is right about, on images that it wasn't fitted on.
 
@@ -29,11 +30,12 @@ def linear_probe(
     among equals), so that no held-out image has a part in it.
 
     Args:
-        X: (N, D).
+        placed: N rows, as the engine placed them.
         y: (N,) labels.
         engine: fits the regressions.
         seed: of the folds.
         strengths: values of C to choose from, strongest penalty first; a single one is not chosen.
+        sample: of more training images than this, the penalty is chosen on so many of them, per image the same.
 
     Returns:
         (N,), whose mean is the probe's accuracy; None for fewer than two classes, or classes of fewer than four
@@ -42,27 +44,34 @@ def linear_probe(
     _, sizes = np.unique(y, return_counts=True)
     if len(sizes) < 2 or sizes.min() < 4:
         return None
-    right = np.zeros(len(y), dtype=bool)
+    folds = []
     outer = StratifiedKFold(min(OUTER_FOLDS, int(sizes.min())), shuffle=True, random_state=seed)
-    for train, test in outer.split(X, y):
-        best = 0
+    for train, test in outer.split(y, y):
+        best = strengths[0]
         if len(strengths) > 1:
-            best = _best_strength(X, y, train, engine, seed, strengths)
-        right[test] = _predictions(engine, X, y, train, test, strengths[: best + 1])[-1] == y[test]
+            best = _best_strength(placed, y, train, engine, seed, strengths, sample)
+        folds.append(Fold(train, test, [best]))
+    right = np.zeros(len(y), dtype=bool)
+    for fold, (predicted,) in zip(folds, engine.predict(placed, y, folds), strict=True):
+        right[fold.test] = predicted == y[fold.test]
     return right
 
 
-def _best_strength(X: Any, y: Any, train: Any, engine: Engine, seed: int, strengths: Sequence[float]) -> int:
-    """The position of the C that predicts best over folds of the training images."""
-    smallest = int(np.unique(y[train], return_counts=True)[1].min())
+def _best_strength(
+    placed: Any, y: Any, train: Any, engine: Engine, seed: int, strengths: Sequence[float], sample: int | None
+) -> float:
+    """The C that predicts best over folds of the training images."""
+    chosen = None if sample is None else stratified(y[train], sample, seed)
+    of = train
+    if chosen is not None and np.unique(y[train][chosen], return_counts=True)[1].min() > 1:
+        of = train[chosen]
+    # scikit-learn's penalty stands against a sum over images: fewer of them weigh less against the same C.
+    scaled = [C * len(train) / len(of) for C in strengths]
+    smallest = int(np.unique(y[of], return_counts=True)[1].min())
     inner = StratifiedKFold(min(INNER_FOLDS, smallest), shuffle=True, random_state=seed)
-    hits = np.zeros(len(strengths))
-    for inner_train, inner_test in inner.split(X[train], y[train]):
-        paths = _predictions(engine, X, y, train[inner_train], train[inner_test], strengths)
-        hits += [(path == y[train[inner_test]]).sum() for path in paths]
-    return int(hits.argmax())
-
-
-def _predictions(engine: Engine, X: Any, y: Any, train: Any, test: Any, strengths: Sequence[float]) -> list[Any]:
-    scaler = StandardScaler().fit(X[train])
-    return engine.predict_path(scaler.transform(X[train]), y[train], scaler.transform(X[test]), strengths)
+    folds = [Fold(of[inner_train], of[inner_test], scaled) for inner_train, inner_test in inner.split(of, y[of])]
+    hits = sum(
+        (predicted == y[fold.test]).sum(axis=1)
+        for fold, predicted in zip(folds, engine.predict(placed, y, folds), strict=True)
+    )
+    return strengths[int(np.argmax(hits))]

@@ -1,15 +1,17 @@
 """One layer's X and y to its scores. Clusters, neighbours and fits are computed once and shared by the metrics."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.separability.backends import Engine
-from raysep.separability.health import diagnose
+from raysep.separability.diagnostics import diagnose
+from raysep.separability.engines import Engine, out_of_memory
 from raysep.separability.layer import Layer, Settings
 from raysep.separability.measures import ALIKE, MEASURES, Measured
 from raysep.separability.names import DIAGNOSTIC, Metric, Wanted
@@ -31,6 +33,31 @@ class Score:
     n: int
     backend: str
     seconds: float
+
+
+def score_layer_somewhere(
+    X: NDArray[np.float32],
+    y: NDArray[np.integer[Any]],
+    wanted: Sequence[Wanted],
+    engines: Sequence[Engine],
+    settings: Settings,
+    on_fallback: Callable[[], None],
+) -> list[Score]:
+    """`score_layer` with the first engine whose GPU has the memory for it, or that has no GPU.
+
+    Args:
+        engines: in the order in which they are tried. The scores say which one it was.
+        on_fallback: called when one is given up.
+    """
+    for engine, following in pairwise([*engines, None]):
+        assert engine is not None
+        try:
+            return score_layer(X, y, wanted, engine, settings)
+        except Exception as error:
+            if not engine.gpu or following is None or not out_of_memory(error):
+                raise
+        on_fallback()
+    raise AssertionError("no engine")
 
 
 def score_layer(
@@ -59,22 +86,17 @@ def score_layer(
     layers: dict[str, Layer] = {}
     scores = []
     for protocol, metric in wanted:
-        if protocol not in layers:
-            layers[protocol] = Layer(X, y, engine, settings, protocol, shared)
-        layer = layers[protocol]
+        # What both protocols define alike is computed once for both.
+        kind = "default" if metric in ALIKE else protocol
+        if kind not in layers:
+            layers[kind] = Layer(X, y, engine, settings, kind, shared)
+        layer = layers[kind]
         start = time.perf_counter()
         if protocol == DIAGNOSTIC:
             measured = Measured(diagnose(layer, metric))
         elif layer.scorable:
-            measured = _measured(cast(Metric, metric), layer)
+            measured = layer.once("measured", metric, kind, compute=partial(MEASURES[cast(Metric, metric)], layer))
         else:
             measured = Measured(None)
         scores.append(Score(protocol, metric, measured, len(y), layer.engine.name, time.perf_counter() - start))
     return scores
-
-
-def _measured(metric: Metric, layer: Layer) -> Measured:
-    """A metric that both protocols define alike is computed once for both."""
-    if metric in ALIKE:
-        return layer.once("measured", metric, compute=lambda: MEASURES[metric](layer))
-    return MEASURES[metric](layer)

@@ -3,6 +3,7 @@
 import time
 
 from raysep import planning, runs, work
+from raysep.cluster import gpu_memory
 from raysep.context import Run
 from raysep.errors import StageError
 from raysep.resources import Resources
@@ -32,7 +33,9 @@ def perform(run: Run, cluster: Resources) -> None:
     missing = table.missing(tasks, rows)
     # Long layers first, so that the last actor doesn't work alone at the end.
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
-    pool = planning.score_pool(config.compute, cluster, config.score)
+    largest = max((4 * task.layer.dim * task.manifest.rows for task in missing), default=0)
+    gpu_bytes = gpu_memory() if cluster.gpus and config.score.backend != "sklearn" else None
+    pool = planning.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
     saved, took = time.monotonic(), 0.0
     with telemetry.stage("score", len(missing), "layers") as bar:
 

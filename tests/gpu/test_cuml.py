@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from raysep.separability import backends
-from raysep.separability.backends import CumlEngine, SklearnEngine, open_engine
+from raysep.separability import engines
+from raysep.separability.engines import SklearnEngine, open_engine
+from raysep.separability.engines.cuml import CumlEngine
 from raysep.separability.layer import Settings
 from raysep.separability.names import METRICS
 from raysep.separability.scoring import score_layer
 from tests.separability.test_metrics import blobs
 
-PROBLEM = backends.cuml_problem()
+PROBLEM = engines.cuml_problem()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"{PROBLEM}")]
 
 
@@ -29,7 +30,8 @@ def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread
 
 def test_neighbours_far_from_the_origin_are_those_of_the_reference():
     X, _ = blobs([50, 50], D=32)
-    near, far = CumlEngine().neighbors(X, 10), CumlEngine().neighbors(X + np.float32(1000), 10)
+    engine = CumlEngine()
+    near, far = (engine.neighbors(engine.place(rows), 10) for rows in (X, X + np.float32(1000)))
     assert (near == SklearnEngine().neighbors(X, 10)).mean() > 0.99
     assert (far == near).mean() > 0.95
 

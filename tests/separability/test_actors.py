@@ -9,7 +9,7 @@ from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, 
 from raysep.models.layers import Layer
 from raysep.planning import Pool
 from raysep.separability.actors import score_all, settings_of
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import open_engine
 from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.separability.scoring import score_layer
 from raysep.separability.table import Task
@@ -44,7 +44,7 @@ def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, lis
     for task in todo:
         ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
         assert ids == sorted(ids)
-        serial = task.rows(score_layer(X, y, task.wanted, SklearnEngine(), settings_of(ScoreConfig())))
+        serial = task.rows(score_layer(X, y, task.wanted, open_engine("auto"), settings_of(ScoreConfig())))
         for ours, theirs in zip(found[task.layer.index], serial, strict=True):
             assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 

@@ -33,11 +33,13 @@ def test_the_error_of_few_shot_accuracy_has_both_parts():
         draw[[rng.integers(50), 50 + rng.integers(50)]] = True
     # Images differ, draws do not: the error of a share of 100 images.
     images = np.broadcast_to(np.arange(100) % 4 > 0, (40, 100)) & ~labelled
-    assert certainty.few_shot_se(FewShot(images, labelled), y, 1) == pytest.approx(np.sqrt(0.75 * 0.25 / 100), rel=0.1)
+    assert certainty.few_shot_se(FewShot(images, labelled, np.arange(100)), y, 1) == pytest.approx(
+        np.sqrt(0.75 * 0.25 / 100), rel=0.1
+    )
     # Draws differ, images do not: the error of 40 draws of 50 images a class.
     draws = np.broadcast_to((np.arange(40) % 2 == 0)[:, None], (40, 100)) & ~labelled
     expected = np.sqrt(0.25 * (1 / 50 + (1 - 1 / 50) / 40))
-    assert certainty.few_shot_se(FewShot(draws, labelled), y, 1) == pytest.approx(expected, rel=0.25)
+    assert certainty.few_shot_se(FewShot(draws, labelled, np.arange(100)), y, 1) == pytest.approx(expected, rel=0.25)
 
 
 @given(st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000), st.sampled_from([0.0, -1.0]))

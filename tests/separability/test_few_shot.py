@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestCentroid
 
 from raysep.separability import few_shot as module
+from raysep.separability.centring import centred
 from raysep.separability.few_shot import NearestMeans, draw_shots
 from raysep.separability.halves import draw_halves
 from tests.separability.test_metrics import blobs
@@ -27,7 +28,7 @@ def test_it_is_scikit_learns_nearest_centroid(shots: int, kept: int, monkeypatch
     monkeypatch.setattr(module, "CHUNK", 1000)
     X, y = blobs([30, 20, 25], spread=1.2)
     X += 100
-    found = NearestMeans(X, y * 3 + 1).classify(shots, seed=7, draws=20)
+    found = NearestMeans(centred(X), y * 3 + 1).classify(shots, seed=7, draws=20)
     assert (found.labelled.sum(axis=1) == 3 * shots).all()
     expected = by_scikit_learn(X, y, found.labelled)
     assert (found.right == expected).mean() > 0.999
@@ -39,8 +40,16 @@ def test_draws_depend_on_the_labels_only():
     X, y = blobs([30, 20])
     one, two = NearestMeans(X, y).classify(2, 3), NearestMeans(X[:, ::-1] * 5, y).classify(2, 3)
     np.testing.assert_array_equal(one.labelled, two.labelled)
-    relabelled = NearestMeans(X, y).relabelled(y[::-1]).classify(2, 3)
-    np.testing.assert_array_equal(relabelled.right, NearestMeans(X, y[::-1]).classify(2, 3).right)
+
+
+def test_some_images_are_classified_as_they_are_among_all():
+    X, y = blobs([30, 20, 25], spread=1.2)
+    rows, queries = centred(X), np.array([2, 3, 33, 74])
+    some, whole = NearestMeans(rows, y, queries).classify(2, 3), NearestMeans(rows, y).classify(2, 3)
+    np.testing.assert_array_equal(some.labelled, whole.labelled)
+    np.testing.assert_array_equal(some.right, whole.right[:, queries])
+    counted = ~whole.labelled[:, queries]
+    np.testing.assert_allclose(some.accuracies, some.right.sum(axis=1) / counted.sum(axis=1))
 
 
 def test_within_a_subset_nothing_else_is_looked_at():

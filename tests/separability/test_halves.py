@@ -6,7 +6,7 @@ from sklearn import metrics as reference
 from sklearn.neighbors import NearestNeighbors
 
 from raysep.separability import halves
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
 from raysep.separability.few_shot import NearestMeans
 from tests.separability.test_metrics import blobs
 
@@ -38,14 +38,18 @@ def test_purity_within_a_half_is_of_the_neighbours_that_are_in_it():
     in_a, k = halves.draw_halves(y, 20, 0), np.where(np.arange(70) % 3 == 0, 20, 10)
     neighbors = SklearnEngine().neighbors(X, 25)
     found = halves.purity_on_halves(y, neighbors, k, in_a)
+    every_other = np.arange(0, 70, 2)
+    some = halves.purity_on_halves(y, neighbors[every_other], k[every_other], in_a, every_other)
     for split in range(10):
         for half, members in enumerate((in_a[:, split], ~in_a[:, split])):
-            shares = []
+            shares = {}
             for image in np.flatnonzero(members):
                 inside = [other for other in neighbors[image, : k[image]] if members[other]]
                 if inside:
-                    shares.append(np.mean(y[inside] == y[image]))
-            assert found[split, half] == pytest.approx(np.mean(shares), abs=1e-6)
+                    shares[image] = np.mean(y[inside] == y[image])
+            assert found[split, half] == pytest.approx(np.mean(list(shares.values())), abs=1e-6)
+            expected = np.mean([share for image, share in shares.items() if image % 2 == 0])
+            assert some[split, half] == pytest.approx(expected, abs=1e-6)
 
 
 def test_means_of_halves_meet_in_the_mean_of_all():

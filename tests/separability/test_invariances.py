@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
 from raysep.separability.layer import Settings
 from raysep.separability.names import METRICS
 from raysep.separability.scoring import score_layer

@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 from sklearn.neighbors import KNeighborsClassifier
 
 from raysep.separability import metrics
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
 
 
 def blobs(sizes: list[int], spread: float = 1.0, D: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
 from raysep.separability.probe import STRENGTHS
 from raysep.separability.probe import linear_probe as probe
 from tests.separability.test_metrics import blobs

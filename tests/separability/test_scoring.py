@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
-from raysep.separability.backends import SklearnEngine
+from raysep.separability.engines import SklearnEngine
+from raysep.separability.engines.torch import TorchEngine
 from raysep.separability.layer import Settings
 from raysep.separability.measures import MEASURES
 from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
-from raysep.separability.scoring import score_layer
+from raysep.separability.scoring import score_layer, score_layer_somewhere
 from tests.separability.test_metrics import blobs
 
 
@@ -144,3 +146,32 @@ def test_one_class_and_constant_features():
     constant = values(np.ones((40, 3), np.float32), np.arange(40) % 2)
     assert constant["nmi"] == constant["ami"] == constant["ari"] == 0
     assert constant["linear_probe"] == 0.5
+
+
+class Small(TorchEngine):
+    """A GPU that has no room for this layer."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.gpu, self.error = True, error
+
+    def neighbors(self, *_: object, **__: object) -> np.ndarray:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA")])
+def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(error: Exception):
+    X, y = blobs([30, 30])
+    given_up: list[int] = []
+
+    def scored(engines: list) -> list:
+        return score_layer_somewhere(X, y, [("default", "nn1")], engines, Settings(), lambda: given_up.append(1))
+
+    (score,) = scored([Small(error), SklearnEngine()])
+    assert score.backend == "sklearn"
+    assert score.measured.value == values(X, y, metrics=["nn1"])["nn1"]
+    assert given_up == [1]
+    with pytest.raises(type(error)):
+        scored([Small(error)])
+    with pytest.raises(ValueError, match="other"):
+        scored([Small(ValueError("other")), SklearnEngine()])

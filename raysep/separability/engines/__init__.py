@@ -1,0 +1,56 @@
+"""Who computes clusters, neighbours and fits: scikit-learn, the reference; torch, with shared work; cuML.
+
+One interface; each imports its library when it is first used.
+"""
+
+import importlib.util
+
+from raysep.errors import UsageError
+from raysep.separability.engines.base import Engine, Fold, Starts
+from raysep.separability.engines.sklearn import SklearnEngine
+from raysep.separability.names import Backend
+
+__all__ = ["Engine", "Fold", "SklearnEngine", "Starts", "cuml_problem", "open_engine", "out_of_memory"]
+
+
+def cuml_problem() -> str | None:
+    """Why cuML can't be used in this process, or None if it can."""
+    if importlib.util.find_spec("cuml") is None:
+        return "cuML is not installed: pip install 'raysep[gpu]'"
+    return None if _gpu() else "no NVIDIA GPU in this process"
+
+
+def open_engine(backend: Backend) -> Engine:
+    """The engine for a configured backend.
+
+    `auto` takes cuML where a GPU and the package are there, else torch, on the GPU if there is one. On CPUs torch was
+    never slower than scikit-learn, from 100 x 16 to 50,000 x 768 (`jobs/benchmarks/scoring.py --part sizes`).
+
+    Raises:
+        UsageError: `cuml` is asked for and can't be used.
+    """
+    if backend == "sklearn":
+        return SklearnEngine()
+    problem = cuml_problem() if backend in {"auto", "cuml"} else None
+    if backend == "cuml" and problem is not None:
+        raise UsageError(f"score.backend is cuml: {problem}; or take `auto`")
+    if backend != "torch" and problem is None:
+        from raysep.separability.engines.cuml import CumlEngine
+
+        return CumlEngine()
+    from raysep.separability.engines.torch import TorchEngine
+
+    return TorchEngine("cuda" if _gpu() else "cpu")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a library said that there is no memory left."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,56 @@
+"""Nearest neighbours by a blocked product and top-k, with every row as a candidate.
+
+N rows, D features, Q queries. Squared distances of float32 rows lose what is small beside the rows themselves; rows
+are given around their mean, and queries whose neighbours are nearer than the rounding are searched again in float64.
+"""
+
+import torch
+from torch import Tensor
+
+# Distances that are held at once.
+BLOCK_BYTES = 32 * 2**20
+# A squared distance of less than so many roundings of the squares that it is the difference of is not trusted.
+ROUNDINGS = 64
+
+
+def nearest(rows: Tensor, k: int, queries: Tensor) -> Tensor:
+    """The nearest other rows of some rows.
+
+    Args:
+        rows: (N, D) float32 around their mean, finite.
+        k: less than N.
+        queries: (Q,) positions of the rows that are asked for.
+
+    Returns:
+        (Q, k) int64 positions, nearest first, the row itself left out.
+    """
+    squares = rows.square().sum(dim=1)
+    at_once = max(1, BLOCK_BYTES // (4 * len(rows)))
+    found = torch.empty(len(queries), k, dtype=torch.int64, device=rows.device)
+    for first in range(0, len(queries), at_once):
+        block = queries[first : first + at_once]
+        distances, found[first : first + at_once] = _search(rows, squares, block, k)
+        rounding = torch.finfo(rows.dtype).eps * (squares[block] + squares.max())
+        unsure = distances[:, 0] + squares[block] < ROUNDINGS * rounding
+        if unsure.any():
+            again = unsure.nonzero().flatten()
+            found[first + again] = _exactly(rows, block[again], k)
+    return found
+
+
+def _search(rows: Tensor, squares: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Squared distances, less the query's own square, and positions."""
+    distances = torch.addmm(squares, rows[block], rows.T, alpha=-2)
+    distances[torch.arange(len(block), device=rows.device), block] = torch.inf
+    return distances.topk(k, largest=False)
+
+
+def _exactly(rows: Tensor, block: Tensor, k: int) -> Tensor:
+    """The neighbours of a block in float64, chunk by chunk of the candidates."""
+    asked = rows[block].double()
+    distances = torch.cat(
+        [(chunk.square().sum(dim=1) - 2 * asked @ chunk.T) for part in rows.split(4096) for chunk in [part.double()]],
+        dim=1,
+    )
+    distances[torch.arange(len(block), device=rows.device), block] = torch.inf
+    return distances.topk(k, largest=False).indices

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import pairwise_distances
+
+from raysep.separability.centring import centred
+from raysep.separability.engines import search
+from tests.separability.test_metrics import blobs
+
+
+def exactly(X: np.ndarray, k: int) -> np.ndarray:
+    distances = pairwise_distances(X.astype(np.float64))
+    np.fill_diagonal(distances, np.inf)
+    return distances.argsort(axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("block", [4, 100_000], ids=["row by row", "at once"])
+def test_neighbours_are_exact(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "BLOCK_BYTES", block)
+    X = centred(blobs([50, 50], D=16)[0])
+    found = search.nearest(torch.from_numpy(X), 20, torch.arange(100)).numpy()
+    np.testing.assert_array_equal(found, exactly(X, 20))
+
+
+def test_pairs_that_are_nearer_than_rounding_are_told_apart():
+    # Clusters that are tiny beside their distance: float32 products say 0 for all distances inside them.
+    rng = np.random.default_rng(0)
+    X = np.repeat(np.array([[-300.0] * 8, [300.0] * 8]), 30, axis=0) + rng.normal(scale=1e-2, size=(60, 8))
+    X = X.astype(np.float32)
+    rows = torch.from_numpy(X)
+    found = search.nearest(rows, 5, torch.arange(60)).numpy()
+    np.testing.assert_array_equal(found, exactly(X, 5))
+    squares = rows.square().sum(dim=1)
+    rounded = search._search(rows, squares, torch.arange(60), 5)[1].numpy()
+    assert (rounded == found).mean() < 0.9
