@@ -103,7 +103,7 @@ def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, 
 def test_layers_share_a_gpu_as_its_memory_allows():
     gib = 2**30
 
-    def pool(layer_bytes: int, gpu_bytes: int | None, **config: str) -> Pool:
+    def pool(layer_bytes: int, gpu_bytes: int | None, **config: str) -> planning.Pool:
         return planning.score_pool(ComputeConfig(), GPUS, ScoreConfig(**config), layer_bytes, gpu_bytes)
 
     assert pool(gib, None).gpus == 1

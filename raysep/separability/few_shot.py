@@ -18,7 +18,7 @@ DRAWS = 100
 # Up to so many images the products of all pairs are kept (144 MB); beyond, they are computed draw by draw.
 KEPT_IMAGES = 6000
 # Scores of so many floats are held at once.
-CHUNK = 8_000_000
+CHUNK = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class NearestMeans:
         classes, self.index = np.unique(y, return_inverse=True)
         self.K = len(classes)
         self.queries = np.arange(len(y)) if queries is None else queries
-        self._rows, self._asked = rows, rows if queries is None else rows[queries]
+        self._rows, self._all = rows, queries is None
         self._products = rows @ rows.T if len(rows) <= KEPT_IMAGES and queries is None else None
 
     def predict(self, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -65,7 +65,8 @@ class NearestMeans:
             chosen: (R, K, shots) the labelled images of each class.
         """
         R, K, shots = chosen.shape
-        N, Q = len(self._rows), len(self._asked)
+        N, Q = len(self._rows), len(self.queries)
+        asked = self._rows if self._all else self._rows[self.queries]
         found = np.empty((R, Q), dtype=np.int32)
         at_once = max(1, CHUNK // (Q * K))
         for first in range(0, R, at_once):
@@ -84,7 +85,7 @@ class NearestMeans:
                 squares = np.asarray(weights.multiply(scores).sum(axis=1)).reshape(-1, 1)
             else:
                 means = weights @ self._rows
-                scores = means @ self._asked.T
+                scores = means @ asked.T
                 squares = (means**2).sum(axis=1, keepdims=True)
             scores -= squares / 2
             found[first : first + at_once] = scores.reshape(-1, K, Q).argmax(axis=1)

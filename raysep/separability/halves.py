@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.special import xlogy
 from sklearn.metrics.cluster import expected_mutual_information
 
 from raysep.separability.few_shot import NearestMeans
@@ -32,8 +33,8 @@ HalfValues = NDArray[np.float64]
 STARTS, DRAWS_PER_HALF = 3, 4
 # Images whose neighbours are counted at once.
 BLOCK = 1024
-# Components of the features that halves are clustered in; k-means hardly sees the others.
-COMPONENTS = 32
+# Components of the features that halves are clustered in, or twice as many as clusters; k-means hardly sees the others.
+COMPONENTS, MOST_COMPONENTS = 32, 64
 
 
 def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
@@ -180,7 +181,9 @@ def clusters_on_halves(
     one_hot = np.eye(len(classes), dtype=np.float32)[labels]
     S = in_a.shape[1]
     members = np.concatenate([in_a, ~in_a], axis=1)
-    assigned = kmeans_on_subsets(components(rows, max(COMPONENTS, 2 * K)), members, K, STARTS, seed)
+    assigned = kmeans_on_subsets(
+        components(rows, min(max(COMPONENTS, 2 * K), MOST_COMPONENTS)), members, K, STARTS, seed
+    )
     tables = np.stack([one_hot.T @ (assigned == cluster).astype(np.float32) for cluster in range(K)], axis=2)
     scores = agreement(tables.swapaxes(0, 1).astype(np.float64))
     return {name: values.reshape(2, S).T for name, values in scores.items()}
@@ -206,7 +209,7 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     mean_entropy = (h_rows + h_columns) / 2
     chance = float(expected_mutual_information(tables[0].astype(np.int64), int(n[0])))
     cells = tables.reshape(len(tables), -1)
-    pairs, row_pairs, column_pairs = ((t * (t - 1) / 2).sum(axis=1) for t in (cells, rows, columns))
+    pairs, row_pairs, column_pairs = ((np.einsum("tc,tc->t", t, t) - t.sum(axis=1)) / 2 for t in (cells, rows, columns))
     expected = row_pairs * column_pairs / np.maximum(n * (n - 1) / 2, 1)
     tiny = np.finfo(np.float64).tiny
     return {
@@ -218,7 +221,7 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
     p = counts / n[:, None]
-    entropy: NDArray[np.float64] = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=1)
+    entropy: NDArray[np.float64] = -xlogy(p, p).sum(axis=1)
     return entropy
 
 

@@ -12,13 +12,17 @@ from raysep.separability import halves, sampling
 from raysep.separability.engines import Engine, SklearnEngine, Starts
 from raysep.separability.few_shot import FewShot, NearestMeans
 from raysep.separability.health import nonfinite_rows
+from raysep.separability.memory import return_freed_memory
 from raysep.separability.probe import linear_probe
 
 PAPER_K = 500
 PAPER_SEED = 42
 STARTS = 10
 # Halves are clustered, and classified with few labels, of so many images at most, or so many of each class.
-HALVED_IMAGES, HALVED_PER_CLASS = 4000, 10
+HALVED_IMAGES, HALVED_PER_CLASS = 3000, 10
+
+# Layers of so many bytes are scored within a small multiple of them: what is freed goes back to the machine at once.
+LARGE_BYTES = 32 * 2**20
 
 Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.int64]
@@ -53,6 +57,7 @@ class Layer:
             42 on raw features with scikit-learn, and purity over 500 neighbours of all images whatever the class
             sizes.
         shared: results that both protocols of a layer have in common.
+        own: X may be changed, so that there is no second one of it.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Layer:
         settings: Settings,
         protocol: str = "default",
         shared: dict[tuple[Any, ...], Any] | None = None,
+        own: bool = False,
     ) -> None:
         self.X, self.y, self.settings, self.protocol = X, y, settings, protocol
         self.paper = protocol == "paper"
@@ -70,7 +76,7 @@ class Layer:
         self.seed = PAPER_SEED if self.paper else settings.seed
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
-        self._shared = {} if shared is None else shared
+        self._shared, self._own = {} if shared is None else shared, own
         self._sample = len(y) if self.paper or settings.sample is None else settings.sample
 
     def once(self, *name: Any, compute: Callable[[], T]) -> T:
@@ -78,6 +84,8 @@ class Layer:
         place = (*name, self.engine.name, self.seed, self._sample)
         if place not in self._shared:
             self._shared[place] = compute()
+            if self.X.nbytes >= LARGE_BYTES:
+                return_freed_memory()
         result: T = self._shared[place]
         return result
 
@@ -96,7 +104,7 @@ class Layer:
     @property
     def placed(self) -> Any:
         """X as the engine wants it."""
-        return self.once("placed", compute=lambda: self.engine.place(self.X))
+        return self.once("placed", compute=lambda: self.engine.place(self.X, self._own))
 
     @property
     def rows(self) -> NDArray[np.float32]:
@@ -125,7 +133,7 @@ class Layer:
         return self.once("clusters", compute=lambda: self.starts.best)
 
     @property
-    def neighbors(self) -> NDArray[np.int64]:
+    def neighbors(self) -> NDArray[np.integer[Any]]:
         """(Q, k) neighbours, as many as any metric needs."""
         k = max(self.purity_k, int(self.class_sizes.max()) - 1, 1)
         return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.placed, k, self.queries))
@@ -139,7 +147,7 @@ class Layer:
 
     def few_shot(self, shots: int) -> FewShot | None:
         """What a classifier of few labelled images is right about."""
-        return self.once("few_shot", shots, compute=lambda: self._nearest_means.classify(shots, self.seed))
+        return self._nearest_means.classify(shots, self.seed)
 
     @property
     def _nearest_means(self) -> NearestMeans:

@@ -64,7 +64,7 @@ def ari(y: Labels, clusters: Labels) -> float | None:
 
 def knn_purity(
     y: Labels,
-    neighbors: NDArray[np.int64],
+    neighbors: NDArray[np.integer[Any]],
     k: int,
     divisor: int | None = None,
     queries: NDArray[np.int64] | None = None,
@@ -93,12 +93,14 @@ def knn_purity(
     return float(same.sum(axis=1).mean() / (divisor or k))
 
 
-def nn1(y: Labels, neighbors: NDArray[np.int64], queries: NDArray[np.int64] | None = None) -> float | None:
+def nn1(y: Labels, neighbors: NDArray[np.integer[Any]], queries: NDArray[np.int64] | None = None) -> float | None:
     """Share of images whose nearest neighbour has their label: `knn_purity` with k = 1."""
     return knn_purity(y, neighbors, k=1, queries=queries)
 
 
-def r_precision(y: Labels, neighbors: NDArray[np.int64], queries: NDArray[np.int64] | None = None) -> float | None:
+def r_precision(
+    y: Labels, neighbors: NDArray[np.integer[Any]], queries: NDArray[np.int64] | None = None
+) -> float | None:
     """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
 
     So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from raysep.separability.diagnostics import diagnose
 from raysep.separability.engines import Engine, out_of_memory
-from raysep.separability.layer import Layer, Settings
+from raysep.separability.layer import LARGE_BYTES, Layer, Settings
 from raysep.separability.measures import ALIKE, MEASURES, Measured
+from raysep.separability.memory import return_freed_memory
 from raysep.separability.names import DIAGNOSTIC, Metric, Wanted
 
 
@@ -46,13 +47,15 @@ def score_layer_somewhere(
     """`score_layer` with the first engine whose GPU has the memory for it, or that has no GPU.
 
     Args:
+        X: may be changed.
         engines: in the order in which they are tried. The scores say which one it was.
         on_fallback: called when one is given up.
     """
     for engine, following in pairwise([*engines, None]):
         assert engine is not None
         try:
-            return score_layer(X, y, wanted, engine, settings)
+            # The next engine would find X as this one left it: around its mean, which no score notices.
+            return score_layer(X, y, wanted, engine, settings, own=True)
         except Exception as error:
             if not engine.gpu or following is None or not out_of_memory(error):
                 raise
@@ -66,6 +69,7 @@ def score_layer(
     wanted: Sequence[Wanted],
     engine: Engine,
     settings: Settings,
+    own: bool = False,
 ) -> list[Score]:
     """All wanted scores of one layer.
 
@@ -76,20 +80,22 @@ def score_layer(
         y: (N,) labels.
         wanted: protocol and metric of each score, or `diagnostic` and one of `names.DIAGNOSTICS`.
         engine: for protocol `default` and diagnostics.
-        settings: seeds and resamples.
+        settings: seeds, resamples, sample.
+        own: X is the caller's to give away: it may be changed, and is not copied where nothing needs it as it was.
 
     Returns:
         A score for each wanted one, in their order. A layer with NaN or infinity, or with fewer than two
         classes, has None for all of them but the diagnostics that say so.
     """
     shared: dict[tuple[Any, ...], Any] = {}
+    own = own and all(protocol != "paper" for protocol, _ in wanted)
     layers: dict[str, Layer] = {}
     scores = []
     for protocol, metric in wanted:
         # What both protocols define alike is computed once for both.
         kind = "default" if metric in ALIKE else protocol
         if kind not in layers:
-            layers[kind] = Layer(X, y, engine, settings, kind, shared)
+            layers[kind] = Layer(X, y, engine, settings, kind, shared, own)
         layer = layers[kind]
         start = time.perf_counter()
         if protocol == DIAGNOSTIC:
@@ -98,5 +104,7 @@ def score_layer(
             measured = layer.once("measured", metric, kind, compute=partial(MEASURES[cast(Metric, metric)], layer))
         else:
             measured = Measured(None)
+        if X.nbytes >= LARGE_BYTES:
+            return_freed_memory()
         scores.append(Score(protocol, metric, measured, len(y), layer.engine.name, time.perf_counter() - start))
     return scores

@@ -62,8 +62,12 @@ class Engine(Protocol):
     # Lloyd iterations of all calls so far.
     iterations: int
 
-    def place(self, X: Matrix) -> Any:
-        """(N, D) finite float32 where and as the other methods want it: on the device once, used for everything."""
+    def place(self, X: Matrix, own: bool = False) -> Any:
+        """(N, D) finite float32 where and as the other methods want it: on the device once, used for everything.
+
+        Args:
+            own: X may be changed.
+        """
         ...
 
     def rows(self, placed: Any) -> Matrix:
@@ -79,7 +83,7 @@ class Engine(Protocol):
         """
         ...
 
-    def neighbors(self, placed: Any, k: int, queries: Positions | None = None) -> NDArray[np.int64]:
+    def neighbors(self, placed: Any, k: int, queries: Positions | None = None) -> Positions:
         """(Q, k) Euclidean neighbours among all rows, nearest first, the row itself left out.
 
         Args:

@@ -25,12 +25,12 @@ class CumlEngine:
     def __init__(self) -> None:
         self.iterations = 0
 
-    def place(self, X: Matrix) -> Any:
+    def place(self, X: Matrix, own: bool = False) -> Any:
         """A cupy array, around its mean: cuML's distances are float32 products, which centred rows keep exact."""
         import cupy
 
         check(X, more_than=0)
-        return cupy.asarray(centred(X))
+        return cupy.asarray(centred(X, X if own else None))
 
     def rows(self, placed: Any) -> Matrix:
         """Copied back."""
@@ -59,7 +59,7 @@ class CumlEngine:
             np.stack([np.asarray(one).astype(np.int64) for one in labels]), np.array([float(one) for one in inertia])
         )
 
-    def neighbors(self, placed: Any, k: int, queries: Positions | None = None) -> NDArray[np.int64]:
+    def neighbors(self, placed: Any, k: int, queries: Positions | None = None) -> Positions:
         """`cuml.neighbors.NearestNeighbors`, brute force, of k + 1 of which the row itself is dropped."""
         from cuml.neighbors import NearestNeighbors
 

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysep.separability.engines.search import squared_norms
+
 ITERATIONS, TOLERANCE = 300, 1e-4
 # Scores of rows against centres that are held at once.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def kmeans(rows: Tensor, K: int, starts: int, seed: int) -> Found:
         starts: S.
         seed: of the numpy random state that goes through all starts.
     """
-    squares = rows.square().sum(dim=1)
+    squares = squared_norms(rows)
     centres = _seeds(rows, squares, K, starts, seed)
     # scikit-learn stops where centres move less than this, summed over all of them.
     tolerance = TOLERANCE * float(squares.mean(dtype=torch.float64)) / rows.shape[1]
@@ -167,12 +169,16 @@ def _refill(rows: Tensor, sums: Tensor, sizes: Tensor, labels: Tensor, centres: 
 
 
 def inertia(rows: Tensor, labels: Tensor, centres: Tensor) -> NDArray[np.float64]:
-    """(S,) sums of squared distances to the centre of each row's cluster."""
+    """(S,) sums of squared distances to the centre of each row's cluster.
+
+    From the sums of the clusters: differences of all rows would be as large as the rows, once for each start.
+    """
+    total = squared_norms(rows).sum(dtype=torch.float64)
     found = []
-    for own, of in zip(labels, centres, strict=True):
-        parts = [
-            (block - of[label]).square().sum(dim=1).sum(dtype=torch.float64)
-            for block, label in zip(rows.split(2048), own.split(2048), strict=True)
-        ]
-        found.append(float(torch.stack(parts).sum()))
-    return np.array(found)
+    for own, of in zip(labels, centres.double(), strict=True):
+        sums = torch.zeros_like(of)
+        for block, label in zip(rows.split(8192), own.split(8192), strict=True):
+            sums += torch.zeros_like(of, dtype=rows.dtype).index_add_(0, label, block)
+        sizes = torch.bincount(own, minlength=len(of))
+        found.append(float(total - 2 * (sums * of).sum() + (sizes * of.square().sum(dim=1)).sum()))
+    return np.array(found).clip(min=0)

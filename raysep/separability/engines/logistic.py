@@ -26,7 +26,7 @@ ALL_DIRECTIONS, LEADING = 1024, 256
 # A class that is certain everywhere still has some curvature.
 LEAST_SPREAD = 1e-4
 # Scores that are worked on at once.
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 # A variance of less than so many roundings of the squared mean is that of a constant.
 ROUNDINGS = 16
 
@@ -95,7 +95,7 @@ def problems_of(rows: Tensor, training: Tensor, strengths: Sequence[Sequence[flo
     """
     weights = training.double()
     sums, squares = (weights.new_zeros(len(weights), rows.shape[1]) for _ in range(2))
-    for block, own in zip(rows.split(4096), weights.split(4096, dim=1), strict=True):
+    for block, own in zip(rows.split(2048), weights.split(2048, dim=1), strict=True):
         wide = block.double()
         sums += own @ wide
         squares += own @ wide.square_()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Distances that are held at once.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 16 * 2**20
 # A squared distance of less than so many roundings of the squares that it is the difference of is not trusted.
 ROUNDINGS = 64
 
@@ -22,20 +22,26 @@ def nearest(rows: Tensor, k: int, queries: Tensor) -> Tensor:
         queries: (Q,) positions of the rows that are asked for.
 
     Returns:
-        (Q, k) int64 positions, nearest first, the row itself left out.
+        (Q, k) int32 positions, nearest first, the row itself left out.
     """
-    squares = rows.square().sum(dim=1)
+    squares = squared_norms(rows)
     at_once = max(1, BLOCK_BYTES // (4 * len(rows)))
-    found = torch.empty(len(queries), k, dtype=torch.int64, device=rows.device)
+    found = torch.empty(len(queries), k, dtype=torch.int32, device=rows.device)
     for first in range(0, len(queries), at_once):
         block = queries[first : first + at_once]
-        distances, found[first : first + at_once] = _search(rows, squares, block, k)
+        distances, nearest_of = _search(rows, squares, block, k)
+        found[first : first + at_once] = nearest_of
         rounding = torch.finfo(rows.dtype).eps * (squares[block] + squares.max())
         unsure = distances[:, 0] + squares[block] < ROUNDINGS * rounding
         if unsure.any():
             again = unsure.nonzero().flatten()
-            found[first + again] = _exactly(rows, block[again], k)
+            found[first + again] = _exactly(rows, block[again], k).int()
     return found
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """(N,) of each row, without a second copy of them."""
+    return torch.cat([block.square().sum(dim=1) for block in rows.split(2048)])
 
 
 def _search(rows: Tensor, squares: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class SklearnEngine:
     def __init__(self) -> None:
         self.iterations = 0
 
-    def place(self, X: Matrix) -> Matrix:
+    def place(self, X: Matrix, own: bool = False) -> Matrix:  # noqa: ARG002  (nothing is changed)
         """As it is: scikit-learn centres for itself."""
         return X
 
@@ -47,7 +47,7 @@ class SklearnEngine:
             return Starts(np.stack([m.labels_ for m in models]), np.array([m.inertia_ for m in models]))
         return Starts(np.stack([m.predict(placed) for m in models]), np.array([-m.score(placed) for m in models]))
 
-    def neighbors(self, placed: Matrix, k: int, queries: Positions | None = None) -> NDArray[np.int64]:
+    def neighbors(self, placed: Matrix, k: int, queries: Positions | None = None) -> Positions:
         """`sklearn.neighbors.NearestNeighbors`, brute force: exact in any number of features."""
         from sklearn.neighbors import NearestNeighbors
 

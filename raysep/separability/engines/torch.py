@@ -5,7 +5,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raysep.separability.centring import centred
@@ -13,7 +12,7 @@ from raysep.separability.engines import lloyd, logistic, search
 from raysep.separability.engines.base import Fold, Labels, Matrix, Positions, Starts
 
 # Scores of rows, classes and fits that are held at once.
-FIT_BYTES = 64 * 2**20
+FIT_BYTES = 8 * 2**20
 
 
 class Placed:
@@ -43,9 +42,9 @@ class TorchEngine:
         self.name = "torch" if device == "cpu" else f"torch-{device}"
         self.device, self.gpu, self.iterations = device, device != "cpu", 0
 
-    def place(self, X: Matrix) -> Placed:
+    def place(self, X: Matrix, own: bool = False) -> Placed:
         """On the device, around their mean: distances keep their digits."""
-        return Placed(torch.from_numpy(centred(X)).to(self.device))
+        return Placed(torch.from_numpy(centred(X, X if own else None)).to(self.device))
 
     def rows(self, placed: Placed) -> Matrix:
         """On the CPU the same memory."""
@@ -64,10 +63,10 @@ class TorchEngine:
         labels = lloyd.assign(rows, found.centres)
         return Starts(labels.cpu().numpy(), lloyd.inertia(rows, labels, found.centres))
 
-    def neighbors(self, placed: Placed, k: int, queries: Positions | None = None) -> NDArray[np.int64]:
+    def neighbors(self, placed: Placed, k: int, queries: Positions | None = None) -> Positions:
         """Exact, in blocks."""
         asked = torch.arange(len(placed.rows)) if queries is None else torch.from_numpy(queries)
-        found: NDArray[np.int64] = search.nearest(placed.rows, k, asked.to(self.device)).cpu().numpy()
+        found: Positions = search.nearest(placed.rows, k, asked.to(self.device)).cpu().numpy()
         return found
 
     def predict(self, placed: Placed, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
