@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -16,13 +17,14 @@ from raysep.data import splits
 from raysep.embed import stage as embed_stage
 from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
-from raysep.report import stage as report_stage
-from raysep.report.schema import Summary
 from raysep.resources import Resources
 from raysep.separability import stage as score_stage
 from raysep.storage import Storage, is_uri
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
+
+if TYPE_CHECKING:
+    from raysep.report.schema import Summary
 
 # The stages that need Ray: each says whether it is `pending`, and can `perform`.
 WORK: dict[str, ModuleType] = {"finetune": finetune_stage, "embed": embed_stage, "score": score_stage}
@@ -37,7 +39,7 @@ def run(
     verbose: bool = False,
     telemetry: Telemetry | None = None,
     share: Resources | None = None,
-) -> Summary | None:
+) -> "Summary | None":
     """Do what is missing of the stages.
 
     Ray is started, or joined, only if there is work for it.
@@ -83,7 +85,12 @@ def run(
         else:
             for stage in wanted:
                 telemetry.line(stage, "nothing left to do")
-        return report_stage.perform(current) if "report" in stages else None
+        if "report" not in stages:
+            return None
+        # Only now what takes a second to import and no other stage needs.
+        from raysep.report import stage as report_stage
+
+        return report_stage.perform(current)
 
 
 def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources | None) -> None:

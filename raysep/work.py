@@ -44,9 +44,14 @@ def steps_of(config: RunConfig, trial: Trial | TrialResult) -> list[int]:
     return config.finetune.evaluate_at if config.finetune is not None and trial.hyperparameters else [0]
 
 
+def planned_trials(config: RunConfig) -> list[Trial]:
+    """All trials of a run."""
+    return plan(config, _sample)
+
+
 def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
     """All trials of the run, and how those that need not be trained again ended."""
-    trials = plan(config, _sample)
+    trials = planned_trials(config)
     found = {
         (trial.model.id, trial.number): result
         for trial in trials
@@ -90,6 +95,7 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str
         preprocessing=asdict(meta.preprocessing),
         dtype=config.embed.dtype,
         precision=config.embed.precision,
+        compile=config.embed.compile,
     )
 
 

@@ -172,6 +172,26 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
 
 
 @app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
+    """What a run will take: images, bytes, memory, forward passes, and a rough time from a short probe."""
+    from raysep.loading import load_config
+
+    loaded = load_config(config, overrides or [], run_dir)
+    from raysep.quiet import quiet
+
+    with quiet(False):
+        from raysep import checks, planning
+        from raysep.cluster import connection
+        from raysep.preflight.forecast import forecast
+
+        readers, split = checks.check_all(loaded, config)
+        with connection(may_add=loaded.compute.addable) as cluster:
+            planning.check(loaded.compute, cluster)
+            found = forecast(loaded, split, readers, cluster)
+    Console(width=None if sys.stdout.isatty() else 160).print(found.table())
+
+
+@app.command()
 def layers(
     model: Annotated[str, typer.Argument(help="Name of a timm model.")],
     image_size: Annotated[int | None, typer.Option(help="Pixels; unset: the model's own.")] = None,

@@ -22,6 +22,9 @@ class EmbedConfig(Section):
     dtype: Dtype = Field("float32", description="storage of the embeddings")
     shard_rows: int = Field(1024, ge=1, description="rows of a Parquet file, and images of one unit of work")
     precision: Precision = Field("float32", description="of the forward pass")
+    compile: bool = Field(
+        False, description="torch.compile the blocks of a model, but for those that are read by hooks"
+    )
 
     @field_validator("splits")
     @classmethod

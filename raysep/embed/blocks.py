@@ -46,6 +46,7 @@ class Block:
         files: for each shard set of the unit, what its manifest will say of the file.
         failed: image_id and reason of each image that could not be read.
         layers: of the model.
+        uncompiled: blocks of the model that were to be compiled, and can't be.
         reports: of the workers that it passed through.
     """
 
@@ -54,6 +55,7 @@ class Block:
     files: list[dict[str, Any]]
     failed: dict[str, str]
     layers: list[Layer]
+    uncompiled: list[str]
     reports: list[Report]
 
     def to_json(self) -> str:
@@ -169,7 +171,7 @@ class Embedding:
 
         if self._loaded != work["checkpoints"]:
             metas = [read_meta(self._run, where) for where in work["checkpoints"]]
-            self._embedder = Embedder(self._run, metas, self._device, self._config.precision)
+            self._embedder = Embedder(self._run, metas, self._device, self._config.precision, self._config.compile)
             self._loaded = work["checkpoints"]
         embedded = self._embedder.embed(batches, self._meter)
         files = []
@@ -187,6 +189,7 @@ class Embedding:
             "files": files,
             "failed": {ids[position]: reason for position, reason in embedded.failed.items()},
             "layers": self._embedder.layers,
+            "uncompiled": self._embedder.uncompiled,
         }
 
 

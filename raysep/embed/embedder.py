@@ -72,12 +72,24 @@ class Embedder:
         metas: checkpoints of one model, with one preprocessing.
         device: a torch device.
         precision: of the forward pass.
+        compiled: have torch compile the blocks.
     """
 
-    def __init__(self, run: Storage, metas: Sequence[CheckpointMeta], device: str, precision: Precision) -> None:
+    def __init__(
+        self,
+        run: Storage,
+        metas: Sequence[CheckpointMeta],
+        device: str,
+        precision: Precision,
+        compiled: bool = False,
+    ) -> None:
         self.preprocessing = metas[0].preprocessing
         size = (self.preprocessing.channels, *self.preprocessing.size)
         self._models = [open_layers(load_checkpoint(run, meta).to(device), size, meta.model).eval() for meta in metas]
+        # Blocks that were to be compiled, and can't be.
+        self.uncompiled = (
+            sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []
+        )
         self._device, self._dtype = device, autocast_dtype(precision, device)
         # Images of a forward pass: less than a batch where memory has run out before.
         self._at_once: int | None = None

@@ -49,11 +49,16 @@ def perform(run: Run, cluster: Resources) -> None:
     plan = planning.embed_plan(config.compute, cluster, sum(blocks_of))
     data = splits.fingerprint(run.split)
     done: list[list[Block]] = [[] for _ in units]
+    told: set[str] = set()
     if units:
         with telemetry.stage("embed", total, "embeddings") as bar:
             for block in embed_all(units, run.storage, config.embed, plan, run.verbose):
                 unit = units[block.unit]
                 done[block.unit].append(block)
+                if block.uncompiled and unit.metas[0].model.id not in told:
+                    told.add(unit.metas[0].model.id)
+                    which = ", ".join(block.uncompiled)
+                    telemetry.line("embed", f"{unit.metas[0].model.id}: not compiled, since hooks read it: {which}")
                 _count(run, unit, block, plan)
                 bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
                 if len(done[block.unit]) == blocks_of[block.unit]:

@@ -45,6 +45,10 @@ class LayeredPixels(nn.Module):
         packed: Tensor = self.model(x).float()
         return packed
 
+    def compile_blocks(self, **_: object) -> list[str]:
+        """There are none."""
+        return []
+
     def split(self, packed: Tensor) -> list[Tensor]:
         """The one layer."""
         return [packed]

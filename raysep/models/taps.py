@@ -93,6 +93,27 @@ class LayeredModel(nn.Module):
         """
         return torch.cat([vector.float() for vector in self._vectors(x)], dim=1)
 
+    def compile_blocks(self, **options: Any) -> list[str]:
+        """Have torch compile the blocks when they are first called. A block that a hook looks into stays as it is.
+
+        Args:
+            options: of `torch.compile`.
+
+        Returns:
+            The names of blocks that stay as they are.
+        """
+        modules = dict(self.model.named_modules())
+        hooked = [tap.module for tap in self._taps if tap.module is not None]
+        left = []
+        for name in dict.fromkeys(
+            tap.name for tap in self._taps if tap.intermediate is not None and tap.name in modules
+        ):
+            if any(module == name or module.startswith(f"{name}.") for module in hooked):
+                left.append(name)
+            else:
+                modules[name].compile(**options)
+        return left
+
     def split(self, packed: Tensor) -> list[Tensor]:
         """The packed vectors of a batch as one (B, D) tensor per layer."""
         return list(torch.split(packed, [layer.dim for layer in self.layers], dim=1))

@@ -33,7 +33,9 @@ class LayerScore(Part):
     se: float | None = Field(None, description="standard error over images, of the mean over trials")
     interval: Interval | None = Field(None, description="over images, of the mean over trials")
     starts_sd: float | None = Field(None, description="spread over single k-means starts, mean over trials")
-    shuffled: float | None = Field(None, description="the score with shuffled labels: what chance gives")
+    shuffled: float | None = Field(
+        None, description="the score with shuffled labels, mean over all shuffles: what chance gives"
+    )
     p_best: float | None = Field(None, description="how often it is the best when images are drawn again")
     tied: bool | None = Field(None, description="can't be told from the best layer at 95 %")
 

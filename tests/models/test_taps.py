@@ -161,3 +161,19 @@ def test_the_training_mode_is_left_as_it_was():
     model = vit().train()
     LayeredModel(model, (3, 32, 32))
     assert model.training
+
+
+def test_blocks_are_compiled_but_for_those_that_hooks_read():
+    options = {"layers": ["all", "blocks.2.mlp.act"]}
+    plain = layers_of(vit(), **options)
+    layered = LayeredModel(vit(), (3, 32, 32), **options)
+    # The stem is read at the input of the first block.
+    assert layered.compile_blocks(backend="eager") == ["blocks.0", "blocks.2"]
+    with torch.no_grad():
+        found = dict(zip(plain, layered.split(layered(X)), strict=True))
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value)
+    compiled = [name for name, module in layered.model.named_modules() if module._compiled_call_impl is not None]
+    assert compiled == ["blocks.1"]
+    convolutional = LayeredModel(timm.create_model("test_resnet", num_classes=0).eval(), (3, 32, 32))
+    assert convolutional.compile_blocks(backend="eager") == []
