@@ -18,6 +18,8 @@ TOKEN_HELP = (
     "If the cluster asks for its token: set RAY_AUTH_MODE=token, and put the cluster's token into ~/.ray/auth_token, "
     "or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)."
 )
+# How long a GPU is waited for to say how much memory it has.
+GPU_ANSWER_S = 20
 ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
 
 
@@ -155,8 +157,9 @@ def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
 
 
 def gpu_memory() -> int | None:
-    """Bytes of the smallest GPU that is there; None where no node has one, or it can't be asked."""
+    """Bytes of the smallest GPU that answers; None where none does."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0, num_gpus=0.01)
@@ -170,7 +173,14 @@ def gpu_memory() -> int | None:
         measured.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
         for node in nodes
     ]
-    known = [found for found in ray.get(asked) if found is not None]
+    # A GPU that another run holds is not waited for.
+    ready, busy = ray.wait(asked, num_returns=len(asked), timeout=GPU_ANSWER_S) if asked else ([], [])
+    for task in busy:
+        ray.cancel(task)
+    try:
+        known = [found for found in ray.get(ready) if found is not None]
+    except RayError:
+        return None
     return min(known) if known else None
 
 

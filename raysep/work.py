@@ -95,7 +95,7 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str
         preprocessing=asdict(meta.preprocessing),
         dtype=config.embed.dtype,
         precision=config.embed.precision,
-        compile=config.embed.compile,
+        **({"compile": True} if config.embed.compile else {}),
     )
 
 

@@ -182,6 +182,9 @@ class Counting:
             closed = False
 
             def __getattr__(self, name: str) -> Any:
+                # Arrow would read past `read` by these.
+                if name in {"read_buffer", "readinto"}:
+                    raise AttributeError(name)
                 return getattr(opened, name)
 
             def __enter__(self) -> Any:

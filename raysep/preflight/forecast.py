@@ -112,8 +112,13 @@ def free_bytes(run_dir: str) -> int | None:
 
 
 def memory_bytes() -> int:
-    """Of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Of this machine, or what its container may have of it."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return machine
+    return min(machine, int(allowed)) if allowed.isdecimal() else machine
 
 
 def _duration(seconds: float) -> str:

@@ -20,8 +20,8 @@ from raysep.separability.engines import open_engine
 from raysep.separability.layer import Settings
 from raysep.separability.scoring import score_layer
 
-# Images of the probe, and of the layers whose scoring is timed.
-PROBED_IMAGES, SCORED_IMAGES = 32, (300, 600)
+# Images of the probe, and of the smaller of two layers whose scoring is timed.
+PROBED_IMAGES, SCORED_IMAGES = 32, 300
 
 
 class ModelProbe:
@@ -95,13 +95,13 @@ def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
     engine = open_engine(config.score.backend)
     rng = np.random.default_rng(0)
     taken = []
-    for count in SCORED_IMAGES:
-        count = max(count, 4 * K)
+    least = max(SCORED_IMAGES, 4 * K)
+    for count in (least, 2 * least):
         y = np.arange(count) % K
         X = (0.2 * rng.normal(size=(K, D))[y] + rng.normal(size=(count, D))).astype(np.float32)
         taken.append(_second_time(lambda X=X, y=y: score_layer(X, y, wanted, engine, settings)))  # type: ignore[misc]
     power = min(2.0, max(0.0, math.log2(taken[1] / taken[0])))
-    growth: float = max(1.0, N / SCORED_IMAGES[1]) ** max(1.0, power)
+    growth: float = max(1.0, N / (2 * least)) ** max(1.0, power)
     return taken[1] * growth
 
 

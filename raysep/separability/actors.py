@@ -16,6 +16,7 @@ from raysep.planning import Pool
 from raysep.separability.engines import open_engine
 from raysep.separability.engines.torch import TorchEngine
 from raysep.separability.layer import Settings
+from raysep.separability.memory import return_gpu_memory
 from raysep.separability.scoring import score_layer_somewhere
 from raysep.separability.table import Row, Task
 from raysep.storage import Storage
@@ -61,6 +62,8 @@ class Scorer:
                 lambda: self._meter.count("memory_fallbacks", 1),
             )
             self._meter.count("kmeans_iterations", self._iterations - before)
+            # Other actors may share the GPU.
+            return_gpu_memory()
         return task.rows(scores), self._meter.report
 
     @property

@@ -18,7 +18,9 @@ from raysep.separability.probe import linear_probe
 PAPER_K = 500
 PAPER_SEED = 42
 STARTS = 10
-# Halves are clustered, and classified with few labels, of so many images at most, or so many of each class.
+# Of a sample, so many neighbours are kept in all, and those of so many images at least.
+NEIGHBORS, LEAST_QUERIES = 10_000_000, 1000
+# Halves are clustered, and classified with few labels, of about so many images at most, and so many of each class.
 HALVED_IMAGES, HALVED_PER_CLASS = 3000, 10
 
 # Layers of so many bytes are scored within a small multiple of them: what is freed goes back to the machine at once.
@@ -77,7 +79,7 @@ class Layer:
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
         self._shared, self._own = {} if shared is None else shared, own
-        self._sample = len(y) if self.paper or settings.sample is None else settings.sample
+        self._sample = len(y) if self.paper or settings.sample is None else min(len(y), settings.sample)
 
     def once(self, *name: Any, compute: Callable[[], T]) -> T:
         """A result by name, computed once for all protocols that would compute the same."""
@@ -114,7 +116,15 @@ class Layer:
     @cached_property
     def queries(self) -> Positions | None:
         """(Q,) the images whose neighbours are looked at, and that are classified with few labels; None: all."""
-        return sampling.stratified(self.y, self._sample, self.settings.seed)
+        size = self._sample
+        if size < len(self.y):
+            # Few large classes have many neighbours each.
+            size = min(size, max(LEAST_QUERIES, NEIGHBORS // self._counted_neighbors))
+        return sampling.stratified(self.y, size, self.settings.seed)
+
+    @property
+    def _counted_neighbors(self) -> int:
+        return max(self.purity_k, int(self.class_sizes.max()) - 1, 1)
 
     @property
     def starts(self) -> Starts:
@@ -135,7 +145,7 @@ class Layer:
     @property
     def neighbors(self) -> NDArray[np.integer[Any]]:
         """(Q, k) neighbours, as many as any metric needs."""
-        k = max(self.purity_k, int(self.class_sizes.max()) - 1, 1)
+        k = self._counted_neighbors
         return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.placed, k, self.queries))
 
     @property
@@ -161,9 +171,7 @@ class Layer:
     @cached_property
     def halved(self) -> Positions | None:
         """The images whose halves are clustered, and classified with few labels; None: all."""
-        return sampling.stratified(
-            self.y, max(HALVED_IMAGES, HALVED_PER_CLASS * self.n_classes), self.settings.seed + 1
-        )
+        return sampling.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.settings.seed + 1)
 
     @property
     def cluster_halves(self) -> dict[str, halves.HalfValues] | None:

@@ -10,3 +10,11 @@ def return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def return_gpu_memory() -> None:
+    """Have torch give what it keeps of the GPU back to other processes."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from raysep.separability.engines.base import Engine, Fold
-from raysep.separability.sampling import stratified
+from raysep.separability.sampling import balanced
 
 OUTER_FOLDS, INNER_FOLDS = 5, 3
 # C of scikit-learn, the inverse of the penalty, strongest penalty first.
@@ -61,10 +61,8 @@ def _best_strength(
     placed: Any, y: Any, train: Any, engine: Engine, seed: int, strengths: Sequence[float], sample: int | None
 ) -> float:
     """The C that predicts best over folds of the training images."""
-    chosen = None if sample is None else stratified(y[train], sample, seed)
-    of = train
-    if chosen is not None and np.unique(y[train][chosen], return_counts=True)[1].min() > 1:
-        of = train[chosen]
+    chosen = None if sample is None else balanced(y[train], sample, INNER_FOLDS + 1, seed)
+    of = train if chosen is None else train[chosen]
     # scikit-learn's penalty stands against a sum over images: fewer of them weigh less against the same C.
     scaled = [C * len(train) / len(of) for C in strengths]
     smallest = int(np.unique(y[of], return_counts=True)[1].min())

@@ -32,6 +32,29 @@ def stratified(y: Labels, size: int, seed: int) -> Positions | None:
     return np.sort(order[picked.clip(max=len(y) - 1)])
 
 
+def balanced(y: Labels, size: int, least: int, seed: int) -> Positions | None:
+    """About its share of each class, and not less than so many images of any that has them.
+
+    Args:
+        y: (N,) labels.
+        size: about so many images in all.
+        least: of each class.
+        seed: of the draw.
+
+    Returns:
+        Positions, sorted; None where size >= N: all of them.
+    """
+    if size >= len(y):
+        return None
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        count = min(len(members), max(least, round(size * len(members) / len(y))))
+        chosen.append(rng.choice(members, count, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
 def uniform(N: int, size: int, seed: int) -> Positions | None:
     """(M,) positions drawn without a look at the labels, sorted; None where M >= N."""
     if size >= N:

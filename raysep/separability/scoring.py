@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.separability.diagnostics import diagnose
+from raysep.separability.diagnostics import ALWAYS, diagnose
 from raysep.separability.engines import Engine, out_of_memory
 from raysep.separability.layer import LARGE_BYTES, Layer, Settings
 from raysep.separability.measures import ALIKE, MEASURES, Measured
-from raysep.separability.memory import return_freed_memory
+from raysep.separability.memory import return_freed_memory, return_gpu_memory
 from raysep.separability.names import DIAGNOSTIC, Metric, Wanted
 
 
@@ -59,6 +59,7 @@ def score_layer_somewhere(
         except Exception as error:
             if not engine.gpu or following is None or not out_of_memory(error):
                 raise
+        return_gpu_memory()
         on_fallback()
     raise AssertionError("no engine")
 
@@ -90,8 +91,9 @@ def score_layer(
     shared: dict[tuple[Any, ...], Any] = {}
     own = own and all(protocol != "paper" for protocol, _ in wanted)
     layers: dict[str, Layer] = {}
-    scores = []
-    for protocol, metric in wanted:
+    scores: dict[Wanted, Score] = {}
+    # What is told of X as it came is told first.
+    for protocol, metric in sorted(wanted, key=lambda one: one[0] != DIAGNOSTIC or one[1] not in ALWAYS):
         # What both protocols define alike is computed once for both.
         kind = "default" if metric in ALIKE else protocol
         if kind not in layers:
@@ -106,5 +108,6 @@ def score_layer(
             measured = Measured(None)
         if X.nbytes >= LARGE_BYTES:
             return_freed_memory()
-        scores.append(Score(protocol, metric, measured, len(y), layer.engine.name, time.perf_counter() - start))
-    return scores
+        took = time.perf_counter() - start
+        scores[protocol, metric] = Score(protocol, metric, measured, len(y), layer.engine.name, took)
+    return [scores[one] for one in wanted]

@@ -34,7 +34,10 @@ def perform(run: Run, cluster: Resources) -> None:
     # Long layers first, so that the last actor doesn't work alone at the end.
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
     largest = max((4 * task.layer.dim * task.manifest.rows for task in missing), default=0)
-    gpu_bytes = gpu_memory() if cluster.gpus and config.score.backend != "sklearn" else None
+    asks = (
+        missing and cluster.gpus and config.score.backend != "sklearn" and config.compute.gpus_per_score_actor is None
+    )
+    gpu_bytes = gpu_memory() if asks else None
     pool = planning.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
     saved, took = time.monotonic(), 0.0
     with telemetry.stage("score", len(missing), "layers") as bar:

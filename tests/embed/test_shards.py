@@ -103,6 +103,9 @@ def test_reading_a_layer_reads_its_column_and_little_else(run: Storage):
 
             class File:
                 def __getattr__(self, name):
+                    # Arrow would read past `read` by these.
+                    if name in {"read_buffer", "readinto"}:
+                        raise AttributeError(name)
                     return getattr(opened, name)
 
                 closed = False
@@ -124,7 +127,7 @@ def test_reading_a_layer_reads_its_column_and_little_else(run: Storage):
     counted.fs = Counting(run.fs)
     _, _, X = read_layer(counted, SET, manifest([file]), 7)
     np.testing.assert_array_equal(X, vectors[7])
-    assert sum(read) < 1.3 * vectors[7].nbytes
+    assert vectors[7].nbytes < sum(read) < 1.3 * vectors[7].nbytes
 
 
 def test_keys_do_not_depend_on_order():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from raysep.separability import sampling
 from raysep.separability.engines.torch import TorchEngine
-from raysep.separability.layer import Settings
+from raysep.separability.layer import Layer, Settings
 from raysep.separability.names import METRICS
 from raysep.separability.scoring import score_layer
 from tests.separability.test_metrics import blobs
@@ -28,6 +28,18 @@ def test_every_image_is_as_likely_as_every_other():
     y = np.repeat([0, 1, 2], [3, 10, 7])
     times = sum(np.bincount(sampling.stratified(y, 6, seed), minlength=20) for seed in range(3000))
     assert times / 3000 == pytest.approx(6 / 20, abs=0.04)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(1, 6))
+def test_no_class_is_left_out(sizes: list[int], M: int, least: int):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    chosen = sampling.balanced(y, M, least, 0)
+    if chosen is None:
+        assert len(y) <= M
+        return
+    for label, size in enumerate(sizes):
+        count = (y[chosen] == label).sum()
+        assert min(size, least) <= count <= max(least, M * size / len(y) + 1)
 
 
 def test_a_draw_without_labels():
@@ -57,3 +69,16 @@ def test_scores_of_a_sample_are_those_of_all_and_their_intervals_wider():
         # 300 of 2,400 images: the interval says what that costs.
         assert np.mean([scores[metric].se for scores in drawn]) > 1.3 * whole[metric].se, metric
         assert all(scores[metric].halves.shape == whole[metric].halves.shape for scores in drawn)
+
+
+def test_halves_of_a_sample_have_every_class_and_queries_are_fewer_where_neighbours_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    X, y = blobs([2000, 2000, 5], spread=1.0, D=2)
+    monkeypatch.setattr("raysep.separability.layer.HALVED_IMAGES", 300)
+    layer = Layer(X, y, TorchEngine(), Settings(resamples=20, sample=1500))
+    assert np.bincount(y[layer.halved]).tolist() == [150, 150, 5]
+    assert len(layer.queries) == 1500
+    monkeypatch.setattr("raysep.separability.layer.NEIGHBORS", 1100 * 1999)
+    assert len(Layer(X, y, TorchEngine(), Settings(sample=1500)).queries) == 1100
+    assert Layer(X, y, TorchEngine(), Settings(sample=4005)).queries is None

@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from raysep.separability.engines import SklearnEngine
 from raysep.separability.engines.torch import TorchEngine
-from raysep.separability.layer import Settings
+from raysep.separability.layer import Layer, Settings
 from raysep.separability.measures import MEASURES
 from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.separability.scoring import score_layer, score_layer_somewhere
@@ -159,7 +159,9 @@ class Small(TorchEngine):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+)
 def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(error: Exception):
     X, y = blobs([30, 30])
     given_up: list[int] = []
@@ -175,3 +177,26 @@ def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(e
         scored([Small(error)])
     with pytest.raises(ValueError, match="other"):
         scored([Small(ValueError("other")), SklearnEngine()])
+
+
+def test_both_protocols_share_what_they_would_both_compute():
+    X, y = blobs([30, 30])
+    engine, shared = SklearnEngine(), {}
+    calls: list[int] = []
+    engine.kmeans = lambda *a, **k: calls.append(1) or SklearnEngine().kmeans(*a, **k)
+    one = Layer(X, y, engine, Settings(sample=1000), "default", shared)
+    two = Layer(X, y, engine, Settings(sample=1000), "paper", shared)
+    assert one.starts is two.starts
+    assert calls == [1]
+
+
+def test_what_is_told_of_x_is_told_of_it_as_it_came():
+    # Around their mean, which is that of two large rows, the first two are the same in float32.
+    X = np.array([[1e-9], [2e-9], [1], [-3]] * 2, np.float32)
+    X[4:] += 1
+    y = np.arange(8) % 2
+    wanted = [("default", "nn1"), (DIAGNOSTIC, "duplicate_rows")]
+    alone = score_layer(X, y, wanted[1:], SklearnEngine(), Settings())[0].measured.value
+    given = score_layer(X.copy(), y, wanted, TorchEngine(), Settings(), own=True)
+    assert [score.metric for score in given] == ["nn1", "duplicate_rows"]
+    assert given[1].measured.value == alone

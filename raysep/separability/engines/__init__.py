@@ -44,10 +44,12 @@ def open_engine(backend: Backend) -> Engine:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a library said that there is no memory left."""
+    """Whether a library said that there is no memory left: torch and RMM by a type, CUDA's libraries in words."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+    said = str(error).lower()
+    words = isinstance(error, RuntimeError) and ("out of memory" in said or "alloc_failed" in said)
+    return words or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _gpu() -> bool:

@@ -78,12 +78,12 @@ class CumlEngine:
         from cuml.linear_model import LogisticRegression
         from cuml.preprocessing import StandardScaler
 
-        classes, index = np.unique(y, return_inverse=True)
         found = []
         for fold in folds:
             scaler = StandardScaler().fit(placed[fold.train])
             X, X_test = scaler.transform(placed[fold.train]), scaler.transform(placed[fold.test])
-            target = index[fold.train].astype(np.int32)
+            classes, index = np.unique(y[fold.train], return_inverse=True)
+            target = index.astype(np.int32)
             paths = [
                 LogisticRegression(C=C, max_iter=1000, output_type="numpy").fit(X, target).predict(X_test)
                 for C in fold.strengths

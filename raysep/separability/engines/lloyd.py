@@ -73,6 +73,8 @@ def kmeans(rows: Tensor, K: int, starts: int, seed: int) -> Found:
         active = active[still]
         if not len(active):
             break
+    if len(active):
+        labels[active] = assign(rows, centres[active])
     return Found(labels, centres, inertia(rows, labels, centres), iterations)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Distances that are held at once.
 BLOCK_BYTES = 16 * 2**20
+# Each block reads all rows: so many queries make it worth that, whatever memory they take beside so many rows.
+LEAST_QUERIES = 64
 # A squared distance of less than so many roundings of the squares that it is the difference of is not trusted.
 ROUNDINGS = 64
 
@@ -25,13 +27,13 @@ def nearest(rows: Tensor, k: int, queries: Tensor) -> Tensor:
         (Q, k) int32 positions, nearest first, the row itself left out.
     """
     squares = squared_norms(rows)
-    at_once = max(1, BLOCK_BYTES // (4 * len(rows)))
+    at_once = max(LEAST_QUERIES, BLOCK_BYTES // (4 * len(rows)))
     found = torch.empty(len(queries), k, dtype=torch.int32, device=rows.device)
     for first in range(0, len(queries), at_once):
         block = queries[first : first + at_once]
         distances, nearest_of = _search(rows, squares, block, k)
         found[first : first + at_once] = nearest_of
-        rounding = torch.finfo(rows.dtype).eps * (squares[block] + squares.max())
+        rounding = torch.finfo(rows.dtype).eps * (squares[block] + squares[nearest_of[:, 0]])
         unsure = distances[:, 0] + squares[block] < ROUNDINGS * rounding
         if unsure.any():
             again = unsure.nonzero().flatten()

@@ -1,6 +1,7 @@
 """The shared-work engine: all starts, all queries and all fits of a layer in few large products, on CPU or GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -79,30 +80,55 @@ class TorchEngine:
         place = np.empty(len(y), dtype=np.int64)
         place[whole] = np.arange(len(whole))
         labels = torch.from_numpy(index[whole]).to(self.device)
-        found: list[Labels] = []
-        for some in _in_memory(folds, len(whole) * len(classes) * 4):
+        pieces = list(_pieces(folds, y, len(whole) * len(classes) * 4))
+        parts: list[list[Labels]] = [[] for _ in folds]
+        for some in _in_memory(pieces):
             training = torch.zeros(len(some), len(whole), dtype=torch.bool)
-            for position, fold in enumerate(some):
-                training[position, torch.from_numpy(place[fold.train])] = True
-            problems = logistic.problems_of(rows, training.to(self.device), [fold.strengths for fold in some])
+            for row, piece in enumerate(some):
+                training[row, torch.from_numpy(place[folds[piece.fold].train])] = True
+            problems = logistic.problems_of(rows, training.to(self.device), [piece.strengths for piece in some])
             predicted = logistic.fit_predict(rows, labels, len(classes), problems, placed.curvature).cpu().numpy()
             first = 0
-            for fold in some:
-                own = predicted[first : first + len(fold.strengths), place[fold.test]]
-                found.append(classes[own])
-                first += len(fold.strengths)
-        return found
+            for piece in some:
+                own = predicted[first : first + len(piece.strengths), place[folds[piece.fold].test]]
+                parts[piece.fold].append(classes[own])
+                first += len(piece.strengths)
+        return [np.concatenate(own) for own in parts]
 
 
-def _in_memory(folds: Sequence[Fold], bytes_per_fit: int) -> list[list[Fold]]:
-    """Folds in groups whose fits are held at once; each group has one at least."""
-    groups: list[list[Fold]] = [[]]
+@dataclass(frozen=True)
+class _Piece:
+    """Some of a fold's fits.
+
+    Attributes:
+        fold: its position.
+        bytes: of the scores of all of them.
+    """
+
+    fold: int
+    strengths: Sequence[float]
+    bytes: int
+
+
+def _pieces(folds: Sequence[Fold], y: Labels, bytes_per_fit: int) -> Iterator[_Piece]:
+    """The fits of all folds, in pieces that are held at once; one fit at least."""
+    most = max(1, FIT_BYTES // bytes_per_fit)
+    for position, fold in enumerate(folds):
+        # scikit-learn has one vector of weights for two classes, where we have two: the same classifier for half the C.
+        half = 0.5 if len(np.unique(y[fold.train])) == 2 else 1.0
+        for first in range(0, len(fold.strengths), most):
+            own = [half * C for C in fold.strengths[first : first + most]]
+            yield _Piece(position, own, bytes_per_fit * len(own))
+
+
+def _in_memory(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+    """Pieces in groups that are held at once; each group has one at least."""
+    groups: list[list[_Piece]] = [[]]
     held = 0
-    for fold in folds:
-        needs = bytes_per_fit * len(fold.strengths)
-        if groups[-1] and held + needs > FIT_BYTES:
+    for piece in pieces:
+        if groups[-1] and held + piece.bytes > FIT_BYTES:
             groups.append([])
             held = 0
-        groups[-1].append(fold)
-        held += needs
+        groups[-1].append(piece)
+        held += piece.bytes
     return groups

@@ -88,6 +88,19 @@ def test_predictions_are_those_of_converged_fits(engine: Engine):
             assert (ours == model.predict(scaler.transform(X[fold.test]))).mean() > 0.98
 
 
+@pytest.mark.parametrize("present", [2, 3], ids=["two classes", "a third one elsewhere"])
+@pytest.mark.parametrize("C", [1e-3, 1e-1])
+def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, C: float):
+    X, y = blobs([150, 150, 100][:present], spread=4.0, D=50)
+    train = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 0))
+    test = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 1))
+    ours, theirs = (
+        engine.predict(engine.place(X), y, [Fold(train, test, [C])])[0][0]
+        for engine in (TorchEngine(), SklearnEngine())
+    )
+    assert (ours == theirs).mean() > 0.98
+
+
 @ENGINES
 def test_rows_are_around_their_mean(engine: Engine):
     X = (blobs([20, 20])[0] + 1000).astype(np.float32)

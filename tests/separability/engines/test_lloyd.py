@@ -53,3 +53,10 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     whole = lloyd.assign(rows, centres)
     monkeypatch.setattr(lloyd, "BLOCK_BYTES", 4 * 12 * 7)
     assert torch.equal(lloyd.assign(rows, centres), whole)
+
+
+def test_labels_belong_to_the_centres_when_iterations_run_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lloyd, "ITERATIONS", 2)
+    rows = torch.from_numpy(centred(blobs([60, 60, 60], spread=3.0)[0]))
+    found = lloyd.kmeans(rows, 3, 4, 0)
+    assert torch.equal(found.labels, lloyd.assign(rows, found.centres))

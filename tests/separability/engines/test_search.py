@@ -17,6 +17,7 @@ def exactly(X: np.ndarray, k: int) -> np.ndarray:
 @pytest.mark.parametrize("block", [4, 100_000], ids=["row by row", "at once"])
 def test_neighbours_are_exact(block: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(search, "BLOCK_BYTES", block)
+    monkeypatch.setattr(search, "LEAST_QUERIES", 1)
     X = centred(blobs([50, 50], D=16)[0])
     found = search.nearest(torch.from_numpy(X), 20, torch.arange(100)).numpy()
     np.testing.assert_array_equal(found, exactly(X, 20))
