@@ -36,9 +36,21 @@ def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_names_every_command():
     done = raysep("--help")
     assert done.returncode == 0
-    commands = ("run", "finetune", "embed", "score", "report", "layers", "validate", "schema")
+    commands = ("run", "finetune", "embed", "score", "report", "layers", "validate", "plan", "schema")
     for command in (*commands, "submit", "jobs", "stop", "sweep", "history", "compare", "schedule"):
         assert command in done.stdout
+
+
+def test_plan_says_what_a_run_will_take_and_writes_nothing(tmp_path: Path):
+    models = f"models=[{json.dumps(TINY_VIT)}]"
+    done = raysep("plan", QUICKSTART, models, "finetune=null", "score.metrics=[nmi]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test_vit (" in done.stdout
+    assert "forward passes" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    too_much = raysep("plan", QUICKSTART, models, "compute.score_actors=4000", cwd=tmp_path)
+    assert too_much.returncode == 2
+    assert "compute.score_actors" in too_much.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", QUICKSTART, "models.0.nam=x")])

@@ -155,7 +155,7 @@ def read_layer(
         flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.reshape(table.num_rows, -1)
         if not ids:
-            X = np.empty((manifest.rows, vectors.shape[1]), np.float32)
+            X = np.empty((sum(each["rows"] for each in manifest.files), vectors.shape[1]), np.float32)
         X[len(ids) : len(ids) + len(vectors)] = vectors
         ids += table["image_id"].to_pylist()
         labels.append(table["label"].to_numpy())
