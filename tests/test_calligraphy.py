@@ -26,6 +26,8 @@ def run_dir(ray_session, shared_data: Path, tmp_path_factory: pytest.TempPathFac
             f"models.0.pretrained={shared_data / 'weights' / 'mobilenetv2_100.safetensors'}",
             "finetune=null",
             "embed.splits=[unseen]",
+            # Enough blocks for an actor on each CPU.
+            "embed.shard_rows=256",
             "score.metrics=[nmi, knn_purity, nn1]",
             "score.resamples=20",
             "score.max_classes=null",

@@ -34,7 +34,7 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
     return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [2])
 def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]], processes: int):
     run, todo = tasks
     done = list(score_all(run, ScoreConfig(), todo, Pool(processes, 1, 0)))
