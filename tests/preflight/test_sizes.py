@@ -44,7 +44,7 @@ def test_every_forward_pass_and_byte_is_counted(tree: Path):
     assert embedded.work == {"test_resnet": 4 * (24 + seen), "test_vit": 4 * (24 + seen)}
     assert embedded.stored_bytes == 4 * (24 + seen) * (24 + 12) * 2
     assert scored.work == {"test_resnet": 16, "test_vit": 24}
-    assert scored.process_bytes == IMPORTED_BYTES + int(2.5 * 4 * 24 * 16)
+    assert scored.process_bytes == IMPORTED_BYTES + 3 * 4 * 24 * 16
 
 
 def test_models_as_they_are_and_the_paper(tree: Path):
@@ -53,7 +53,7 @@ def test_models_as_they_are_and_the_paper(tree: Path):
     finetuned, embedded, scored = stages(config, split, planned_trials(config), SIZES, DESK)
     assert finetuned.work == {}
     assert embedded.work == {"test_resnet": 24, "test_vit": 24}
-    assert scored.process_bytes == IMPORTED_BYTES + int(4.5 * 4 * 24 * 16)
+    assert scored.process_bytes == IMPORTED_BYTES + 5 * 4 * 24 * 16
 
 
 def test_what_cannot_fit_is_refused_with_what_to_do():

@@ -24,7 +24,8 @@ def open_engine(backend: Backend) -> Engine:
     """The engine for a configured backend.
 
     `auto` takes cuML where a GPU and the package are there, else torch, on the GPU if there is one. On CPUs torch was
-    never slower than scikit-learn, from 100 x 16 to 50,000 x 768 (`jobs/benchmarks/scoring.py --part sizes`).
+    never slower than scikit-learn, from 100 x 16 to 5,000 x 384, so that no size needs the other
+    (`jobs/benchmarks/scoring.py --part sizes`).
 
     Raises:
         UsageError: `cuml` is asked for and can't be used.
