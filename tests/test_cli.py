@@ -43,7 +43,8 @@ def test_help_names_every_command():
 
 def test_plan_says_what_a_run_will_take_and_writes_nothing(tmp_path: Path):
     models = f"models=[{json.dumps(TINY_VIT)}]"
-    done = raysep("plan", QUICKSTART, models, "finetune=null", "score.metrics=[nmi]", cwd=tmp_path)
+    short = ("finetune=null", "score.metrics=[nmi]", "baselines={untrained: false, pixels: null}")
+    done = raysep("plan", QUICKSTART, models, *short, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "test_vit (" in done.stdout
     assert "forward passes" in done.stdout
