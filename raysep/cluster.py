@@ -139,7 +139,6 @@ def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
         Node addresses and the paths missing there; empty where every node sees all of them.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0)
     def missing() -> list[str]:
@@ -148,19 +147,22 @@ def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2 or not paths:
         return {}
-    asked = [
-        missing.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-        for node in nodes
-    ]
-    answers = zip(nodes, ray.get(asked), strict=True)
+    answers = zip(nodes, ray.get(_asked_on(nodes, missing)), strict=True)
     return {node["NodeManagerAddress"]: found for node, found in answers if found}
+
+
+def _asked_on(nodes: Sequence[dict[str, Any]], task: Any) -> list[Any]:
+    """A remote function begun on each node, and on no other."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    return [task.options(scheduling_strategy=place).remote() for place in places]
 
 
 def gpu_memory() -> int | None:
     """Bytes of the smallest GPU that answers; None where none does."""
     import ray
     from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0, num_gpus=0.01)
     def measured() -> int | None:
@@ -169,10 +171,7 @@ def gpu_memory() -> int | None:
         return int(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    asked = [
-        measured.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-        for node in nodes
-    ]
+    asked = _asked_on(nodes, measured)
     # A GPU that another run holds is not waited for.
     ready, busy = ray.wait(asked, num_returns=len(asked), timeout=GPU_ANSWER_S) if asked else ([], [])
     for task in busy:

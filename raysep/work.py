@@ -115,14 +115,17 @@ def pending_shard_sets(
     return pending, there
 
 
+def wanted_of(config: RunConfig) -> list[Wanted]:
+    """Every score of a layer that the configuration asks for, and its diagnostics."""
+    scores = [(protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics]
+    return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
+
+
 def score_tasks(
     config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
 ) -> list[table.Task]:
     """A task for each layer of each shard set, with every score that the configuration asks for."""
-    wanted: list[Wanted] = [
-        (protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics
-    ]
-    wanted += [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
+    wanted = wanted_of(config)
     seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
     return [
         table.Task(

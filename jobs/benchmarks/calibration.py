@@ -11,9 +11,7 @@ K classes of n images each, D features: Gaussians around K random centres, whose
 less, so that neighbouring classes overlap. Layers share half of their noise, as layers of one network do.
 """
 
-import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from figures import Figure, chosen, emit
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -33,7 +32,6 @@ from raysep.separability.names import METRICS, Metric
 
 K, D = 5, 32
 SEPARATION = 0.8
-Figure = dict[str, Any]
 # Here k-means has two answers of about the same inertia: no half can say which one other images would give.
 UNSTABLE = 0.6
 # One layer is better than the others, one is close to it, the last is clearly worse.
@@ -138,21 +136,22 @@ def choices(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
     for name, separations in (("equal", [SEPARATION] * len(UNEQUAL)), ("unequal", list(UNEQUAL))):
         found = run(workers, bars, bars.selections, separations, SELECTED)
         for metric in SELECTED:
-            chosen = selections(found, metric, bars.images, equal=name == "equal")
+            one = selections(found, metric, bars.images, equal=name == "equal")
             if name == "equal":
-                yield figure(
-                    f"bias of naive g, equal layers, {metric}", chosen.naive_bias, "> 0", chosen.naive_bias > 0
-                )
+                yield figure(f"bias of naive g, equal layers, {metric}", one.naive_bias, "> 0", one.naive_bias > 0)
             # Where layers differ, half of the images choose a worse one more often than all of them do.
             bar = f"< {bars.bias}" if name == "equal" else "none: reported"
-            holds = abs(chosen.corrected_bias) < bars.bias if name == "equal" else None
-            yield figure(f"bias of corrected g, {name} layers, {metric}", chosen.corrected_bias, bar, holds)
-            holds = chosen.left_out <= bars.left_out
+            holds = abs(one.corrected_bias) < bars.bias if name == "equal" else None
+            yield figure(f"bias of corrected g, {name} layers, {metric}", one.corrected_bias, bar, holds)
+            holds = one.left_out <= bars.left_out
             yield figure(
-                f"tied set leaves out the best, {name} layers, {metric}", chosen.left_out, f"<= {bars.left_out}", holds
+                f"tied set leaves out the best, {name} layers, {metric}",
+                one.left_out,
+                f"<= {bars.left_out}",
+                holds,
             )
             yield figure(
-                f"coverage of corrected g, {name} layers, {metric}", chosen.corrected_coverage, "none: reported", None
+                f"coverage of corrected g, {name} layers, {metric}", one.corrected_coverage, "none: reported", None
             )
 
 
@@ -189,17 +188,10 @@ def main(
     part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; unset: all.")] = None,
 ) -> None:
     """Print the figures; exit 1 where a bar is missed."""
-    for name in part or []:
-        if name not in PARTS:
-            raise typer.BadParameter(f"no part {name!r}; there are {', '.join(PARTS)}")
-    missed = False
-    count = processes or os.cpu_count() or 1
+    asked, count = chosen(PARTS, part), processes or os.cpu_count() or 1
     with ProcessPoolExecutor(count, initializer=threadpool_limits, initargs=(1,)) as workers:
-        for name in part or PARTS:
-            for line in PARTS[name](QUICK if quick else FULL, workers):
-                print(json.dumps(line), flush=True)
-                missed |= line["holds"] is False
-    sys.exit(1 if missed else 0)
+        # The short form has bars of its own.
+        emit((line for measure in asked for line in measure(QUICK if quick else FULL, workers)), quick=False)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 import timm
 import torch
 import typer
-from figures import Figure, at_least, at_most, emit, figure, in_turn, seconds
+from figures import Figure, at_least, at_most, chosen, emit, figure, in_turn, seconds
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
@@ -278,11 +278,8 @@ def main(
     if script_of is not None:
         script(*script_of.split(","))
         return
-    unknown = [name for name in part or [] if name not in PARTS]
-    if unknown:
-        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     size = QUICK if quick else FULL
-    emit((line for name in part or PARTS for line in PARTS[name](size)), quick)
+    emit((line for measure in chosen(PARTS, part) for line in measure(size)), quick)
 
 
 if __name__ == "__main__":

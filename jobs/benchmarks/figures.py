@@ -7,10 +7,13 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import typer
 
 Figure = dict[str, Any]
+P = TypeVar("P")
 
 
 def figure(name: str, value: float, bar: str, holds: bool | None, unit: str, how: str) -> Figure:
@@ -41,6 +44,14 @@ def in_turn(times: int, *sides: Callable[[], object]) -> list[float]:
         side()
     taken = [[seconds(side) for side in sides] for _ in range(times)]
     return [statistics.median(column) for column in zip(*taken, strict=True)]
+
+
+def chosen(parts: Mapping[str, P], asked: Sequence[str] | None) -> list[P]:
+    """The parts that are asked for by name, all of them if none is. Raises typer.BadParameter for other names."""
+    unknown = [name for name in asked or [] if name not in parts]
+    if unknown:
+        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
+    return [parts[name] for name in asked or parts]
 
 
 def emit(figures: Iterable[Figure], quick: bool) -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 from extraction import BATCH, BLOCK, LIGHT, World
-from figures import Figure, at_least, at_most, emit, seconds
+from figures import Figure, at_least, at_most, chosen, emit, seconds
 from PIL import Image
 
 from raysep.cluster import connection
@@ -234,11 +234,8 @@ def main(
     part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; unset: all.")] = None,
 ) -> None:
     """Print the figures; exit 1 where a bar is missed."""
-    unknown = [name for name in part or [] if name not in PARTS]
-    if unknown:
-        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     size = QUICK if quick else FULL
-    emit((line for name in part or PARTS for line in PARTS[name](size)), quick)
+    emit((line for measure in chosen(PARTS, part) for line in measure(size)), quick)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from figures import Figure, at_least, at_most, emit, figure, in_turn, seconds
+from figures import Figure, at_least, at_most, chosen, emit, figure, in_turn, seconds
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -305,11 +305,8 @@ def main(
     if memory_of is not None:
         memory(*map(int, memory_of.split(",")))
         return
-    unknown = [name for name in part or [] if name not in PARTS]
-    if unknown:
-        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     size = QUICK if quick else FULL
-    emit((line for name in part or PARTS for line in PARTS[name](size)), quick)
+    emit((line for measure in chosen(PARTS, part) for line in measure(size)), quick)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ import torch
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from raysep import planning
 from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.data.sources import Reader
 from raysep.preflight import speed
-from raysep.preflight.sizes import ModelSize, Stage, evaluated, in_units, require_room, stages
+from raysep.preflight.sizes import ModelSize, Stage, embed_pool, evaluated, in_units, require_room, stages
 from raysep.resources import Resources
 from raysep.storage import Storage, is_uri
 from raysep.work import planned_trials, role_of, splits_of
@@ -71,7 +70,7 @@ def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], clu
     rows, reader = splits.select(split, role), readers[role]
     configs = {trial.model.id: trial.model for trial in trials}
     # As the processes that do the work: one thread each where each has a CPU.
-    threads = planning.embed_plan(config.compute, cluster, sum(own.sets for own in kept.values())).embed.threads
+    threads = embed_pool(config, kept, cluster).threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -84,7 +83,7 @@ def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], clu
             batch = config.finetune.batch_size if config.finetune else 0
             for key, probe in probes.items():
                 decoding, embedding = probe.decoding(), probe.embedding(config)
-                seconds["embed"] += kept[key].images * (embedding + decoding / min(8, kept[key].checkpoints))
+                seconds["embed"] += kept[key].images * (embedding + decoding / kept[key].at_once)
                 trained = found[0].work.get(key, 0)
                 seconds["finetune"] += trained * (probe.training(batch) + batch * decoding) if trained else 0.0
             classes = len(set(rows["label"].to_pylist()))

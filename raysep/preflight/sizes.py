@@ -75,6 +75,11 @@ class Evaluated:
     sets: int
     largest: int
 
+    @property
+    def at_once(self) -> int:
+        """Checkpoints that share each decoded image."""
+        return min(CHECKPOINTS_AT_ONCE, self.checkpoints)
+
 
 def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> dict[str, Evaluated]:
     """By model id. Of the hyperparameters that are tried one setting is chosen, which is evaluated with every seed."""
@@ -94,6 +99,12 @@ def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> di
             len(kinds) * steps[model_id], sum(counts), len(counts) * steps[model_id], max(counts) // steps[model_id]
         )
     return found
+
+
+def embed_pool(config: RunConfig, kept: Mapping[str, Evaluated], cluster: Resources) -> planning.Pool:
+    """The actors that embed what is evaluated."""
+    blocks = sum(-(-own.images // own.at_once // config.embed.shard_rows) for own in kept.values())
+    return planning.embed_plan(config.compute, cluster, blocks).embed
 
 
 def stages(
@@ -117,9 +128,7 @@ def stages(
         IMPORTED_BYTES + TRAINING_COPIES * heaviest,
         min(len(trials), _places(planning.trial_pool(config.compute, cluster, len(trials)), cluster)),
     )
-    blocks = sum(-(-own.images // config.embed.shard_rows) for own in kept.values())
-    at_once = {key: min(CHECKPOINTS_AT_ONCE, own.checkpoints) for key, own in kept.items()}
-    pool = planning.embed_plan(config.compute, cluster, blocks).embed
+    pool = embed_pool(config, kept, cluster)
     embedding = Stage(
         "embed",
         {key: own.images for key, own in kept.items()},
@@ -128,8 +137,8 @@ def stages(
         IMPORTED_BYTES
         + max(
             # Vectors of a block, as they come and as the file that is made of them.
-            count * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
-            for key, count in at_once.items()
+            own.at_once * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
+            for key, own in kept.items()
         ),
         pool.processes,
     )

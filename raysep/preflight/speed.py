@@ -17,8 +17,9 @@ from raysep.models.build import create, preprocessing_of
 from raysep.models.taps import open_layers
 from raysep.preflight.sizes import ModelSize
 from raysep.separability.engines import open_engine
-from raysep.separability.layer import Settings
+from raysep.separability.layer import settings_of
 from raysep.separability.scoring import score_layer
+from raysep.work import wanted_of
 
 # Images of the probe, and of the smaller of two layers whose scoring is timed.
 PROBED_IMAGES, SCORED_IMAGES = 32, 300
@@ -88,10 +89,7 @@ class ModelProbe:
 
 def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
     """Seconds to score one layer of N images: from two small ones, since time grows with a power of N."""
-    wanted: list[tuple[str, str]] = [
-        (protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics
-    ]
-    settings = Settings(config.score.seed, config.score.resamples, config.score.max_classes, config.score.sample)
+    wanted, settings = wanted_of(config), settings_of(config.score)
     engine = open_engine(config.score.backend)
     rng = np.random.default_rng(0)
     taken = []

@@ -13,9 +13,8 @@ from raysep.cluster import errors_of
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.planning import Pool
-from raysep.separability.engines import open_engine
-from raysep.separability.engines.torch import TorchEngine
-from raysep.separability.layer import Settings
+from raysep.separability.engines import open_engines
+from raysep.separability.layer import settings_of
 from raysep.separability.memory import return_gpu_memory
 from raysep.separability.scoring import score_layer_somewhere
 from raysep.separability.table import Row, Task
@@ -42,9 +41,7 @@ class Scorer:
         torch.set_num_threads(threads)
         self._limits = threadpool_limits(threads)
         self._run, self._config = run, config
-        self._engines = [open_engine(config.backend)]
-        if self._engines[0].gpu:
-            self._engines.append(TorchEngine("cpu"))
+        self._engines = open_engines(config.backend)
         self._meter = Meter(ray.util.get_node_ip_address())
 
     def score(self, task: Task) -> tuple[list[Row], Report]:
@@ -69,11 +66,6 @@ class Scorer:
     @property
     def _iterations(self) -> int:
         return sum(engine.iterations for engine in self._engines)
-
-
-def settings_of(config: ScoreConfig) -> Settings:
-    """What `score` of the configuration says of how layers are scored."""
-    return Settings(config.seed, config.resamples, config.max_classes, config.sample)
 
 
 @dataclass

@@ -15,7 +15,7 @@ def _estimated(layer: Layer) -> float | None:
 
 # Diagnostics that can be told of any X, and those that need finite values and two classes.
 ALWAYS: dict[str, Callable[[Layer], float | None]] = {
-    "nonfinite_rows": lambda layer: health.nonfinite_rows(layer.X),
+    "nonfinite_rows": lambda layer: layer.nonfinite,
     "constant_features": lambda layer: health.constant_features(layer.X),
     "duplicate_rows": lambda layer: health.duplicate_rows(layer.X),
 }

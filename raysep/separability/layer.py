@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from raysep.config import ScoreConfig
 from raysep.separability import halves, sampling
 from raysep.separability.engines import Engine, SklearnEngine, Starts
 from raysep.separability.few_shot import FewShot, NearestMeans
@@ -43,6 +44,11 @@ class Settings:
     resamples: int = 200
     max_classes: int | None = 20
     sample: int | None = None
+
+
+def settings_of(config: ScoreConfig) -> Settings:
+    """What `score` of the configuration says of how layers are scored."""
+    return Settings(config.seed, config.resamples, config.max_classes, config.sample)
 
 
 class Layer:
@@ -91,10 +97,15 @@ class Layer:
         result: T = self._shared[place]
         return result
 
-    @cached_property
+    @property
+    def nonfinite(self) -> int:
+        """Images with NaN or infinity."""
+        return self.once("nonfinite", compute=lambda: nonfinite_rows(self.X))
+
+    @property
     def scorable(self) -> bool:
         """Whether any score is defined: finite, and two classes or more."""
-        return self.n_classes > 1 and nonfinite_rows(self.X) == 0
+        return self.n_classes > 1 and self.nonfinite == 0
 
     @property
     def purity_k(self) -> int:
@@ -191,8 +202,10 @@ class Layer:
         in_a = self._halves_of(y)
         if in_a is None:
             return None
-        classifier = self._nearest_means if self.halved is None and self.queries is None else None
-        classifier = classifier or self.once("halved_means", compute=lambda: NearestMeans(rows, y))
+        if self.halved is None and self.queries is None:
+            classifier = self._nearest_means
+        else:
+            classifier = self.once("halved_means", compute=lambda: NearestMeans(rows, y))
         return halves.few_shot_on_halves(classifier, shots, in_a, self.seed)
 
     @property

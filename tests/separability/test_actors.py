@@ -8,8 +8,9 @@ from raysep.config import ScoreConfig
 from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
 from raysep.models.layers import Layer
 from raysep.planning import Pool
-from raysep.separability.actors import score_all, settings_of
+from raysep.separability.actors import score_all
 from raysep.separability.engines import open_engine
+from raysep.separability.layer import settings_of
 from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.separability.scoring import score_layer
 from raysep.separability.table import Task
@@ -34,10 +35,9 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
     return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
 
 
-@pytest.mark.parametrize("processes", [2])
-def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]], processes: int):
+def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]]):
     run, todo = tasks
-    done = list(score_all(run, ScoreConfig(), todo, Pool(processes, 1, 0)))
+    done = list(score_all(run, ScoreConfig(), todo, Pool(2, 1, 0)))
     found = {task.layer.index: rows for task, rows, _ in done}
     assert len(found) == len(done) == len(todo)
     assert all(report.counts["kmeans_iterations"] > 0 for *_, report in done)

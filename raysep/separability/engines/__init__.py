@@ -10,7 +10,7 @@ from raysep.separability.engines.base import Engine, Fold, Starts
 from raysep.separability.engines.sklearn import SklearnEngine
 from raysep.separability.names import Backend
 
-__all__ = ["Engine", "Fold", "SklearnEngine", "Starts", "cuml_problem", "open_engine", "out_of_memory"]
+__all__ = ["Engine", "Fold", "SklearnEngine", "Starts", "cuml_problem", "open_engine", "open_engines", "out_of_memory"]
 
 
 def cuml_problem() -> str | None:
@@ -42,6 +42,16 @@ def open_engine(backend: Backend) -> Engine:
     from raysep.separability.engines.torch import TorchEngine
 
     return TorchEngine("cuda" if _gpu() else "cpu")
+
+
+def open_engines(backend: Backend) -> list[Engine]:
+    """The engine for a backend, and where that one is on a GPU, torch on the CPU behind it. Raises as `open_engine`."""
+    first = open_engine(backend)
+    if not first.gpu:
+        return [first]
+    from raysep.separability.engines.torch import TorchEngine
+
+    return [first, TorchEngine("cpu")]
 
 
 def out_of_memory(error: BaseException) -> bool:
