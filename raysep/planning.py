@@ -84,7 +84,9 @@ def embed_plan(compute: ComputeConfig, cluster: Resources, blocks: int) -> Embed
     left = sum(int(node_cpus) for node_cpus, _ in cluster.reachable) - int(actors * cpus)
     decoders = min(left, blocks) if compute.decode_actors is None else compute.decode_actors
     if decoders < 1:
-        return EmbedPlan(Pool(actors, max(1.0, cpus), gpus))
+        # They decode themselves then, each on a CPU of its own.
+        cpus = max(1.0, cpus)
+        return EmbedPlan(Pool(compute.embed_actors or max(1, cluster.places(cpus, gpus)), cpus, gpus))
     return EmbedPlan(Pool(actors, cpus, gpus), Pool(decoders, 1.0, 0.0))
 
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raysep import planning
@@ -75,6 +75,7 @@ def test_what_fits_is_accepted():
     planning.check(ComputeConfig(gpus_per_trial=0.5, gpus_per_embed_actor=1, embed_actors=4), GPUS)
 
 
+@example(nodes=[(1, 2)], blocks=1, decode=0)
 @given(
     st.lists(st.tuples(st.integers(1, 64), st.sampled_from([0, 1, 2, 8])), min_size=1, max_size=4),
     st.integers(1, 500),
