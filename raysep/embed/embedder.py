@@ -14,6 +14,7 @@ from raysep.data.sources import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.layers import Layer
+from raysep.models.layout import fastest_layout
 from raysep.models.meta import CheckpointMeta
 from raysep.models.taps import open_layers
 from raysep.storage import Storage
@@ -91,6 +92,8 @@ class Embedder:
             sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []
         )
         self._device, self._dtype = device, autocast_dtype(precision, device)
+        # Of one model, all checkpoints lie alike.
+        (self._layout,) = {fastest_layout(model, size, device, self._dtype) for model in self._models}
         # Images of a forward pass: less than a batch where memory has run out before.
         self._at_once: int | None = None
 
@@ -150,5 +153,5 @@ class Embedder:
             torch.inference_mode(),
             torch.autocast(torch.device(self._device).type, dtype=self._dtype, enabled=self._dtype is not None),
         ):
-            inputs = self.preprocessing.normalize(pixels.to(self._device))
+            inputs = self.preprocessing.normalize(pixels.to(self._device)).to(memory_format=self._layout)
             return [model(inputs).cpu() for model in self._models]

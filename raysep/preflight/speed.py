@@ -14,6 +14,7 @@ from raysep.data.images import load_batch
 from raysep.data.sources import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layout import fastest_layout
 from raysep.models.taps import open_layers
 from raysep.preflight.sizes import ModelSize
 from raysep.separability.engines import open_engine
@@ -40,6 +41,7 @@ class ModelProbe:
         self._preprocessing = preprocessing_of(self._model, model)
         size = (self._preprocessing.channels, *self._preprocessing.size)
         self._layered = open_layers(self._model, size, model).eval()
+        self._image_size = size
         rows = rows.slice(0, PROBED_IMAGES)
         self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
         self._reader = reader
@@ -58,10 +60,11 @@ class ModelProbe:
         """Seconds of one image's forward pass."""
         pixels = self._batch()
         dtype = autocast_dtype(config.embed.precision, self._device)
+        layout = fastest_layout(self._layered, self._image_size, self._device, dtype)
 
         def forward() -> None:
             with torch.inference_mode(), torch.autocast(self._device, dtype=dtype, enabled=dtype is not None):
-                self._layered(self._preprocessing.normalize(pixels)).cpu()
+                self._layered(self._preprocessing.normalize(pixels).to(memory_format=layout)).cpu()
 
         return _second_time(forward) / len(pixels)
 

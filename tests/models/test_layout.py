@@ -1,0 +1,42 @@
+"""The layout of images and weights in memory changes the speed and not the layers."""
+
+import pytest
+import torch
+
+from raysep.config import ModelConfig
+from raysep.models.build import create
+from raysep.models.layout import fastest_layout
+from raysep.models.taps import LayeredModel, open_layers
+from tests.conftest import TINY_CNN, TINY_VIT
+
+SIZE = (3, 32, 32)
+
+
+def opened(section: dict[str, object]) -> LayeredModel:
+    config = ModelConfig.model_validate(section)
+    torch.manual_seed(0)
+    return open_layers(create(config), SIZE, config).eval()
+
+
+@pytest.mark.parametrize("section", [TINY_CNN, TINY_VIT])
+def test_layers_are_the_same(section: dict[str, object]):
+    plain, fast = opened(section), opened(section)
+    layout = fastest_layout(fast, SIZE, "cpu", None)
+    assert layout is torch.channels_last
+    x = torch.randn(4, *SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x.to(memory_format=layout)), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_wants_contiguous_features_gets_them(monkeypatch: pytest.MonkeyPatch):
+    model = opened(TINY_CNN)
+    forward = model.forward
+
+    def picky(x: torch.Tensor) -> torch.Tensor:
+        x.view(len(x), -1)
+        return forward(x)
+
+    monkeypatch.setattr(model, "forward", picky)
+    assert fastest_layout(model, SIZE, "cpu", None) is torch.contiguous_format
+    assert all(value.is_contiguous() for value in model.parameters())
+    model(torch.zeros(1, *SIZE))
