@@ -13,7 +13,7 @@ from raysep.storage import place_exists
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
     """`check_images`, and whether there is something to train on."""
     readers, split = check_images(config.data)
-    if config.finetune is not None and SEEN_TRAIN not in set(split["role"].to_pylist()):
+    if config.finetune is not None and SEEN_TRAIN not in split["role"].unique().to_pylist():
         raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
     return readers, split
 

@@ -75,7 +75,7 @@ def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialR
 
 def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
     """The splits that are evaluated and have images: unseen, seen, and the domains."""
-    roles = set(split["role"].to_pylist())
+    roles = set(split["role"].unique().to_pylist())
     return [name for name in [*config.embed.splits, *(d.name for d in config.data.domains)] if role_of(name) in roles]
 
 

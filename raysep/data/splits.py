@@ -118,15 +118,17 @@ def select(split: pa.Table, role: str, rotation: int = 0) -> pa.Table:
 def seen_classes(split: pa.Table, rotation: int = 0) -> list[str]:
     """Class names by label, as the classifier's outputs have them."""
     rows = pa.concat_tables([select(split, role, rotation) for role in (SEEN_TRAIN, SEEN_TEST)])
-    return sorted(set(rows["class_name"].to_pylist()))
+    return sorted(rows["class_name"].unique().to_pylist())
 
 
 def fingerprint(split: pa.Table) -> str:
     """SHA-256 of the ids, labels and roles: what a run's results are about."""
     digest = hashlib.sha256()
     names = ("image_id", "class_name", "label", "role", "rotation")
-    for row in zip(*(split[name].to_pylist() for name in names), strict=True):
-        digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
+    # Piece by piece: all of them as Python's objects would be many times the table.
+    for piece in split.select(names).to_batches(max_chunksize=4096):
+        for row in zip(*(column.to_pylist() for column in piece.columns), strict=True):
+            digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
     return digest.hexdigest()
 
 

@@ -86,7 +86,7 @@ def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], clu
                 seconds["embed"] += kept[key].images * (embedding + decoding / kept[key].at_once)
                 trained = found[0].work.get(key, 0)
                 seconds["finetune"] += trained * (probe.training(batch) + batch * decoding) if trained else 0.0
-            classes = len(set(rows["label"].to_pylist()))
+            classes = len(rows["label"].unique())
             # One layer stands for all of them: of their mean size.
             sets = sum(own.sets for own in kept.values())
             dims = [dim for size in models.values() for dim in size.dims]

@@ -56,6 +56,6 @@ def _classes(run: Run) -> dict[str, int]:
     """The number of classes of each split, and of unseen images, in the first rotation."""
     found = {}
     for name in work.splits_of(run.config, run.split):
-        found[name] = len(set(splits.select(run.split, work.role_of(name))["class_name"].to_pylist()))
+        found[name] = len(splits.select(run.split, work.role_of(name))["class_name"].unique())
     found["unseen_images"] = splits.select(run.split, splits.UNSEEN).num_rows
     return found

@@ -62,8 +62,9 @@ def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], shots: int) -> floa
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
     drawn = shots / sizes
     as_image = (per_image - per_image.mean()) / Q
-    labelled = found.labelled.astype(np.float64)
-    effect = (labelled * (accuracies - accuracies.mean())[:, None]).sum(axis=0) / np.maximum(labelled.sum(axis=0), 1)
+    # einsum reads booleans piece by piece; a product would make floats of all of them first.
+    effect = np.einsum("r,rn->n", accuracies - accuracies.mean(), found.labelled)
+    effect /= np.maximum(found.labelled.sum(axis=0), 1)
     as_example = effect * drawn[index]
     share = float(drawn.mean())
     of_images = float((as_image**2).sum())

@@ -19,6 +19,8 @@ DRAWS = 100
 KEPT_IMAGES = 6000
 # Scores of so many floats are held at once.
 CHUNK = 2_000_000
+# Queries whose rows are taken out of all at once.
+BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ class NearestMeans:
         """
         R, K, shots = chosen.shape
         N, Q = len(self._rows), len(self.queries)
-        asked = self._rows if self._all else self._rows[self.queries]
         found = np.empty((R, Q), dtype=np.int32)
-        at_once = max(1, CHUNK // (Q * K))
+        # Blocks of queries, so that what is taken of the rows is never a second copy of most of them.
+        block = Q if self._all else min(Q, BLOCK)
+        at_once = max(1, CHUNK // (block * K))
         for first in range(0, R, at_once):
             some = chosen[first : first + at_once]
             # Scores are half of the squared distance, less the image's own square, with the other sign.
@@ -83,12 +86,17 @@ class NearestMeans:
             if self._products is not None:
                 scores = weights @ self._products
                 squares = np.asarray(weights.multiply(scores).sum(axis=1)).reshape(-1, 1)
-            else:
-                means = weights @ self._rows
+                scores -= squares / 2
+                found[first : first + at_once] = scores.reshape(-1, K, Q).argmax(axis=1)
+                continue
+            means = weights @ self._rows
+            squares = (means**2).sum(axis=1, keepdims=True)
+            for begin in range(0, Q, block):
+                asked = self._rows if self._all else self._rows[self.queries[begin : begin + block]]
                 scores = means @ asked.T
-                squares = (means**2).sum(axis=1, keepdims=True)
-            scores -= squares / 2
-            found[first : first + at_once] = scores.reshape(-1, K, Q).argmax(axis=1)
+                scores -= squares / 2
+                nearest = scores.reshape(-1, K, len(asked)).argmax(axis=1)
+                found[first : first + at_once, begin : begin + block] = nearest
         return found
 
     def classify(self, shots: int, seed: int, draws: int = DRAWS) -> FewShot | None:

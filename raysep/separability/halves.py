@@ -71,8 +71,9 @@ def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
         per_image: (N,) the score of each image.
         in_a: (N, S) as `draw_halves` gives it.
     """
-    values = [(per_image @ members) / members.sum(axis=0) for members in (in_a, ~in_a)]
-    return np.stack(values, axis=1)
+    # einsum reads booleans piece by piece; a product would make floats of all of them first.
+    of_a, in_all = np.einsum("n,ns->s", per_image, in_a), in_a.sum(axis=0)
+    return np.stack([of_a / in_all, (per_image.sum() - of_a) / (len(in_a) - in_all)], axis=1)
 
 
 def purity_on_halves(
