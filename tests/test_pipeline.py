@@ -150,7 +150,7 @@ def test_rotations_domains_and_named_modules(ray_session, tree: Path, tmp_path: 
             ],
         },
         models=[{**TINY_VIT, "layers": ["all", "blocks.*.mlp.act"], "pooling": ["cls", "mean"]}],
-        finetune={"steps": 2, "batch_size": 8},
+        finetune={"steps": 2, "evaluate_at": [2], "batch_size": 8},
         score={"metrics": ["nmi", "nn1"], "resamples": 20},
     )
     summary, lines = go(found)
@@ -184,26 +184,7 @@ def test_rotations_domains_and_named_modules(ray_session, tree: Path, tmp_path: 
     assert model.headline in page
 
 
-def test_stages_one_by_one_say_what_they_need(ray_session, tree: Path, tmp_path: Path):
-    found = config(tree, tmp_path / "run", models=[TINY_CNN])
-    with pytest.raises(StageError, match="raysep finetune"):
-        go(found, "embed")
-    with pytest.raises(StageError, match="raysep embed"):
-        go(found, "score")
-    go(found, "finetune")
-    go(found, "embed")
-    summary, _ = go(found, "report")
-    assert summary is not None
-    assert "20 of 20 layers are not scored yet" in summary.left_out
-    go(found, "score")
-    summary, _ = go(found, "report")
-    assert summary is not None
-    assert summary.left_out == []
-    with pytest.raises(StageError, match="raysep run"):
-        go(config(tree, tmp_path / "none", models=[TINY_CNN]), "report")
-
-
-def test_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_path: Path):
+def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_path: Path):
     found = config(
         tree,
         tmp_path / "run",
@@ -212,8 +193,21 @@ def test_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_
         models=[TINY_VIT],
         score={"protocols": ["default", "paper"], "metrics": ["nmi", "knn_purity"]},
     )
-    summary, _ = go(found)
+    with pytest.raises(StageError, match="raysep run"):
+        go(found, "report")
+    with pytest.raises(StageError, match="raysep finetune"):
+        go(found, "embed")
+    with pytest.raises(StageError, match="raysep embed"):
+        go(found, "score")
+    go(found, "finetune")
+    go(found, "embed")
+    summary, _ = go(found, "report")
     assert summary is not None
+    assert "4 of 4 layers are not scored yet" in summary.left_out
+    go(found, "score")
+    summary, _ = go(found, "report")
+    assert summary is not None
+    assert summary.left_out == []
     assert (summary.unseen_classes, summary.unseen_images) == (5, 60)
     assert summary.models[0].seen_accuracy is None
     rows = scores(tmp_path / "run")
@@ -221,37 +215,36 @@ def test_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_
     assert {row["protocol"] for row in rows} == {"default", "paper", "diagnostic"}
 
 
-def test_unreadable_images_are_listed_and_too_many_stop_the_run(ray_session, tree: Path, tmp_path: Path):
+def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(
+    ray_session, tree: Path, tmp_path: Path
+):
     for name in ("d/001.png", "a/001.png"):
         (tree / name).write_bytes(b"not an image")
-    found = config(tree, tmp_path / "run", models=[TINY_CNN])
-    summary, _ = go(found)
-    assert summary is not None
-    assert set(summary.unreadable_images) == {"d/001.png", "a/001.png"}
-    assert any("2 images can't be read" in item for item in summary.left_out)
-    assert "d/001.png" in (tmp_path / "run" / "report" / "index.html").read_text()
-    assert {row["n"] for row in scores(tmp_path / "run") if row["split"] == "unseen"} == {23}
-    for index in range(6):
-        (tree / "e" / f"00{index}.png").write_bytes(b"")
-    with pytest.raises(StageError, match=r"7 of 24 images can't be read.*empty file"):
-        go(config(tree, tmp_path / "other", models=[TINY_CNN]))
-    assert not list((tmp_path / "other").glob("embeddings/**/split=unseen/_manifest.json"))
-
-
-def test_a_model_that_fails_is_said_and_others_go_on(ray_session, tree: Path, tmp_path: Path):
     found = config(
         tree, tmp_path / "run", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": [1e30, 1e-3]}
     )
     summary, lines = go(found)
     assert summary is not None
+    assert set(summary.unreadable_images) == {"d/001.png", "a/001.png"}
+    assert any("2 images can't be read" in item for item in summary.left_out)
+    assert "d/001.png" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert {row["n"] for row in scores(tmp_path / "run") if row["split"] == "unseen"} == {23}
     assert "test_resnet trial 0 failed" in lines
     assert any("trial 0" in item and "smaller learning rate" in item for item in summary.left_out)
     assert summary.models[0].hyperparameters["learning_rate"] == 1e-3
+
+
+def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(ray_session, tree: Path, tmp_path: Path):
     every = config(
         tree, tmp_path / "none", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": 1e30}
     )
     with pytest.raises(StageError, match=r"no trial finished.*smaller learning rate"):
         go(every)
+    for index in range(7):
+        (tree / "e" / f"00{index}.png").write_bytes(b"")
+    with pytest.raises(StageError, match=r"7 of 24 images can't be read.*empty file"):
+        go(config(tree, tmp_path / "other", models=[TINY_CNN], finetune=None))
+    assert not list((tmp_path / "other").glob("embeddings/**/split=unseen/_manifest.json"))
 
 
 @pytest.mark.parametrize(
