@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from raysep import interrupts
 from raysep.errors import RaysepError, StageError
 from raysep.resources import Resources, Shape, launcher_shapes
 
@@ -40,6 +41,7 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if not verbose:
         # Tune's new output prints a frame even where it is told to print nothing; its old one doesn't.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -67,6 +69,8 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
             raise RaysepError(f"{address} is no Ray cluster that lets us in: {error}. {TOKEN_HELP}") from None
         except AuthenticationError as error:
             raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
+    # Ray ends the process at SIGTERM, in a way of its own.
+    interrupts.rearm()
     try:
         yield _resources(may_add)
     finally:

@@ -4,10 +4,21 @@ RaysepError                    exit code 1: the work was begun and could not be 
 ├── UsageError                 exit code 2: asked for in a wrong way; nothing was started or written
 │   ├── ConfigError            the configuration, key by key
 │   └── RunDirError            a run directory that belongs to another configuration or other data
-└── StageError                 a stage failed; what was committed before it stays valid
+├── StageError                 a stage failed; what was committed before it stays valid
+├── StorageError               a disk or an object store said no; also an OSError
+└── StoppedError               exit code 130: somebody stopped it, and what was committed stays valid
 """
 
 from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """Text without characters that would steer a terminal: names of files may hold any.
+
+    >>> printable("a\\x1b[31m.png")
+    'a\\\\x1b[31m.png'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class RaysepError(Exception):
@@ -48,3 +59,13 @@ class RunDirError(UsageError):
 
 class StageError(RaysepError):
     """A stage could not do its work."""
+
+
+class StorageError(RaysepError, OSError):
+    """A file could not be written or read: which one, why, and what to do."""
+
+
+class StoppedError(RaysepError):
+    """Ctrl-C, SIGTERM or the notice of a spot machine. The same command goes on."""
+
+    exit_code = 130

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raysep.errors import RaysepError
+from raysep.errors import RaysepError, StorageError
 from raysep.storage import Storage
 
 FILE = "lock.json"
@@ -49,6 +49,8 @@ def held(storage: Storage, what: str) -> Iterator[None]:
     }
     try:
         _take(storage, mine, what)
+    except StorageError:
+        raise
     except OSError as error:
         raise RaysepError(f"{storage.display()} can't be written to: {error.strerror or error}") from None
     over = threading.Event()
@@ -145,7 +147,8 @@ def _content(mine: Lease) -> bytes:
 def _read(storage: Storage) -> Lease | None:
     try:
         found: Lease = storage.read_json(FILE)
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
+        # A lease that nobody can read protects nobody.
         return None
     return found
 

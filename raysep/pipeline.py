@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from raysep import __version__, checks, locks, planning, runs
+from raysep import __version__, checks, locks, planning, runs, verification
 from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
@@ -91,6 +91,24 @@ def run(
         from raysep.report import stage as report_stage
 
         return report_stage.perform(current)
+
+
+def repair(config: RunConfig, telemetry: Telemetry) -> None:
+    """Verify a run, and take away what is wrong with it, so that the next call does it again. Nothing where no run is.
+
+    Raises:
+        RaysepError: something that can't be done again.
+    """
+    storage = Storage(config.run_dir)
+    storage.reach()
+    if not storage.exists(runs.CONFIG):
+        return
+    with locks.held(storage, "the run"):
+        found = verification.verify(storage)
+        for finding in found.findings:
+            telemetry.line("repair", f"{finding.path}: {finding.what}")
+        removed = verification.repair(storage, found.findings)
+    telemetry.line("repair", f"{len(removed)} pieces to do again")
 
 
 def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources | None) -> None:

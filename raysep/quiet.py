@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from raysep.errors import RaysepError
+from raysep.interrupts import Interrupted
 
 LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
 
@@ -46,6 +47,8 @@ def quiet(verbose: bool) -> Iterator[Console]:
             yield console
     except RaysepError as error:
         keep = error.exit_code == 1
+        raise
+    except Interrupted:
         raise
     except BaseException:
         keep = True

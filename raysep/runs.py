@@ -40,7 +40,8 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
     try:
         old = yaml.safe_load(run.read_bytes(CONFIG))
     except FileNotFoundError:
-        others = [file for file in run.files() if file != locks.FILE]
+        # A call that was stopped while it began the run may have left these.
+        others = [file for file in run.files() if file not in {locks.FILE, SPLITS, MANIFEST}]
         if others:
             raise RunDirError(
                 f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
@@ -80,10 +81,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
-    """Write the split, the resolved configuration and a first manifest."""
+    """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run."""
     text = to_yaml(config)
     run.write_bytes(SPLITS, splits.to_parquet(split))
-    run.write_bytes(CONFIG, text.encode())
     run.write_json(
         MANIFEST,
         {
@@ -102,6 +102,7 @@ def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
             "stages": {},
         },
     )
+    run.write_bytes(CONFIG, text.encode())
 
 
 def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:

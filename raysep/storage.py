@@ -5,7 +5,10 @@ module knows where a run lives. Credentials come from where the file system's ow
 (environment, profile, the machine's role), never from the URI: URIs are shown, logged and stored.
 """
 
+import contextlib
+import errno
 import json
+import os
 import socket
 import uuid
 from pathlib import Path, PurePosixPath
@@ -15,7 +18,8 @@ from urllib.parse import urlsplit
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import RaysepError, StageError, UsageError
+from raysep.errors import RaysepError, StageError, StorageError, UsageError
+from raysep.retries import persistently
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -99,28 +103,41 @@ class Storage:
 
     def files(self, relative: str = "", *, name: str | None = None) -> list[str]:
         """Relative paths of all files below a directory, sorted; only those called `name` if given."""
+        return sorted(path for path in self.sizes(relative) if name is None or path.rpartition("/")[2] == name)
+
+    def sizes(self, relative: str = "") -> dict[str, int]:
+        """Bytes of all files below a directory, by relative path."""
         selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
-        found = [
-            str(PurePosixPath(info.path).relative_to(self.root))
-            for info in self.fs.get_file_info(selector)
-            if info.type == pafs.FileType.File
-            and not info.base_name.startswith(TEMPORARY_PREFIX)
-            and (name is None or info.base_name == name)
-        ]
-        return sorted(found)
+        return {
+            str(PurePosixPath(info.path).relative_to(self.root)): info.size
+            for info in persistently(lambda: self.fs.get_file_info(selector))
+            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY_PREFIX)
+        }
 
     def read_bytes(self, relative: str) -> bytes:
         """The content of a file. Raises FileNotFoundError."""
-        with self.fs.open_input_file(self.path(relative)) as file:
-            content: bytes = file.read()
-        return content
+
+        def read() -> bytes:
+            with self.fs.open_input_file(self.path(relative)) as file:
+                content: bytes = file.read()
+            return content
+
+        return persistently(read)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
         """Write a file so that a reader sees all of it or nothing.
 
         Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
+
+        Raises:
+            StorageError: it can't be written, and what to do.
         """
-        target = self.path(relative)
+        try:
+            persistently(lambda: self._write(self.path(relative), content))
+        except OSError as error:
+            raise StorageError(_refused(self.display(relative), error)) from error
+
+    def _write(self, target: str, content: bytes) -> None:
         if not self.is_local:
             with self.fs.open_output_stream(target) as stream:
                 stream.write(content)
@@ -128,13 +145,24 @@ class Storage:
         parent = str(PurePosixPath(target).parent)
         self.fs.create_dir(parent, recursive=True)
         temporary = f"{parent}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        with self.fs.open_output_stream(temporary) as stream:
-            stream.write(content)
-        self.fs.move(temporary, target)
+        try:
+            with self.fs.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self.fs.move(temporary, target)
+        except OSError:
+            # A full disk needs the place.
+            with contextlib.suppress(OSError):
+                self.fs.delete_file(temporary)
+            raise
 
     def read_json(self, relative: str) -> Any:
-        """A JSON file's value. Raises FileNotFoundError, json.JSONDecodeError."""
-        return json.loads(self.read_bytes(relative))
+        """A JSON file's value. Raises FileNotFoundError, StorageError."""
+        try:
+            return json.loads(self.read_bytes(relative))
+        except ValueError as error:
+            raise StorageError(
+                f"{self.display(relative)} is not whole JSON ({error}); `raysep run CONFIG --repair` makes it anew"
+            ) from None
 
     def write_json(self, relative: str, value: object) -> None:
         """Write a value as indented JSON, atomically."""
@@ -142,10 +170,8 @@ class Storage:
 
     def delete(self, relative: str) -> None:
         """Remove a file, if it is there."""
-        try:
-            self.fs.delete_file(self.path(relative))
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError):
+            persistently(lambda: self.fs.delete_file(self.path(relative)))
 
 
 def check_visible(run: Storage) -> None:
@@ -158,6 +184,21 @@ def check_visible(run: Storage) -> None:
             f"{run.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
             "(s3://...) or a directory that all of them mount"
         )
+
+
+def _refused(place: str, error: OSError) -> str:
+    """Why a file can't be written, and what to do, in words."""
+    number = error.errno
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        todo = "make room, or raise the quota"
+    elif number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        todo = "let this user write there"
+    elif place.startswith("s3:"):
+        todo = "look at the address, the bucket's policy and the credentials of this machine"
+    else:
+        todo = "look at the disk or the network"
+    why = os.strerror(number) if number else " ".join(str(error).split())
+    return f"{place} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."
 
 
 def is_uri(place: str) -> bool:

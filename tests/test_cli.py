@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -125,6 +126,10 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     assert again.returncode == 0
     assert again.stderr.count("nothing left to do") == 4
     assert again.stdout == done.stdout
+    whole = raysep("verify", "out", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert whole.stdout.splitlines()[-1].startswith("right: ")
+    assert "unfinished" not in whole.stdout
     # Nothing of it lies on this machine's disk.
     assert {path.name for path in tmp_path.iterdir()} == {"images", "mine.safetensors"}
 
@@ -155,6 +160,28 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
         "compute": {"embed_actors": 1, "score_actors": 1},
     }
     path.write_text(yaml.safe_dump(values))
+    # Told to end in the middle of a stage: it does so soon, and the same command goes on.
+    command = [sys.executable, "-m", "raysep", "run", str(path), "--run-dir", "out"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        while not said or "finetune " not in said[-1]:
+            said.append(process.stderr.readline())
+            assert said[-1], said
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        said.append(process.stderr.read())
+        assert process.wait(timeout=60) == 130, said
+        assert time.monotonic() - asked < 10 + 5  # Half again for a machine that runs other tests.
+    assert "stopped: by SIGTERM: out keeps" in said[-1]
+    assert "Traceback" not in said[-1]
+    assert not (tmp_path / "out" / "lock.json").exists()
+    kept = raysep("verify", "out", cwd=tmp_path)
+    assert kept.returncode == 0, kept.stdout
+    assert "unfinished: there is no report yet" in kept.stdout
+
     done = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "test_vit" in done.stdout
@@ -168,5 +195,9 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     assert again.returncode == 0
     assert again.stderr.count("nothing left to do") == 4
     assert again.stdout == done.stdout
+    whole = raysep("verify", "out", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert whole.stdout.splitlines()[-1].startswith("right: ")
+    assert "unfinished" not in whole.stdout
     # Seconds, not a benchmark: without Ray, torch and timm there is nothing that could take longer.
     assert time.monotonic() - start < 30

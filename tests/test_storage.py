@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(tmp_path: Pa
     again = Storage(str(tmp_path))
     assert again.read_bytes("x") == b"old"
     assert again.files() == ["x"]
-    assert any(path.name.startswith(TEMPORARY_PREFIX) for path in tmp_path.iterdir())
+    assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in tmp_path.iterdir())
 
 
 def test_uris_and_paths_are_one(tmp_path: Path):

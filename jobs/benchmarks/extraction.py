@@ -102,7 +102,8 @@ class World:
         """The first images, for so many checkpoints."""
         metas = self.metas[:count]
         sets = [ShardSet(meta.model.id, meta.trial, meta.step, "unseen") for meta in metas]
-        return Unit(metas, sets, select(self.split, "unseen").slice(0, images), self.source)
+        keys = ("benchmark",) * len(metas)
+        return Unit(metas, sets, keys, select(self.split, "unseen").slice(0, images), self.source)
 
     def paths(self, images: int) -> list[str]:
         """Files of the same images."""

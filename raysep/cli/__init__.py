@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration."""
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 stopped."""
 
 import sys
 from typing import Annotated
@@ -9,7 +9,8 @@ from rich.console import Console
 from raysep import __version__
 from raysep.cli import evaluate, jobs, sweeps
 from raysep.cli.app import app
-from raysep.errors import RaysepError
+from raysep.errors import RaysepError, StoppedError, printable
+from raysep.interrupts import EXIT_CODE, Interrupted
 
 __all__ = ["app", "evaluate", "jobs", "main", "sweeps"]
 
@@ -28,12 +29,19 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, standalone_mode=True)
     except RaysepError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        what = "stopped" if isinstance(error, StoppedError) else "error"
+        _say(f"{what}: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:
+    except Interrupted:
+        sys.exit(EXIT_CODE)
+    except (OSError, MemoryError) as error:
         # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(f"error: {error or 'out of memory'}")
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

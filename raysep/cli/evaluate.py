@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app
-from raysep.errors import StageError, UsageError
+from raysep.errors import RaysepError, StageError, StoppedError, UsageError, printable
 
 if TYPE_CHECKING:
     from raysep.config import RunConfig
@@ -20,27 +20,38 @@ def _evaluate_file(
     run_dir: str | None,
     stages: tuple[str, ...],
     how: tuple[bool, LogFormat],
+    repair: bool = False,
 ) -> None:
     from raysep.loading import load_config
 
-    _evaluate(load_config(path, overrides or [], run_dir), path, stages, how)
+    _evaluate(load_config(path, overrides or [], run_dir), path, stages, how, repair)
 
 
-def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], how: tuple[bool, LogFormat]) -> None:
+def _evaluate(
+    config: "RunConfig", path: str, stages: tuple[str, ...], how: tuple[bool, LogFormat], repair: bool = False
+) -> None:
     verbose, log_format = how
     # Only now what takes seconds to import: a wrong configuration is answered at once.
+    from raysep import interrupts
     from raysep.quiet import quiet
 
-    with quiet(verbose) as console:
-        from raysep import pipeline
-        from raysep.report import tables
-        from raysep.report.html import PAGE
-        from raysep.storage import Storage
-        from raysep.telemetry import Telemetry
+    try:
+        with interrupts.caught(), quiet(verbose) as console:
+            from raysep import pipeline
+            from raysep.report import tables
+            from raysep.report.html import PAGE
+            from raysep.storage import Storage
+            from raysep.telemetry import Telemetry
 
-        summary = pipeline.run(
-            config, stages, config_name=path, verbose=verbose, telemetry=Telemetry(console, log_format.value)
-        )
+            telemetry = Telemetry(console, log_format.value)
+            if repair:
+                pipeline.repair(config, telemetry)
+            summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=telemetry)
+    except interrupts.Interrupted as interrupted:
+        raise StoppedError(
+            f"by {interrupted}: {config.run_dir} keeps every trial, block of embeddings and layer's scores that was "
+            "finished; the same command goes on from there"
+        ) from None
     if summary is not None:
         # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
         out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -48,7 +59,7 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], how: tupl
         for model in summary.models:
             out.print(model.headline, markup=False, soft_wrap=True)
         for item in summary.left_out:
-            out.print(f"left out: {item}", markup=False, soft_wrap=True)
+            out.print(f"left out: {printable(item)}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
         if len(summary.models) < len(config.models):
             # What could be done is done and reported; a script must still see that it isn't all.
@@ -68,6 +79,7 @@ def run(
     run_dir: RunDir = None,
     verbose: Verbose = False,
     log_format: LogFormat = LogFormat.text,
+    repair: Annotated[bool, typer.Option(help="Verify what is there first, and do again what is wrong.")] = False,
 ) -> None:
     """All stages: fine-tune, embed, score, report. Does only what is missing.
 
@@ -79,7 +91,7 @@ def run(
             raise UsageError("--weights and --unseen go with --model and --data")
         if config is None:
             raise UsageError("expected CONFIG, or --model and --data; see `raysep run --help`")
-        _evaluate_file(config, overrides, run_dir, stages, (verbose, log_format))
+        _evaluate_file(config, overrides, run_dir, stages, (verbose, log_format), repair)
         return
     if model is None or data is None:
         raise UsageError("--model and --data go together")
@@ -88,7 +100,30 @@ def run(
     from raysep.loading import config_of_options
 
     options = config_of_options(model, weights, data, unseen, changes, run_dir)
-    _evaluate(options, "options", stages, (verbose, log_format))
+    _evaluate(options, "options", stages, (verbose, log_format), repair)
+
+
+@app.command()
+def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]) -> None:
+    """Whether a run's files are what its manifests say: checksums, and every image and score exactly once."""
+    from raysep.storage import Storage
+    from raysep.verification import verify as look_at
+
+    storage = Storage(run_dir)
+    storage.reach()
+    found = look_at(storage)
+    out = Console(highlight=False)
+    for finding in found.findings:
+        out.print(printable(f"wrong: {finding.path}: {finding.what}"), markup=False, soft_wrap=True)
+    for item in found.unfinished:
+        out.print(f"unfinished: {item}", markup=False, soft_wrap=True)
+    if found.strays:
+        which = f"{len(found.strays)} files that count for nothing, as {found.strays[0]}"
+        out.print(f"strays: {which}", markup=False, soft_wrap=True)
+    right = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+    out.print(f"right: {right or 'nothing yet'}", markup=False, soft_wrap=True)
+    if found.findings:
+        raise RaysepError(f"{len(found.findings)} things are wrong; `raysep run CONFIG --repair` does them again")
 
 
 @app.command()

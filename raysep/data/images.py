@@ -4,17 +4,24 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from raysep.data.sources.base import Reader
 from raysep.errors import StageError
+from raysep.retries import may_pass
 
 if TYPE_CHECKING:
     import torch
+
+
+# What is decoded: no format that starts a program (EPS), or that has no pixels.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# 268 MB as RGB. Compressed, so many may be some kilobytes.
+MOST_PIXELS = 89_478_485
 
 
 class UnreadableImageError(ValueError):
@@ -76,17 +83,26 @@ def decode(content: bytes, channels: int = 3) -> Image.Image:
     """Decode an image: EXIF rotation applied, alpha dropped, 16-bit greys scaled, first frame only.
 
     Raises:
-        UnreadableImageError: empty, truncated, too large for Pillow's limit, or not an image.
+        UnreadableImageError: empty, truncated, of more than `MOST_PIXELS`, of floats, or not an image.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of the size that it refuses, and about damaged metadata.
+            # About damaged metadata, and about sizes that are refused here.
             warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(content))
+            image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS}")
             image.load()
             image = ImageOps.exif_transpose(image)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        # Pillow's own words hold an address in memory, which would make two runs differ.
+        raise UnreadableImageError("not an image" if content else "empty file") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {error}" if content else "empty file") from None
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+    if image.mode == "F":
+        raise UnreadableImageError("pixels are floats, of a range that nothing says")
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.int64)
         image = Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
@@ -115,6 +131,9 @@ def load_batch(
             pixels.append(preprocessing.pixels(decode(source.read(path, row), preprocessing.channels)))
             good.append(position)
         except (UnreadableImageError, OSError) as error:
+            if may_pass(error):
+                # The storage, and not the image: an image that is there must not be left out.
+                raise
             failed[position] = str(error)
     if not pixels:
         return torch.empty((0, preprocessing.channels, *preprocessing.size), dtype=torch.uint8), good, failed
@@ -134,6 +153,13 @@ def check_share(failed: Mapping[str, str], total: int, allowed: float) -> None:
             f"{len(failed)} of {total} images can't be read, more than data.max_failed_share = {allowed:g} allows: "
             f"{examples}. Repair or remove them, or raise the share."
         )
+
+
+@cache
+def _formats() -> list[str]:
+    """Of `FORMATS`, what this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _float32() -> Any:

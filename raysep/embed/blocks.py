@@ -4,7 +4,7 @@ Where the model is on a GPU, decoding is a step of its own on CPUs and hands ove
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
+from raysep.embed.progress import Record, keep, kept
 from raysep.embed.shards import ShardSet
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, directory, read_meta
@@ -28,10 +29,15 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class Unit:
-    """Checkpoints of one model and the images of one split: what shares each decoded image."""
+    """Checkpoints of one model and the images of one split: what shares each decoded image.
+
+    Attributes:
+        keys: of the shard sets, as their manifests will have them.
+    """
 
     metas: Sequence[CheckpointMeta]
     shard_sets: Sequence[ShardSet]
+    keys: Sequence[str]
     rows: pa.Table
     reader: Reader
 
@@ -42,6 +48,7 @@ class Block:
 
     Attributes:
         unit: position among the units.
+        first: position of its first image among the unit's.
         images: how many it had.
         files: for each shard set of the unit, what its manifest will say of the file.
         failed: image_id and reason of each image that could not be read.
@@ -51,6 +58,7 @@ class Block:
     """
 
     unit: int
+    first: int
     images: int
     files: list[dict[str, Any]]
     failed: dict[str, str]
@@ -70,19 +78,43 @@ def block_from_json(text: str) -> Block:
     return Block(**{**plain, "layers": layers, "reports": [Report(**report) for report in plain["reports"]]})
 
 
-def references(number: int, unit: Unit, reader: int, rows: int) -> Iterator[pa.Table]:
-    """A unit's image references in blocks, each with all that a worker has to know of the unit."""
+def references(number: int, unit: Unit, reader: int, rows: int, done: Container[int] = ()) -> Iterator[pa.Table]:
+    """A unit's image references in blocks, each with all that a worker has to know of the unit.
+
+    Args:
+        number: of the unit.
+        reader: number of the unit's reader.
+        rows: of a block.
+        done: first images of the blocks that are left out.
+    """
     work = {
         "unit": number,
         "reader": reader,
         "checkpoints": [directory(meta.model.id, meta.trial, meta.step) for meta in unit.metas],
         "directories": [shard_set.directory for shard_set in unit.shard_sets],
+        "keys": list(unit.keys),
     }
     columns = unit.rows.select(["image_id", "path", "row", "label"])
     for first in range(0, columns.num_rows, rows):
+        if first in done:
+            continue
         block = columns.slice(first, rows)
-        same = pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [json.dumps(work)])
-        yield block.append_column("work", same)
+        own = json.dumps({**work, "first": first})
+        yield block.append_column(
+            "work", pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [own])
+        )
+
+
+def already(run: Storage, number: int, unit: Unit, rows: int) -> list[Block]:
+    """The blocks of a unit that an earlier call has written for all of its checkpoints."""
+    records = [kept(run, shard_set, key) for shard_set, key in zip(unit.shard_sets, unit.keys, strict=True)]
+    found = []
+    for first in range(0, unit.rows.num_rows, rows):
+        own = [of[first] for of in records if first in of]
+        if len(own) == len(records) and own[0].images == min(rows, unit.rows.num_rows - first):
+            files = [record.file for record in own if record.file is not None]
+            found.append(Block(number, first, own[0].images, files, own[0].failed, own[0].layers, [], []))
+    return found
 
 
 class Decoding:
@@ -183,11 +215,16 @@ class Embedding:
                 for where, vectors in zip(work["directories"], embedded.vectors, strict=True)
             ]
         self._meter.count("bytes_written", sum(file["bytes"] for file in files))
+        failed = {ids[position]: reason for position, reason in embedded.failed.items()}
+        for position, (where, key) in enumerate(zip(work["directories"], work["keys"], strict=True)):
+            file = files[position] if files else None
+            keep(self._run, where, Record(key, work["first"], len(ids), file, failed, self._embedder.layers))
         return {
             "unit": work["unit"],
+            "first": work["first"],
             "images": len(ids),
             "files": files,
-            "failed": {ids[position]: reason for position, reason in embedded.failed.items()},
+            "failed": failed,
             "layers": self._embedder.layers,
             "uncompiled": self._embedder.uncompiled,
         }

@@ -126,13 +126,13 @@ def commit(run: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
 
 
 def read_manifest(run: Storage, shard_set: ShardSet) -> Manifest | None:
-    """The manifest of a shard set, or None where there is none or a file that it names is gone."""
+    """The manifest of a shard set, or None where there is none or a file that it names is not there whole."""
     try:
         plain = run.read_json(f"{shard_set.directory}/{MANIFEST}")
     except FileNotFoundError:
         return None
-    there = set(run.files(shard_set.directory))
-    if any(f"{shard_set.directory}/{file['name']}" not in there for file in plain["files"]):
+    sizes = run.sizes(shard_set.directory)
+    if any(sizes.get(f"{shard_set.directory}/{file['name']}") != file["bytes"] for file in plain["files"]):
         return None
     return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
 

@@ -1,13 +1,14 @@
 """The stage: embed the shard sets that are missing, and commit each when all of its files are written."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raysep import planning, runs, work
 from raysep.context import Run
 from raysep.data import splits
 from raysep.data.images import check_share
-from raysep.embed.shards import Manifest, ShardSet, commit
+from raysep.embed.progress import forget
+from raysep.embed.shards import Manifest, commit
 from raysep.errors import StageError
 from raysep.models.meta import CheckpointMeta
 from raysep.resources import Resources
@@ -27,7 +28,7 @@ def pending(run: Run) -> bool:
 
 def perform(run: Run, cluster: Resources) -> None:
     """Embed the shard sets that are missing, all of them in one stream."""
-    from raysep.embed.blocks import Block, Unit
+    from raysep.embed.blocks import Unit, already
     from raysep.embed.stream import embed_all
 
     config, telemetry = run.config, run.telemetry
@@ -35,24 +36,34 @@ def perform(run: Run, cluster: Resources) -> None:
     if not metas:
         raise StageError("embed: there are no finished trials: run `raysep finetune` first")
     missing, _ = work.pending_shard_sets(run.storage, config, metas, run.split)
+    data = splits.fingerprint(run.split)
     units = [
         Unit(
             tuple(chunk),
             tuple(work.shard_set_of(meta, name) for meta in chunk),
+            tuple(work.embedding_key(config, meta, name, data) for meta in chunk),
             splits.select(run.split, work.role_of(name), chunk[0].rotation),
             run.readers[work.role_of(name)],
         )
         for name, chunk in _sharing(missing)
     ]
-    total = sum(unit.rows.num_rows * len(unit.metas) for unit in units)
+    done = [already(run.storage, number, unit, config.embed.shard_rows) for number, unit in enumerate(units)]
+    there = [{block.first for block in blocks} for blocks in done]
+    total = sum(
+        (unit.rows.num_rows - sum(block.images for block in blocks)) * len(unit.metas)
+        for unit, blocks in zip(units, done, strict=True)
+    )
+    if resumed := sum(map(len, there)):
+        telemetry.line("embed", f"going on after {resumed} blocks that are there")
     blocks_of = [-(-unit.rows.num_rows // config.embed.shard_rows) for unit in units]
-    plan = planning.embed_plan(config.compute, cluster, sum(blocks_of))
-    data = splits.fingerprint(run.split)
-    done: list[list[Block]] = [[] for _ in units]
+    for unit, blocks, count in zip(units, done, blocks_of, strict=True):
+        if len(blocks) == count:
+            _commit_unit(run, unit, blocks)
+    plan = planning.embed_plan(config.compute, cluster, sum(blocks_of) - resumed)
     told: set[str] = set()
-    if units:
+    if total:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in embed_all(units, run.storage, config.embed, plan, run.verbose):
+            for block in embed_all(units, run.storage, config.embed, plan, run.verbose, there):
                 unit = units[block.unit]
                 done[block.unit].append(block)
                 if block.uncompiled and unit.metas[0].model.id not in told:
@@ -62,7 +73,7 @@ def perform(run: Run, cluster: Resources) -> None:
                 _count(run, unit, block, plan)
                 bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
                 if len(done[block.unit]) == blocks_of[block.unit]:
-                    _commit_unit(run, unit.metas, unit.shard_sets, done[block.unit], data)
+                    _commit_unit(run, unit, done[block.unit])
     sets = len(metas) * len(work.splits_of(config, run.split))
     telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
     runs.record(run.storage, "embed", telemetry.bill.get("embed"), shard_sets=sets)
@@ -80,22 +91,22 @@ def _count(run: Run, unit: "Unit", block: "Block", plan: planning.EmbedPlan) -> 
         run.telemetry.worked(step, report, model, pool.processes if pool else 0)
 
 
-def _commit_unit(
-    run: Run,
-    metas: Sequence[CheckpointMeta],
-    shard_sets: Sequence[ShardSet],
-    blocks: Sequence[Any],
-    data: str,
-) -> None:
+def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:
     """All blocks of a unit are written: say which files make up each of its shard sets."""
     failed: dict[str, str] = {}
     for block in blocks:
         failed |= block.failed
-    check_share(failed, sum(block.images for block in blocks), run.config.data.max_failed_share)
-    for position, (meta, shard_set) in enumerate(zip(metas, shard_sets, strict=True)):
-        files = [block.files[position] for block in blocks if block.files]
+    try:
+        check_share(failed, unit.rows.num_rows, run.config.data.max_failed_share)
+    except StageError:
+        # Images may be repaired: the next call reads them again.
+        for shard_set in unit.shard_sets:
+            forget(run.storage, shard_set)
+        raise
+    for position, (meta, shard_set) in enumerate(zip(unit.metas, unit.shard_sets, strict=True)):
+        files = [block.files[position] for block in sorted(blocks, key=lambda block: block.first) if block.files]
         manifest = Manifest(
-            key=work.embedding_key(run.config, meta, shard_set.split, data),
+            key=unit.keys[position],
             rows=sum(file["rows"] for file in files),
             files=files,
             layers=blocks[0].layers,
@@ -104,7 +115,13 @@ def _commit_unit(
             checkpoint_sha256=meta.sha256,
             versions=runs.versions(),
         )
+        if manifest.rows + len(failed) != unit.rows.num_rows:
+            raise StageError(
+                f"{shard_set.directory}: {manifest.rows} rows and {len(failed)} unreadable images of "
+                f"{unit.rows.num_rows}: not committed"
+            )
         commit(run.storage, shard_set, manifest)
+        forget(run.storage, shard_set)
         run.telemetry.event(
             "embed",
             f"{manifest.rows} images embedded",

@@ -8,7 +8,7 @@ For GPU actors the CPUs of all nodes decode, and hand over uint8.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -55,6 +55,7 @@ def embed_all(
     config: EmbedConfig,
     plan: EmbedPlan,
     verbose: bool = False,
+    done: Sequence[Container[int]] | None = None,
 ) -> Iterator[Block]:
     """Stream the images of all units through a pool of actors; yields each block when it is written.
 
@@ -63,6 +64,8 @@ def embed_all(
         run: the run directory.
         config: batch size, storage type, rows of a block.
         plan: the actors; they must fit the cluster.
+        verbose: let Ray Data's own lines through.
+        done: of each unit, the first images of blocks that are there already.
     """
     if not verbose:
         DataContext.get_current().enable_progress_bars = False
@@ -72,8 +75,12 @@ def embed_all(
     blocks: list[pa.Table] = [
         block
         for number, unit in enumerate(units)
-        for block in references(number, unit, readers.index(unit.reader), config.shard_rows)
+        for block in references(
+            number, unit, readers.index(unit.reader), config.shard_rows, () if done is None else done[number]
+        )
     ]
+    if not blocks:
+        return
     # Tables are blocks as they are: `from_arrow` would ask workers for what is known of them, which takes a second.
     data = ray.data.from_blocks(blocks)
     if plan.decode is not None:

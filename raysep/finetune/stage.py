@@ -37,7 +37,9 @@ def perform(run: Run, cluster: Resources) -> None:
             failed.append(result)
             telemetry.line("finetune", f"{where} failed: {result.error}", **fields)
         else:
-            write_result(run.storage, trial, result)
+            if result.state == "stopped" or not trial.hyperparameters:
+                # What finished its training has written so itself.
+                write_result(run.storage, trial, result)
             telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
 
     def train(trials: Sequence[Trial], job: Job) -> None:
@@ -59,7 +61,13 @@ def perform(run: Run, cluster: Resources) -> None:
                 )
                 reached[place] = report["step"]
 
-            for trial, result in zip(trials, fit(trials, job, pool, on_report, run.verbose), strict=True):
+            def on_retry(trial: Trial) -> None:
+                telemetry.metrics.retries.labels("finetune").inc()
+                what = f"lost the process of {trial.model.id} trial {trial.number}; begun again"
+                telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
+
+            results = fit(trials, job, pool, on_report, run.verbose, on_retry)
+            for trial, result in zip(trials, results, strict=True):
                 if (report := last.get((trial.model.id, trial.number))) is not None:
                     telemetry.metrics.absorb("finetune", report, trial.model.id)
                     telemetry.charge("finetune", report.node, report.seconds)

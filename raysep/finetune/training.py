@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from raysep.data.images import Preprocessing, check_share, load_batch
 from raysep.data.sources import Reader
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
+from raysep.finetune import state as kept
 from raysep.finetune.trials import Trial
 from raysep.models.build import create, preprocessing_of
 from raysep.models.checkpoints import save_checkpoint
@@ -28,6 +29,8 @@ from raysep.storage import Storage
 
 # Images kept decoded in memory, in bytes; beyond it each batch is decoded when it is needed.
 CACHE_BYTES = 2 * 1024**3
+# So much work is lost at most where a trial loses its process; shorter trials begin anew.
+KEEP_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def train(
 ) -> Iterator[Evaluation]:
     """Train one trial. Yields after each evaluation, when its checkpoint is written.
 
-    The validation part is the same for all trials of a run, so that they can be compared. Seeds decide
+    A trial that was stopped before goes on from where its state was kept last, and yields the evaluations before that
+    once more. The validation part is the same for all trials of a run, so that they can be compared. Seeds decide
     the weights that start from scratch, the order of the images and the augmentation.
 
     Args:
@@ -139,9 +143,26 @@ def train(
     dtype = autocast_dtype(config.precision, device)
     scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
     augment = _augmentation(config.augment, preprocessing)
-    batches = _batches(len(images), config.batch_size, trial.seed)
+    batches = Batches(len(images), config.batch_size, trial.seed)
     losses: list[float] = []
-    for step in range(config.steps + 1):
+    evaluations: list[Evaluation] = []
+    parts: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "scaler": scaler,
+        "batches": batches,
+    }
+    begin, seconds_before = 0, 0.0
+    if (state := kept.load(run, trial)) is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        kept.set_random_state(state["random"])
+        begin, seconds_before, losses = state["step"], state["seconds"], state["losses"]
+        evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+        yield from evaluations
+    saved = time.monotonic()
+    for step in range(begin, config.steps + 1):
         if step in config.evaluate_at:
             val = accuracy(model, validation, preprocessing, config.batch_size, dtype, device)
             seen = accuracy(model, seen_test, preprocessing, config.batch_size, dtype, device)
@@ -150,7 +171,9 @@ def train(
             losses.clear()
             unreadable = images.failed | validation.failed | seen_test.failed
             check_share(unreadable, len(images) + len(validation) + len(seen_test), max_failed_share)
-            yield Evaluation(step, val, seen, mean_loss, time.perf_counter() - start, unreadable)
+            seconds = seconds_before + time.perf_counter() - start
+            evaluations.append(Evaluation(step, val, seen, mean_loss, seconds, unreadable))
+            yield evaluations[-1]
         if step == config.steps:
             return
         pixels, labels = images.batch(next(batches))
@@ -171,6 +194,17 @@ def train(
                 f"{trial.model.id}: the loss is {losses[-1]} at step {step + 1} with {trial.hyperparameters}; "
                 "take a smaller learning rate or a warm-up"
             )
+        if time.monotonic() - saved >= KEEP_INTERVAL_S:
+            state = {
+                "step": step + 1,
+                "seconds": seconds_before + time.perf_counter() - start,
+                "losses": losses,
+                "evaluations": [asdict(evaluation) for evaluation in evaluations],
+                "random": kept.random_state(device),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            }
+            kept.save(run, trial, state)
+            saved = time.monotonic()
 
 
 def accuracy(
@@ -219,15 +253,26 @@ def _autocast(dtype: torch.dtype | None, device: str) -> contextlib.AbstractCont
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
-def _batches(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+class Batches:
     """Batches without end: each epoch in a new order, the last batch of it filled from the next."""
-    rng = np.random.default_rng(seed)
-    queue: list[int] = []
-    while True:
-        while len(queue) < batch_size:
-            queue += rng.permutation(count).tolist()
-        yield queue[:batch_size]
-        del queue[:batch_size]
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count, self._batch_size = count, batch_size
+        self._rng, self._queue = np.random.default_rng(seed), list[int]()
+
+    def __next__(self) -> list[int]:
+        while len(self._queue) < self._batch_size:
+            self._queue += self._rng.permutation(self._count).tolist()
+        batch, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `load_state_dict` takes it."""
+        return {"rng": self._rng.bit_generator.state, "queue": self._queue}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where another one was."""
+        self._rng.bit_generator.state, self._queue = state["rng"], list(state["queue"])
 
 
 def _augmentation(config: AugmentConfig, preprocessing: Preprocessing) -> Any:

@@ -17,15 +17,19 @@ from ray.tune.schedulers import ASHAScheduler
 from raysep.cluster import cause
 from raysep.config import FinetuneConfig
 from raysep.data.sources import Reader
-from raysep.finetune.trials import Trial, TrialResult
+from raysep.finetune.trials import State, Trial, TrialResult, write_result
 from raysep.planning import Pool
+from raysep.retries import may_pass
 from raysep.storage import Storage, check_visible
 from raysep.telemetry.meter import Meter, Report
 
 # A trial says where it is at most this often, evaluations aside.
 REPORT_INTERVAL_S = 2.0
+# How often one trial is begun again where it loses its process or its storage; what it raises itself would come again.
+RETRIES = 3
 # Called for each report of a trial: trial, and what it reported.
 OnReport = Callable[[Trial, dict[str, Any]], None]
+OnRetry = Callable[[Trial], None]
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,26 @@ def sample(space: str, arguments: Any, seed: int) -> float:
     return float(domain.sample(random_state=np.random.RandomState(seed)))
 
 
-def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verbose: bool = False) -> list[TrialResult]:
-    """Run trials under Ray Tune.
+def fit(
+    trials: Sequence[Trial],
+    job: Job,
+    pool: Pool,
+    on_report: OnReport,
+    verbose: bool = False,
+    on_retry: OnRetry | None = None,
+) -> list[TrialResult]:
+    """Run trials under Ray Tune. One that loses its process goes on from the state that it kept last.
 
     With ASHA the trials of each model and each draw of unseen classes compete among themselves only: a model
     that learns slowly, or a harder choice of classes, must not be stopped because another learns fast.
 
     Returns:
-        How each trial ended, in the order of `trials`. A trial that raised is `failed`, with its error.
+        How each trial ended, in the order of `trials`. A trial that raised is `failed`, with its error; one that
+        finished has written so itself.
     """
     asha = job.config.asha if job.config is not None else None
     if asha is None:
-        return _fit_together(trials, job, pool, None, on_report, verbose)
+        return _fit_together(trials, job, pool, None, _Progress(trials, on_report, on_retry), verbose)
     assert job.config is not None
     results: dict[tuple[str, int], TrialResult] = {}
     for group in dict.fromkeys((trial.model.id, trial.rotation) for trial in trials):
@@ -70,7 +82,7 @@ def fit(trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, verb
             reduction_factor=asha.reduction_factor,
         )
         own = [trial for trial in trials if (trial.model.id, trial.rotation) == group]
-        for result in _fit_together(own, job, pool, scheduler, on_report, verbose):
+        for result in _fit_together(own, job, pool, scheduler, _Progress(own, on_report, on_retry), verbose):
             results[result.model_id, result.number] = result
     return [results[trial.model.id, trial.number] for trial in trials]
 
@@ -126,7 +138,7 @@ def _fit_together(
     job: Job,
     pool: Pool,
     scheduler: ASHAScheduler | None,
-    on_report: OnReport,
+    progress: "_Progress",
     verbose: bool,
 ) -> list[TrialResult]:
     if not verbose:
@@ -154,7 +166,8 @@ def _fit_together(
                 # The checkpoints are ours; Tune keeps no more than its own notes.
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
-                callbacks=[_Progress(trials, on_report)],
+                callbacks=[progress],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         )
         grid = tuner.fit()
@@ -166,6 +179,7 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     """In the trial's process. Keeps a history, since Tune gives back the last report only."""
     import torch
 
+    from raysep.finetune import state
     from raysep.finetune.training import train
 
     # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
@@ -188,41 +202,53 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     evaluations = train(trial, job.config, job.run, job.split, job.source, device, job.max_failed_share, on_step)
     val: dict[int, float] = {}
     seen: dict[int, float] = {}
-    for number, evaluation in enumerate(evaluations, start=1):
-        if evaluation.val_accuracy is not None:
-            val[evaluation.step] = evaluation.val_accuracy
-        if evaluation.seen_accuracy is not None:
-            seen[evaluation.step] = evaluation.seen_accuracy
-        last = {
-            "evaluation": number,
-            "step": evaluation.step,
-            "val_accuracy": evaluation.val_accuracy or 0.0,
-            "val": dict(val),
-            "seen": dict(seen),
-            "seconds": evaluation.seconds,
-            "unreadable": evaluation.unreadable,
-            "report": meter.peek().plain(),
-        }
-        tune.report(last)
+    try:
+        for number, evaluation in enumerate(evaluations, start=1):
+            if evaluation.val_accuracy is not None:
+                val[evaluation.step] = evaluation.val_accuracy
+            if evaluation.seen_accuracy is not None:
+                seen[evaluation.step] = evaluation.seen_accuracy
+            last = {
+                "evaluation": number,
+                "step": evaluation.step,
+                "val_accuracy": evaluation.val_accuracy or 0.0,
+                "val": dict(val),
+                "seen": dict(seen),
+                "seconds": evaluation.seconds,
+                "unreadable": evaluation.unreadable,
+                "report": meter.peek().plain(),
+            }
+            if number == len(job.config.evaluate_at):
+                # Before anybody else knows of it: whoever is lost from here on, this trial has ended.
+                write_result(job.run, trial, _ended(trial, "finished", last))
+                state.forget(job.run, trial)
+            tune.report(last)
+    except Exception as error:
+        # Storage that doesn't answer may answer later: for Tune to try again.
+        if may_pass(error):
+            raise
+        # What a trial raises itself would come again: reported, so that Tune doesn't begin it again.
+        tune.report({"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last, "refused": cause(error)})
 
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
     last = (result.metrics or {}) if result is not None else {}
     assert job.config is not None
-    steps = job.config.evaluate_at
-    error = None
     if result is None or result.error is not None:
-        state, error = "failed", cause(result.error if result is not None else None)
-    elif last.get("evaluation", 0) < len(steps):
-        state = "stopped"
-    else:
-        state = "finished"
+        return _ended(trial, "failed", last, cause(result.error if result is not None else None))
+    if "refused" in last:
+        return _ended(trial, "failed", last, last["refused"])
+    return _ended(trial, "finished" if last.get("evaluation", 0) == len(job.config.evaluate_at) else "stopped", last)
+
+
+def _ended(trial: Trial, state: State, last: dict[str, Any], error: str | None = None) -> TrialResult:
+    """How a trial ended, by its last report."""
     return TrialResult(
         model_id=trial.model.id,
         number=trial.number,
         seed=trial.seed,
         hyperparameters=trial.hyperparameters,
-        state=state,  # type: ignore[arg-type]  # one of the three above
+        state=state,
         val_accuracy=last.get("val", {}),
         seen_accuracy=last.get("seen", {}),
         seconds=last.get("seconds", 0.0),
@@ -234,12 +260,22 @@ def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
 class _Progress(tune.Callback):
     """Hands each report to the caller. Lives on the driver."""
 
-    def __init__(self, trials: Sequence[Trial], on_report: OnReport) -> None:
-        self._trials, self._on_report = list(trials), on_report
+    def __init__(self, trials: Sequence[Trial], on_report: OnReport, on_retry: OnRetry | None) -> None:
+        self._trials, self._on_report, self._on_retry = list(trials), on_report, on_retry
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
-        return {"_trials": [], "_on_report": None}
+        return {"_trials": [], "_on_report": None, "_on_retry": None}
+
+    def on_trial_recover(  # Tune's own signature
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: Any,  # noqa: ARG002
+        trial: Any,
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        if self._on_retry is not None:
+            self._on_retry(self._trials[trial.config["trial"]])
 
     def on_trial_result(  # Tune's own signature
         self,

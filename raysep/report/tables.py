@@ -198,4 +198,5 @@ def _plain(value: object) -> object:
         return " ".join(map(str, value))
     if isinstance(value, dict):
         return " ".join(f"{key}={inner}" for key, inner in value.items())
-    return value
+    # Spreadsheets would run what begins like a formula.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -46,19 +46,22 @@ def perform(run: Run, cluster: Resources) -> None:
             telemetry.metrics.retries.labels("score").inc()
             telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
 
-        for task, new, worker in score_all(run.storage, config.score, missing, pool, on_retry):
-            rows += new
-            place = task.shard_set
-            telemetry.worked("score", worker, place.model_id, pool.processes)
-            telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
-            telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
-            telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
-            bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
-            start = time.monotonic()
-            if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
-                table.write(run.storage, rows)
-                saved = time.monotonic()
-                took = saved - start
-    table.write(run.storage, rows)
+        try:
+            for task, new, worker in score_all(run.storage, config.score, missing, pool, on_retry):
+                rows += new
+                place = task.shard_set
+                telemetry.worked("score", worker, place.model_id, pool.processes)
+                telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
+                telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
+                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
+                bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
+                start = time.monotonic()
+                if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
+                    table.write(run.storage, rows)
+                    saved = time.monotonic()
+                    took = saved - start
+        finally:
+            # A call that is stopped, or fails, keeps every layer that was done.
+            table.write(run.storage, rows)
     telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
     runs.record(run.storage, "score", telemetry.bill.get("score"), layers=len(tasks), scores=len(rows))

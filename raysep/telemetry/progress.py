@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from raysep.errors import printable
 from raysep.telemetry.journal import Journal
 from raysep.telemetry.meter import Report
 from raysep.telemetry.metrics import Metrics
@@ -93,7 +94,7 @@ class Telemetry:
             return
         self._log(stage, text, fields)
         self.console.print(
-            f"[dim]{time.monotonic() - self._start:6.1f} s[/] [bold]{stage:<9}[/] {escape(text)}",
+            f"[dim]{time.monotonic() - self._start:6.1f} s[/] [bold]{stage:<9}[/] {escape(printable(text))}",
             soft_wrap=True,
         )
 

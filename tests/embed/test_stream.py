@@ -1,5 +1,6 @@
 """Ray Data against a plain loop over the same images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from raysep.config import EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.corruptions import Corrupted
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
-from raysep.embed.blocks import Block, Unit
+from raysep.embed.blocks import Block, Unit, already
 from raysep.embed.embedder import Embedded, Embedder, load_all
 from raysep.embed.shards import Manifest, ShardSet, read_layer
 from raysep.embed.stream import embed_all
@@ -66,7 +67,13 @@ def embedded(embedder: Embedder, source, places, batch_size: int, meter: Meter |
 
 def units_of(split, metas, reader) -> list[Unit]:
     return [
-        Unit(tuple(own), tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own), select(split, role), reader)
+        Unit(
+            tuple(own),
+            tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own),
+            tuple(f"key of {m.trial} {name}" for m in own),
+            select(split, role),
+            reader,
+        )
         for own in (metas[:2], metas[2:])
         for name, role in (("unseen", "unseen"), ("seen", "seen_test"))
     ]
@@ -176,6 +183,34 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch
         embedded(embedder, source, places, 6)
 
 
+def test_blocks_that_are_there_are_not_embedded_again(ray_session, world):
+    run, source, split, metas = world
+    config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
+    (unit, *_) = units_of(split, metas, source)
+    stream = embed_all([unit], run, config, plan)
+    next(stream)
+    stream.close()
+    # How far it came is a matter of time: here, to the third block in one of two checkpoints, and no further.
+    for record in run.files(unit.shard_sets[0].directory):
+        if record.endswith(("_block-000000014.json", "_block-000000021.json")):
+            run.delete(record)
+    before = already(run, 0, unit, 7)
+    assert {block.first for block in before} <= {0, 7}
+    assert before
+    rest = list(embed_all([unit], run, config, plan, done=[{block.first for block in before}]))
+    assert sorted(block.first for block in [*before, *rest]) == [0, 7, 14, 21]
+    whole = already(run, 0, unit, 7)
+    assert [block.first for block in whole] == [0, 7, 14, 21]
+    ids, _, _ = read_layer(run, unit.shard_sets[0], manifests([unit], whole)[unit.shard_sets[0]], 0)
+    assert ids == [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
+    # Other blocks, other embeddings, and files that are gone or cut don't count.
+    assert already(run, 0, unit, 8) == []
+    assert already(run, 0, replace(unit, keys=("other", *unit.keys[1:])), 7) == []
+    part = Path(run.root, unit.shard_sets[1].directory, whole[0].files[1]["name"])
+    part.write_bytes(part.read_bytes()[:-1])
+    assert [block.first for block in already(run, 0, unit, 7)] == [7, 14, 21]
+
+
 class Faulty(ImageFolder):
     def read(self, path, row):
         raise RuntimeError("the disk is on fire")
@@ -191,7 +226,7 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)
     plain, noisy = (
-        Unit(metas[:1], (ShardSet("m", 0, 0, name),), select(split, "unseen"), reader)
+        Unit(metas[:1], (ShardSet("m", 0, 0, name),), ("key",), select(split, "unseen"), reader)
         for name, reader in (("unseen", source), ("noisy", corrupted))
     )
     blocks = list(embed_all([plain, noisy], run, EmbedConfig(), EmbedPlan(Pool(1, 2, 0))))

@@ -108,7 +108,7 @@ def test_the_rate_is_between_nothing_and_all(steps: int, warmup: int, step: int)
 
 
 def test_batches_go_through_every_image_before_any_comes_again():
-    batches = training._batches(10, 4, seed=0)
+    batches = training.Batches(10, 4, seed=0)
     first = [index for _ in range(5) for index in next(batches)]
     assert sorted(first[:10]) == sorted(first[10:]) == list(range(10))
 

@@ -1,3 +1,6 @@
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ from raysep.config import FinetuneConfig, ModelConfig, SplitConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.finetune.training import prepare, train
-from raysep.finetune.trials import Trial
+from raysep.finetune.trials import Trial, read_result
 from raysep.finetune.tune import Job, fit, prepare_all, sample
 from raysep.models.meta import read_meta
 from raysep.planning import Pool
@@ -63,6 +66,30 @@ def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
     results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), lambda trial, report: None)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
+
+
+class Deadly(ImageFolder):
+    """Its first reader loses its process, as to a node that goes or a kernel that is out of memory."""
+
+    def __init__(self, uri: str, marker: str) -> None:
+        super().__init__(uri)
+        self.marker = Path(marker)
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path, row)
+
+
+@pytest.mark.slow
+def test_a_trial_that_loses_its_process_is_begun_again(ray_session, job: Job, tree: Path, tmp_path: Path):
+    deadly, again = replace(job, source=Deadly(str(tree), str(tmp_path / "marker"))), []
+    (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), lambda trial, report: None, on_retry=again.append)
+    assert (result.state, len(again)) == ("finished", 1)
+    assert read_result(job.run, trials(1e-3)[0], CONFIG.evaluate_at) == result
+    alone = list(train(trials(1e-3)[0], CONFIG, Storage(str(tmp_path / "alone")), job.split, job.source))
+    assert result.val_accuracy == {e.step: e.val_accuracy for e in alone}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Images in a directory for each class."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 from raysep.data.sources.base import Record
 from raysep.errors import ConfigError
@@ -27,6 +28,8 @@ class ImageFolder:
         root = self.storage
         if not root.exists():
             raise ConfigError([f"data.source.path: no directory at {root.display()}"])
+        if root.is_local and (wrong := list(_unusable(root.root))):
+            raise ConfigError([f"data.source.path: {problem}" for problem in wrong[:20]])
         classes = _directories(root)
         presplit = "unseen" in classes and set(classes) <= set(PARTS)
         parts: Iterable[str] = sorted(classes) if presplit else [""]
@@ -59,6 +62,38 @@ def _directories(storage: Storage, relative: str = "") -> list[str]:
 
     found: Sequence[pafs.FileInfo] = storage.fs.get_file_info(pafs.FileSelector(storage.path(relative)))
     return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
+
+
+def _unusable(root: str) -> Iterator[str]:
+    """Names and links of a local tree that would lose images, or count them twice, in words."""
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError([f"data.source.path: {_shown(error.filename)} can't be listed: {error.strerror}"])
+
+    for place, directories, files in os.walk(root, followlinks=True, onerror=refuse):
+        for name in [*directories, *files]:
+            path = os.path.join(place, name)  # noqa: PTH118  (names that are no text)
+            if not _is_text(name):
+                yield f"{_shown(path)}: the name is not UTF-8: rename it"
+            elif os.path.islink(path):  # noqa: PTH114
+                target = os.path.realpath(path)
+                if not os.path.exists(target):  # noqa: PTH110
+                    yield f"{_shown(path)}: a link that leads nowhere: remove it"
+                elif os.path.realpath(place) == target or os.path.realpath(place).startswith(f"{target}/"):
+                    yield f"{_shown(path)}: a link that leads back to where it lies: remove it"
+                    directories[:] = [each for each in directories if each != name]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: str) -> str:
+    return ascii(path)[1:-1]
 
 
 def _is_image(path: str) -> bool:

@@ -1,0 +1,296 @@
+"""A whole run on 2,000 images, whose processes are killed at random times until it ends; again and again.
+
+python jobs/benchmarks/chaos.py            # fifty kills: half an hour on two cores
+python jobs/benchmarks/chaos.py --quick    # a few kills
+python jobs/benchmarks/chaos.py --seed 7   # other times and targets
+
+Three nodes of a CPU each, on this machine. Killed (SIGKILL) are processes of trials, of embedding and of scoring, the
+raylet of a node, which takes all of its processes with it, and the driver, after which the same command is run again.
+After each kill `raysep verify` must find nothing wrong, and a run that has ended must have found what an undisturbed
+one has: every embedding bit for bit, every score exactly.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from figures import Figure, at_least, at_most, emit, figure
+from PIL import Image
+
+from raysep.embed.shards import Manifest, ShardSet, read_layer, read_manifest
+from raysep.separability import table
+from raysep.storage import Storage
+from raysep.verification import verify
+
+RAY = str(Path(sys.executable).parent / "ray")
+# Titles of Ray's processes, by what they do.
+TITLES = {"trial": "ray::ImplicitFunc", "embed": "ray::MapWorker", "score": "ray::Scorer"}
+# Seconds between two kills, at random.
+PAUSE = (3.0, 12.0)
+# A command that ends badly so often without having been disturbed will not end well.
+PATIENCE = 3
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """Pid, session and command line of every process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+            except (OSError, ValueError, IndexError):
+                continue
+            yield int(entry.name), session, line
+
+
+def kill(pid: int) -> None:
+    """At once, if it is still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+class Cluster:
+    """Three nodes of a CPU each; the first is the head."""
+
+    def __init__(self, scratch: Path) -> None:
+        # Ray's sockets have names of at most 107 characters.
+        self._directory, self._log = Path(f"/tmp/rc{os.getpid()}"), (scratch / "ray.log").open("w")
+        self.address = f"127.0.0.1:{free_port()}"
+        head = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
+        self._nodes = [self._start(*head, f"--temp-dir={self._directory}")]
+        self._wait(1)
+        self._nodes += [self._join(), self._join()]
+        self._wait(3)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [RAY, "start", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block"]
+        return subprocess.Popen([*command, *options], stdout=self._log, stderr=self._log, start_new_session=True)
+
+    def _join(self) -> subprocess.Popen[bytes]:
+        return self._start(f"--address={self.address}")
+
+    def _wait(self, nodes: int) -> None:
+        until = time.monotonic() + 120
+        while len(self._raylets()) < nodes:
+            if time.monotonic() > until:
+                raise SystemExit(f"the nodes did not start: {self._log.name}")
+            time.sleep(0.5)
+        time.sleep(3)
+
+    def _sessions(self) -> list[int]:
+        return [node.pid for node in self._nodes]
+
+    def _raylets(self) -> list[tuple[int, int]]:
+        return [(pid, s) for pid, s, line in processes() if "/raylet/raylet " in line and s in self._sessions()]
+
+    def workers(self, title: str) -> list[int]:
+        """Processes of the nodes that do one kind of work."""
+        return [pid for pid, session, line in processes() if session in self._sessions() and line.startswith(title)]
+
+    def lose_a_node(self, rng: random.Random) -> None:
+        """Kill the raylet of a node that is not the head; another node takes its place."""
+        pid, session = rng.choice([each for each in self._raylets() if each[1] != self._nodes[0].pid])
+        kill(pid)
+        position = self._sessions().index(session)
+        self._end(self._nodes[position])
+        self._nodes[position] = self._join()
+
+    def _end(self, node: subprocess.Popen[bytes]) -> None:
+        for pid, session, _ in list(processes()):
+            if session == node.pid:
+                kill(pid)
+        node.wait()
+
+    def close(self) -> None:
+        """End all nodes."""
+        for node in self._nodes:
+            self._end(node)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+@dataclass
+class Tally:
+    """What was done to the runs, and what came of it."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    runs: int = 0
+    seconds: float = 0.0
+
+
+def write_images(root: Path, images: int) -> None:
+    """Of five classes."""
+    rng = np.random.default_rng(0)
+    for number in range(images):
+        label = number % 5
+        (root / "abcde"[label]).mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(rng.normal(60 + 30 * label, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "abcde"[label] / f"{number:05d}.png")
+
+
+def configuration(images: Path) -> dict[str, Any]:
+    """All stages, with work for several processes in each."""
+    small = {"name": "test_vit", "pretrained": False, "image_size": 32, "kwargs": {"patch_size": 8, "depth": 3}}
+    return {
+        "data": {"source": {"kind": "image_folder", "path": str(images)}, "split": {"unseen": ["c", "d", "e"]}},
+        "models": [small],
+        "finetune": {"steps": 60, "evaluate_at": [0, 30, 60], "batch_size": 32, "seeds": [0, 1, 2]},
+        "embed": {"shard_rows": 64, "batch_size": 32},
+        "score": {"metrics": ["nmi", "knn_purity", "nn1", "linear_probe"], "resamples": 50},
+        "baselines": {"untrained": True, "pixels": None},
+        "metrics": {"port": None},
+        "compute": {"cpus_per_trial": 1, "embed_actors": 2, "cpus_per_embed_actor": 1, "score_actors": 2},
+    }
+
+
+def start(config: Path, run_dir: Path, address: str) -> subprocess.Popen[bytes]:
+    """The command, in a session of its own."""
+    log = (run_dir.parent / f"{run_dir.name}.log").open("a")
+    environment = {**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "raysep", "run", str(config), "--run-dir", str(run_dir)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def strike(cluster: Cluster, driver: subprocess.Popen[bytes], rng: random.Random) -> str | None:
+    """Kill one thing of those that are there, and say which; None where there is nothing but the driver yet."""
+    there = {name: found for name, title in TITLES.items() if (found := cluster.workers(title))}
+    if not there:
+        return None
+    # Work of the stage at hand most often, then the driver and a node.
+    what = rng.choices([*there, "driver", "raylet"], [*[3] * len(there), 2, 1])[0]
+    if what == "driver":
+        kill(driver.pid)
+        driver.wait()
+        return f"driver in {'/'.join(there)}"
+    if what == "raylet":
+        cluster.lose_a_node(rng)
+        return f"raylet in {'/'.join(there)}"
+    kill(rng.choice(there[what]))
+    return what
+
+
+def disturbed(cluster: Cluster, config: Path, run_dir: Path, rng: random.Random, kills: int, tally: Tally) -> None:
+    """One run to its end, with at most so many kills."""
+    began, left, failures = time.monotonic(), kills, 0
+    driver = start(config, run_dir, cluster.address)
+    due = time.monotonic() + rng.uniform(*PAUSE)
+    while True:
+        code = driver.poll()
+        if code == 0:
+            break
+        if code is not None:
+            failures += code != -signal.SIGKILL
+            if failures > PATIENCE + kills:
+                tally.wrong.append(f"{run_dir.name}: ended with {code} time and again")
+                break
+            driver = start(config, run_dir, cluster.address)
+        if left and time.monotonic() >= due:
+            what = strike(cluster, driver, rng)
+            if what is not None:
+                left -= 1
+                tally.kills[what] += 1
+                tally.wrong += [f"{run_dir.name}, after {what}: {item}" for item in wrong_files(run_dir)]
+            due = time.monotonic() + rng.uniform(*PAUSE)
+        time.sleep(0.2)
+    tally.runs += 1
+    tally.seconds += time.monotonic() - began
+
+
+def wrong_files(run_dir: Path) -> list[str]:
+    """What `raysep verify` finds wrong by now."""
+    run = Storage(str(run_dir))
+    if not run.exists("config.yaml"):
+        return []
+    return [f"{finding.path}: {finding.what}" for finding in verify(run).findings]
+
+
+def results(run_dir: Path) -> tuple[list[Any], dict[str, Any]]:
+    """The scores, and a digest of each layer of each shard set."""
+    run = Storage(str(run_dir))
+    scores = [{name: value for name, value in row.items() if name != "seconds"} for row in table.read(run)]
+    layers = {}
+    for path in run.files("embeddings", name="_manifest.json"):
+        _, model, trial, step, split, _ = (part.rpartition("=")[2] for part in path.split("/"))
+        shard_set = ShardSet(model, int(trial), int(step), split)
+        manifest = read_manifest(run, shard_set)
+        assert isinstance(manifest, Manifest)
+        for layer in manifest.layers:
+            ids, y, X = read_layer(run, shard_set, manifest, layer.index)
+            layers[f"{shard_set.directory} {layer.index}"] = ids, y.tolist(), X.tobytes()
+    return json.loads(json.dumps(scores)), layers
+
+
+def figures(kills: int, a_run: int, images: int, seed: int) -> Iterator[Figure]:
+    """So many kills, several in a run."""
+    rng, tally = random.Random(seed), Tally()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        place = Path(folder)
+        write_images(place / "images", images)
+        config = place / "run.yaml"
+        config.write_text(json.dumps(configuration(place / "images")))
+        cluster = Cluster(place)
+        try:
+            undisturbed = Tally()
+            disturbed(cluster, config, place / "undisturbed", rng, 0, undisturbed)
+            if undisturbed.wrong:
+                raise SystemExit((place / "undisturbed.log").read_text())
+            expected = results(place / "undisturbed")
+            while tally.kills.total() < kills and len(tally.wrong) == 0:
+                run_dir = place / f"run{tally.runs}"
+                disturbed(cluster, config, run_dir, rng, min(a_run, kills - tally.kills.total()), tally)
+                found = results(run_dir)
+                tally.wrong += [f"{run_dir.name}: {item}" for item in wrong_files(run_dir)]
+                for name, ours, theirs in zip(("scores", "embeddings"), found, expected, strict=True):
+                    if ours != theirs:
+                        tally.wrong.append(f"{run_dir.name}: other {name} than the undisturbed run's")
+                if tally.wrong:
+                    print((place / f"{run_dir.name}.log").read_text()[-4000:], file=sys.stderr)
+                shutil.rmtree(run_dir)
+        finally:
+            cluster.close()
+    for item in tally.wrong:
+        print(item, file=sys.stderr)
+    which = ", ".join(f"{count} {what}" for what, count in sorted(tally.kills.items()))
+    yield at_least("kills survived", tally.kills.total(), kills, "kills", f"in {tally.runs} runs: {which}; seed {seed}")
+    how = "after each kill `raysep verify`, after each run embeddings bit for bit and scores exactly"
+    yield at_most("differences from an undisturbed run", len(tally.wrong), 0, "differences", how)
+    lost = (tally.seconds - undisturbed.seconds * tally.runs) / max(1, tally.kills.total())
+    how = f"an undisturbed run takes {undisturbed.seconds:.0f} s"
+    yield figure("time lost", lost, "none: reported", None, "s a kill", how)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="A few kills of a small run.")] = False,
+    seed: Annotated[int, typer.Option(help="Of times and targets.")] = 0,
+) -> None:
+    """Print the figures; exit 1 where a bar is missed."""
+    size = {"kills": 2, "a_run": 2, "images": 300} if quick else {"kills": 50, "a_run": 5, "images": 2000}
+    emit(figures(**size, seed=seed), quick=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM: the first one ends what goes on in order, a second one at once.
+
+Nothing that is committed can be lost either way: every file is written whole or not at all.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+EXIT_CODE = 130
+# What has not ended by then, because a library hangs, is ended.
+GRACE_S = 9.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """Somebody wants this process to end. Raised in the main thread, wherever it is."""
+
+    def __init__(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        super().__init__(self.name)
+
+
+_before: dict[signal.Signals, Any] = {}
+
+
+@contextmanager
+def caught() -> Iterator[None]:
+    """Raise `Interrupted` at the first signal within a block; a second signal, or `GRACE_S`, ends the process.
+
+    A signal that was ignored when the block was entered, as shells have background jobs ignore Ctrl-C, stays ignored.
+    """
+    _before.update({number: signal.getsignal(number) for number in SIGNALS})
+    rearm()
+    interrupted = False
+    try:
+        yield
+    except Interrupted:
+        # This process is about to end: a second signal stays what it is, and so does the time that is left.
+        interrupted = True
+        raise
+    finally:
+        if not interrupted:
+            for number, handler in _before.items():
+                signal.signal(number, handler)
+        _before.clear()
+
+
+def rearm() -> None:
+    """Take the signals back from a library that has taken them, within `caught`; elsewhere nothing happens."""
+    for number, handler in _before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _first)
+
+
+def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the signature of a handler)
+    for each in SIGNALS:
+        signal.signal(each, _second)
+    watchdog = threading.Timer(GRACE_S, os._exit, (EXIT_CODE,))
+    watchdog.daemon = True
+    watchdog.start()
+    raise Interrupted(number)
+
+
+def _second(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    os._exit(EXIT_CODE)
