@@ -13,15 +13,15 @@ one has: every embedding bit for bit, every score exactly.
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,6 @@ from raysep.separability import table
 from raysep.storage import Storage
 from raysep.verification import verify
 
-RAY = str(Path(sys.executable).parent / "ray")
 # Titles of Ray's processes, by what they do.
 TITLES = {"trial": "ray::ImplicitFunc", "embed": "ray::MapWorker", "score": "ray::Scorer"}
 # Seconds between two kills, at random.
@@ -45,16 +44,17 @@ PAUSE = (3.0, 12.0)
 PATIENCE = 3
 
 
-def processes() -> Iterator[tuple[int, int, str]]:
-    """Pid, session and command line of every process."""
+def children_of(parents: Collection[int]) -> Iterator[tuple[int, str]]:
+    """Pid and command line of the processes that others have started."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, ValueError, IndexError):
                 continue
-            yield int(entry.name), session, line
+            if parent in parents:
+                yield int(entry.name), line
 
 
 def kill(pid: int) -> None:
@@ -65,71 +65,33 @@ def kill(pid: int) -> None:
         return
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+class Nodes:
+    """Three nodes of a CPU each, by Ray's own means of having several on one machine; the first is the head."""
 
+    def __init__(self) -> None:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), OMP_NUM_THREADS="1")
+        from ray.cluster_utils import Cluster
 
-class Cluster:
-    """Three nodes of a CPU each; the first is the head."""
-
-    def __init__(self, scratch: Path) -> None:
-        # Ray's sockets have names of at most 107 characters.
-        self._directory, self._log = Path(f"/tmp/rc{os.getpid()}"), (scratch / "ray.log").open("w")
-        self.address = f"127.0.0.1:{free_port()}"
-        head = ["--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false"]
-        self._nodes = [self._start(*head, f"--temp-dir={self._directory}")]
-        self._wait(1)
-        self._nodes += [self._join(), self._join()]
-        self._wait(3)
-
-    def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [RAY, "start", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block"]
-        return subprocess.Popen([*command, *options], stdout=self._log, stderr=self._log, start_new_session=True)
-
-    def _join(self) -> subprocess.Popen[bytes]:
-        return self._start(f"--address={self.address}")
-
-    def _wait(self, nodes: int) -> None:
-        until = time.monotonic() + 120
-        while len(self._raylets()) < nodes:
-            if time.monotonic() > until:
-                raise SystemExit(f"the nodes did not start: {self._log.name}")
-            time.sleep(0.5)
-        time.sleep(3)
-
-    def _sessions(self) -> list[int]:
-        return [node.pid for node in self._nodes]
-
-    def _raylets(self) -> list[tuple[int, int]]:
-        return [(pid, s) for pid, s, line in processes() if "/raylet/raylet " in line and s in self._sessions()]
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        self._others = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.address = str(self._cluster.address)
 
     def workers(self, title: str) -> list[int]:
         """Processes of the nodes that do one kind of work."""
-        return [pid for pid, session, line in processes() if session in self._sessions() and line.startswith(title)]
+        raylets = [
+            info.process.pid for node in self._cluster.list_all_nodes() for info in node.all_processes.get("raylet", [])
+        ]
+        return [pid for pid, line in children_of(raylets) if line.startswith(title)]
 
-    def lose_a_node(self, rng: random.Random) -> None:
+    def lose_one(self, rng: random.Random) -> None:
         """Kill the raylet of a node that is not the head; another node takes its place."""
-        pid, session = rng.choice([each for each in self._raylets() if each[1] != self._nodes[0].pid])
-        kill(pid)
-        position = self._sessions().index(session)
-        self._end(self._nodes[position])
-        self._nodes[position] = self._join()
-
-    def _end(self, node: subprocess.Popen[bytes]) -> None:
-        for pid, session, _ in list(processes()):
-            if session == node.pid:
-                kill(pid)
-        node.wait()
+        position = rng.randrange(len(self._others))
+        self._cluster.remove_node(self._others[position], allow_graceful=False)
+        self._others[position] = self._cluster.add_node(num_cpus=1)
 
     def close(self) -> None:
         """End all nodes."""
-        for node in self._nodes:
-            self._end(node)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._cluster.shutdown()
 
 
 @dataclass
@@ -167,17 +129,17 @@ def configuration(images: Path) -> dict[str, Any]:
     }
 
 
-def start(config: Path, run_dir: Path, address: str) -> subprocess.Popen[bytes]:
+def start(config: Path, run_dir: Path, nodes: Nodes) -> subprocess.Popen[bytes]:
     """The command, in a session of its own."""
     log = (run_dir.parent / f"{run_dir.name}.log").open("a")
-    environment = {**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "RAY_ADDRESS": nodes.address}
     command = [sys.executable, "-m", "raysep", "run", str(config), "--run-dir", str(run_dir)]
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def strike(cluster: Cluster, driver: subprocess.Popen[bytes], rng: random.Random) -> str | None:
+def strike(nodes: Nodes, driver: subprocess.Popen[bytes], rng: random.Random) -> str | None:
     """Kill one thing of those that are there, and say which; None where there is nothing but the driver yet."""
-    there = {name: found for name, title in TITLES.items() if (found := cluster.workers(title))}
+    there = {name: found for name, title in TITLES.items() if (found := nodes.workers(title))}
     if not there:
         return None
     # Work of the stage at hand most often, then the driver and a node.
@@ -187,16 +149,16 @@ def strike(cluster: Cluster, driver: subprocess.Popen[bytes], rng: random.Random
         driver.wait()
         return f"driver in {'/'.join(there)}"
     if what == "raylet":
-        cluster.lose_a_node(rng)
+        nodes.lose_one(rng)
         return f"raylet in {'/'.join(there)}"
     kill(rng.choice(there[what]))
     return what
 
 
-def disturbed(cluster: Cluster, config: Path, run_dir: Path, rng: random.Random, kills: int, tally: Tally) -> None:
+def disturbed(nodes: Nodes, config: Path, run_dir: Path, rng: random.Random, kills: int, tally: Tally) -> None:
     """One run to its end, with at most so many kills."""
     began, left, failures = time.monotonic(), kills, 0
-    driver = start(config, run_dir, cluster.address)
+    driver = start(config, run_dir, nodes)
     due = time.monotonic() + rng.uniform(*PAUSE)
     while True:
         code = driver.poll()
@@ -207,9 +169,9 @@ def disturbed(cluster: Cluster, config: Path, run_dir: Path, rng: random.Random,
             if failures > PATIENCE + kills:
                 tally.wrong.append(f"{run_dir.name}: ended with {code} time and again")
                 break
-            driver = start(config, run_dir, cluster.address)
+            driver = start(config, run_dir, nodes)
         if left and time.monotonic() >= due:
-            what = strike(cluster, driver, rng)
+            what = strike(nodes, driver, rng)
             if what is not None:
                 left -= 1
                 tally.kills[what] += 1
@@ -252,16 +214,16 @@ def figures(kills: int, a_run: int, images: int, seed: int) -> Iterator[Figure]:
         write_images(place / "images", images)
         config = place / "run.yaml"
         config.write_text(json.dumps(configuration(place / "images")))
-        cluster = Cluster(place)
+        nodes = Nodes()
         try:
             undisturbed = Tally()
-            disturbed(cluster, config, place / "undisturbed", rng, 0, undisturbed)
+            disturbed(nodes, config, place / "undisturbed", rng, 0, undisturbed)
             if undisturbed.wrong:
                 raise SystemExit((place / "undisturbed.log").read_text())
             expected = results(place / "undisturbed")
             while tally.kills.total() < kills and len(tally.wrong) == 0:
                 run_dir = place / f"run{tally.runs}"
-                disturbed(cluster, config, run_dir, rng, min(a_run, kills - tally.kills.total()), tally)
+                disturbed(nodes, config, run_dir, rng, min(a_run, kills - tally.kills.total()), tally)
                 found = results(run_dir)
                 tally.wrong += [f"{run_dir.name}: {item}" for item in wrong_files(run_dir)]
                 for name, ours, theirs in zip(("scores", "embeddings"), found, expected, strict=True):
@@ -271,7 +233,7 @@ def figures(kills: int, a_run: int, images: int, seed: int) -> Iterator[Figure]:
                     print((place / f"{run_dir.name}.log").read_text()[-4000:], file=sys.stderr)
                 shutil.rmtree(run_dir)
         finally:
-            cluster.close()
+            nodes.close()
     for item in tally.wrong:
         print(item, file=sys.stderr)
     which = ", ".join(f"{count} {what}" for what, count in sorted(tally.kills.items()))
