@@ -18,6 +18,7 @@ from raysep.config import RunConfig
 from raysep.errors import ConfigError
 
 Key = tuple[str | int, ...]
+MOST_VALUES = 100_000
 M = TypeVar("M", bound=BaseModel)
 
 # How pydantic calls the members of the unions in `config/`.
@@ -39,11 +40,28 @@ def read_yaml(path: str) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"can't be read: {error.strerror or error}"], path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], path) from None
     if not isinstance(values, dict):
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
+    if not _is_small(values):
+        raise ConfigError([f"more than {MOST_VALUES} values once its aliases are followed, or one within itself"], path)
     return values
+
+
+def _is_small(values: Any) -> bool:
+    """Whether there are few enough values: aliases of aliases make billions of them out of ten lines."""
+    left, seen = [values], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if seen + len(left) > MOST_VALUES:
+            return False
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return True
 
 
 def config_of_options(

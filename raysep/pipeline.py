@@ -17,6 +17,7 @@ from raysep.data import splits
 from raysep.embed import stage as embed_stage
 from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
+from raysep.models.meta import is_pickle
 from raysep.resources import Resources
 from raysep.separability import stage as score_stage
 from raysep.storage import Storage, is_uri
@@ -71,6 +72,9 @@ def run(
         fetched = sum(model.pretrained is True for model in config.models)
         hub = f", weights of {fetched} from the hub" if fetched else ""
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
+        for weights in [model.pretrained for model in config.models if isinstance(model.pretrained, str)]:
+            if is_pickle(weights):
+                telemetry.line("checks", f"{weights} is a pickle, of which only tensors are read: safetensors is safer")
         readers, split = checks.check_all(config, config_name)
         begun = runs.check_belongs(storage, config, split)
     current = Run(runs.with_absolute_paths(config), storage, readers, split, telemetry, verbose)

@@ -47,8 +47,11 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
                 f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
             ) from None
         return False
+    except yaml.YAMLError as error:
+        raise RunDirError(f"{run.display(CONFIG)} is damaged ({' '.join(str(error).split())}): restore it") from None
     now = with_absolute_paths(config).model_dump(mode="json")
-    changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
+    with run.understood(CONFIG):
+        changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
     if changed:
         raise RunDirError(
             "\n".join(
@@ -59,7 +62,8 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
             )
         )
     if run.exists(SPLITS):
-        before = splits.from_parquet(run.read_bytes(SPLITS))
+        with run.understood(SPLITS):
+            before = splits.from_parquet(run.read_bytes(SPLITS))
         if splits.fingerprint(before) != splits.fingerprint(split):
             old_ids, new_ids = set(before["image_id"].to_pylist()), set(split["image_id"].to_pylist())
             raise RunDirError(

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -157,11 +158,19 @@ class Storage:
 
     def read_json(self, relative: str) -> Any:
         """A JSON file's value. Raises FileNotFoundError, StorageError."""
+        content = self.read_bytes(relative)
+        with self.understood(relative):
+            return json.loads(content)
+
+    @contextlib.contextmanager
+    def understood(self, relative: str) -> Iterator[None]:
+        """Raise StorageError where the content of a file is not what its reader, in the block, takes it for."""
         try:
-            return json.loads(self.read_bytes(relative))
-        except ValueError as error:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise StorageError(
-                f"{self.display(relative)} is not whole JSON ({error}); `raysep run CONFIG --repair` makes it anew"
+                f"{self.display(relative)} is damaged ({what}); `raysep run CONFIG --repair` makes it anew"
             ) from None
 
     def write_json(self, relative: str, value: object) -> None:

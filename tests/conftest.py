@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 import os
+import signal
 
 # Two test processes and their workers share the cores: threads of BLAS and OpenMP that wait for each other by spinning
 # would take most of them. Before numpy and torch are imported.
@@ -16,6 +17,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+from raysep.data.sources import ImageFolder
 
 # Shared machines are slow at times: a deadline would test them and not the code.
 settings.register_profile("shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -52,6 +55,20 @@ def write_images(root: Path, classes: dict[str, int], size: int = 16, seed: int 
         for index in range(count):
             pixels = np.clip(colour + rng.normal(0, 30, (size, size, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
+
+
+class Deadly(ImageFolder):
+    """Its first reader loses its process, as to a node that goes or a kernel that is out of memory."""
+
+    def __init__(self, uri: str, marker: str) -> None:
+        super().__init__(uri)
+        self.marker = Path(marker)
+
+    def read(self, path: str | None, row: int | None) -> bytes:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path, row)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from raysep.config import RunConfig
 from raysep.errors import ConfigError
-from raysep.loading import build_config, differences, load_config, to_yaml
+from raysep.loading import build_config, differences, load_config, put, to_yaml
 from tests.conftest import REPOSITORY
 
 DIGITS = {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}}
@@ -167,3 +168,58 @@ def test_any_values_give_a_config_or_a_config_error(values: dict[str, Any]):
         build_config(values)
     except ConfigError as error:
         assert error.problems
+
+
+BOMBS = {
+    "aliases of aliases": "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+    "a value within itself": "a: &a [*a]\n",
+    "depth": "a: " + "[" * 5000,
+    "digits": "a: " + "9" * 5000,
+    "bytes": "\x00\xff",
+}
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
+def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("finetune.steps", -1),
+        ("finetune.steps", 1e400),
+        ("finetune.batch_size", 0),
+        ("finetune.learning_rate", float("nan")),
+        ("finetune.seeds", [-1]),
+        ("embed.shard_rows", -5),
+        ("score.resamples", -2),
+        ("score.resamples", 10**30),
+        ("data.max_failed_share", 7),
+        ("compute.embed_actors", -1),
+        ("models.0.image_size", 10**9),
+        ("metrics.pushgateway", "http://me:secret@host:9091"),
+        ("name", "../../etc"),
+        ("models.0.id", "../x"),
+    ],
+)
+def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any):
+    values = base(finetune={}, embed={}, score={}, compute={}, metrics={})
+    put(values, key, value)
+    with pytest.raises(ConfigError, match=re.escape(key.rpartition(".")[2])):
+        build_config(values)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
+def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any):
+    for key in ("models", "models.0.pooling", "data.split", "finetune", "score.metrics", "embed.dtype", "compute"):
+        values = base()
+        put(values, key, value)
+        try:
+            assert isinstance(build_config(values), RunConfig)
+        except ConfigError as error:
+            assert error.problems

@@ -70,6 +70,10 @@ class Nodes:
 
     def __init__(self) -> None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(16), OMP_NUM_THREADS="1")
+        # A directory of its own, so that no other program of this machine takes this cluster for the one to join.
+        self._scratch = Path(f"/tmp/rc{os.getpid()}")
+        self._scratch.mkdir()
+        os.environ["RAY_TMPDIR"] = str(self._scratch)
         from ray.cluster_utils import Cluster
 
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -92,6 +96,7 @@ class Nodes:
     def close(self) -> None:
         """End all nodes."""
         self._cluster.shutdown()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 @dataclass

@@ -19,7 +19,8 @@ class ModelConfig(Section):
     id: str = Field("", description="the name in results and paths; unset: made from `name`")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
     pretrained: bool | str = Field(
-        True, description="true: timm's weights; false: from scratch; or a path or URI of a safetensors state dict"
+        True,
+        description="true: timm's weights; false: from scratch; or a path or URI of a safetensors or .pth file",
     )
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels; unset: the model's own")
     crop_pct: float | None = Field(None, gt=0, le=1, description="unset: the model's own; 1 crops nothing")

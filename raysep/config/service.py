@@ -50,4 +50,6 @@ class MetricsConfig(Section):
     def _suffix(self) -> Self:
         if self.textfile is not None and not self.textfile.endswith(".prom"):
             raise ValueError(f"node_exporter reads *.prom only: textfile is {self.textfile}")
+        if self.pushgateway is not None and "@" in self.pushgateway:
+            raise ValueError("pushgateway is stored with the results, so it can't hold a password")
         return self

@@ -49,8 +49,9 @@ def kept(run: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
     for path in _records(run, shard_set):
         try:
             plain = run.read_json(path)
-            record = Record(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
-        except (StorageError, KeyError, TypeError):
+            with run.understood(path):
+                record = Record(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
+        except StorageError:
             # A block can always be embedded again.
             continue
         file = record.file

@@ -132,9 +132,10 @@ def read_manifest(run: Storage, shard_set: ShardSet) -> Manifest | None:
     except FileNotFoundError:
         return None
     sizes = run.sizes(shard_set.directory)
-    if any(sizes.get(f"{shard_set.directory}/{file['name']}") != file["bytes"] for file in plain["files"]):
-        return None
-    return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
+    with run.understood(f"{shard_set.directory}/{MANIFEST}"):
+        if any(sizes.get(f"{shard_set.directory}/{file['name']}") != file["bytes"] for file in plain["files"]):
+            return None
+        return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
 
 
 def read_layer(

@@ -5,12 +5,12 @@ by Ray Tune in the same call or by the next call, goes on from it: on CPUs to th
 """
 
 import io
-import pickle
 from typing import Any
 
 import torch
 
 from raysep.finetune.trials import Trial
+from raysep.models.pickles import unpickled
 from raysep.storage import Storage
 
 FILE = "state.pt"
@@ -26,12 +26,11 @@ def save(run: Storage, trial: Trial, state: dict[str, Any]) -> None:
 def load(run: Storage, trial: Trial) -> dict[str, Any] | None:
     """The state of a trial, on the CPU; None where there is none that can be read. Nothing is unpickled but data."""
     try:
-        content = run.read_bytes(_path(trial))
-        found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (FileNotFoundError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        found = unpickled(run.read_bytes(_path(trial)))
+    except (FileNotFoundError, ValueError):
         # A trial can always begin anew.
         return None
-    return found
+    return found if isinstance(found, dict) else None
 
 
 def forget(run: Storage, trial: Trial) -> None:

@@ -173,9 +173,10 @@ def read_result(run: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult
         plain = run.read_json(f"{trial.directory}/{RESULT}")
     except FileNotFoundError:
         return None
-    for name in ("val_accuracy", "seen_accuracy"):
-        plain[name] = {int(step): value for step, value in plain[name].items()}
-    result = TrialResult(**plain)
+    with run.understood(f"{trial.directory}/{RESULT}"):
+        for name in ("val_accuracy", "seen_accuracy"):
+            plain[name] = {int(step): value for step, value in plain[name].items()}
+        result = TrialResult(**plain)
     if result.state == "finished":
         whole = all(run.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
         return result if whole else None

@@ -15,7 +15,8 @@ from torch import nn
 from raysep.config import ModelConfig
 from raysep.data.images import Preprocessing
 from raysep.errors import ConfigError
-from raysep.models.meta import PIXELS
+from raysep.models.meta import PIXELS, is_pickle
+from raysep.models.pickles import unpickled
 from raysep.models.pixels import Pixels
 from raysep.storage import is_uri, place_exists, read_place
 
@@ -96,7 +97,7 @@ def _preprocessing_of_pixels(config: ModelConfig) -> Preprocessing:
 
 
 def load_weights(model: nn.Module, path: str, name: str) -> None:
-    """Load a safetensors state dict in place.
+    """Load a state dict in place: a safetensors file, or one of torch's, of which nothing but tensors is unpickled.
 
     timm's own filter for the family runs first: it renames keys of other origins and resamples position
     embeddings to the model's size. The classifier is loaded where it fits and left out where not.
@@ -106,10 +107,10 @@ def load_weights(model: nn.Module, path: str, name: str) -> None:
     """
     if not place_exists(path):
         raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a safetensors file, true or false)"])
-    try:
-        found = load(read_place(path)) if is_uri(path) else load_file(Path(path).expanduser())
-    except SafetensorError as error:
-        raise ConfigError([f"models: {name}: {path} is not a whole safetensors file ({error})"]) from None
+    found = _read_pickle(path, name) if is_pickle(path) else _read_safetensors(path, name)
+    if broken := [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
+        which = ", ".join(broken[:4]) + (f" and {len(broken) - 4} more" if len(broken) > 4 else "")
+        raise ConfigError([f"models: {name}: {path} has NaN or infinity in {which}"])
     own = model.state_dict()
     state = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
     state = _family_filter(name, state, model)
@@ -134,6 +135,27 @@ def load_weights(model: nn.Module, path: str, name: str) -> None:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise ConfigError([f"models: {path} doesn't fit {name}: {shown}"])
     model.load_state_dict(state, strict=False)
+
+
+def _read_safetensors(path: str, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return load(read_place(path)) if is_uri(path) else load_file(Path(path).expanduser())
+    except SafetensorError as error:
+        raise ConfigError([f"models: {name}: {path} is not a whole safetensors file ({error})"]) from None
+
+
+def _read_pickle(path: str, name: str) -> dict[str, torch.Tensor]:
+    try:
+        found = unpickled(read_place(path))
+    except ValueError as error:
+        raise ConfigError([f"models: {name}: {path} holds no state dict and nothing else ({_short(error)})"]) from None
+    # Training programs keep the weights beside other things.
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ConfigError([f"models: {name}: {path} is not a state dict: names and tensors"])
+    return found
 
 
 def _family_filter(name: str, state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

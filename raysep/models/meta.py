@@ -43,6 +43,15 @@ class CheckpointMeta:
     sha256: str = ""
 
 
+def is_pickle(weights: str) -> bool:
+    """Whether a file of weights is one of torch's own, by its name.
+
+    >>> is_pickle("a.pth"), is_pickle("s3://b/a.safetensors")
+    (True, False)
+    """
+    return weights.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".tar"))
+
+
 def directory(model_id: str, trial: int, step: int) -> str:
     """Where a checkpoint lies, relative to the run."""
     return f"checkpoints/{model_id}/trial={trial}/step={step}"
@@ -60,9 +69,10 @@ def to_json(meta: CheckpointMeta) -> dict[str, Any]:
 def read_meta(run: Storage, where: str) -> CheckpointMeta:
     """The meta of a checkpoint directory. Raises FileNotFoundError."""
     plain = run.read_json(f"{where}/{META}")
-    pre = plain["preprocessing"]
-    plain["preprocessing"] = Preprocessing(
-        **{**pre, "size": tuple(pre["size"]), "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}
-    )
-    plain["model"] = ModelConfig.model_validate(plain["model"])
-    return CheckpointMeta(**plain)
+    with run.understood(f"{where}/{META}"):
+        pre = plain["preprocessing"]
+        plain["preprocessing"] = Preprocessing(
+            **{**pre, "size": tuple(pre["size"]), "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}
+        )
+        plain["model"] = ModelConfig.model_validate(plain["model"])
+        return CheckpointMeta(**plain)

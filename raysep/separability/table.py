@@ -123,9 +123,10 @@ def read(run: Storage, *, names_only: bool = False) -> list[Row]:
     except FileNotFoundError:
         return []
     columns = list(NAMES) if names_only else None
-    # Threads of Arrow's that are still starting when a finished run exits at once would abort the process.
-    table = pq.read_table(io.BytesIO(content), schema=SCHEMA, columns=columns, use_threads=False, pre_buffer=False)
-    rows: list[Row] = table.to_pylist()
+    with run.understood(FILE):
+        # Threads of Arrow's that are still starting when a finished run exits at once would abort the process.
+        table = pq.read_table(io.BytesIO(content), schema=SCHEMA, columns=columns, use_threads=False, pre_buffer=False)
+        rows: list[Row] = table.to_pylist()
     return rows
 
 

@@ -1,5 +1,7 @@
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -56,6 +58,50 @@ def test_exif_rotation_is_applied():
 def test_what_is_not_a_whole_image_is_unreadable(content: bytes):
     with pytest.raises(UnreadableImageError):
         decode(content)
+
+
+def png(width: int, height: int, pixels: bytes = b"") -> bytes:
+    """A grey PNG that says how large it is, whatever it holds."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (png(20_000, 20_000), "pixels"),
+        (png(0, 8), "not an image"),
+        (encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"), "floats"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    ],
+    ids=["20,000 pixels a side", "no pixels", "floats", "a program", "no raster"],
+)
+def test_what_images_hold_that_they_should_not(content: bytes, why: str):
+    with pytest.raises(UnreadableImageError, match=why):
+        decode(content)
+
+
+def test_long_thin_images_lab_and_the_first_frame_are_taken():
+    assert decode(encoded(Image.new("RGB", (20_000, 2)))).size == (20_000, 2)
+    assert decode(encoded(Image.new("LAB", (4, 4)), "TIFF")).mode == "RGB"
+    red, green = (Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0)))
+    animated = encoded(red, "GIF", save_all=True, append_images=[green])
+    assert decode(animated).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_storage_that_fails_is_no_unreadable_image():
+    class Away:
+        def read(self, path: str | None, row: int | None) -> bytes:
+            raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError):
+        load_batch(Away(), [("a", None)], IMAGENET)
 
 
 @given(st.binary(max_size=64), st.integers(0, 400))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,39 @@ def test_huggingface_names_what_is_missing(tree: Path, tmp_path: Path):
         HuggingFace(HuggingFaceSource(kind="huggingface", path=path, image_column="picture")).records()
     with pytest.raises(ConfigError, match="split none, can't be loaded"):
         HuggingFace(HuggingFaceSource(kind="huggingface", path=path, split="none")).records()
+
+
+def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
+    (tree / "a" / "back").symlink_to(tree / "a")
+    (tree / "b" / "gone.png").symlink_to(tree / "nothing.png")
+    # Names on Linux are bytes, not text.
+    with open(os.path.join(bytes(tree), b"c", b"caf\xe9.png"), "wb") as file:  # noqa: PTH118, PTH123
+        file.write(b"x")
+    with pytest.raises(ConfigError) as caught:
+        ImageFolder(str(tree)).records()
+    found = "\n".join(caught.value.problems)
+    assert "a/back: a link that leads back to where it lies" in found
+    assert "b/gone.png: a link that leads nowhere" in found
+    assert "the name is not UTF-8" in found
+    assert len(caught.value.problems) == 3
+
+
+def test_links_to_images_and_names_with_newlines_are_images(tree: Path):
+    (tree / "a" / "two\nlines.png").write_bytes((tree / "a" / "000.png").read_bytes())
+    (tree / "b" / "link.png").symlink_to(tree / "a" / "000.png")
+    source = ImageFolder(str(tree))
+    assert {"a/two\nlines.png", "b/link.png"} < {record.image_id for record in source.records()}
+    assert decode(source.read("a/two\nlines.png", None)).mode == "RGB"
+
+
+def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_path: Path):
+    write_parquet(tree, tmp_path / "p")
+    config = ParquetSource(kind="parquet", path=str(tmp_path / "p"))
+    (record, *_) = ParquetImages(config).records()
+    file = tmp_path / "p" / str(record.path)
+    content = bytearray(file.read_bytes())
+    # The first page's header.
+    content[4:24] = b"\xff" * 20
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=r"is damaged|deserialize"):
+        ParquetImages(config).read(record.path, record.row)

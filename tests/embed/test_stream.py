@@ -25,7 +25,7 @@ from raysep.models.meta import CheckpointMeta, read_meta
 from raysep.planning import EmbedPlan, Pool
 from raysep.storage import Storage
 from raysep.telemetry.meter import Meter
-from tests.conftest import TINY_CNN, TINY_VIT
+from tests.conftest import TINY_CNN, TINY_VIT, Deadly
 
 
 @pytest.fixture
@@ -237,3 +237,13 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
     places = [(path, None) for path in select(split, "unseen")["path"].to_pylist()]
     serial = embedded(Embedder(run, metas[:1], "cpu", "float32"), corrupted, places, 64).vectors[0][0]
     np.testing.assert_allclose(Z, serial, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_block_that_loses_its_process_is_begun_again(ray_session, world, tree: Path, tmp_path: Path):
+    run, _, split, metas = world
+    (unit, *_) = units_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
+    blocks = list(embed_all([unit], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))
+    assert sorted(block.first for block in blocks) == [0, 14]
+    ids, _, _ = read_layer(run, unit.shard_sets[0], manifests([unit], blocks)[unit.shard_sets[0]], 0)
+    assert ids == [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]

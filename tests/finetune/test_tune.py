@@ -1,5 +1,3 @@
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from raysep.finetune.tune import Job, fit, prepare_all, sample
 from raysep.models.meta import read_meta
 from raysep.planning import Pool
 from raysep.storage import Storage
-from tests.conftest import TINY_CNN
+from tests.conftest import TINY_CNN, Deadly
 
 CONFIG = FinetuneConfig(steps=4, evaluate_at=[0, 2, 4], batch_size=8, validation_fraction=0.2)
 
@@ -66,20 +64,6 @@ def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
     results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), lambda trial, report: None)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
-
-
-class Deadly(ImageFolder):
-    """Its first reader loses its process, as to a node that goes or a kernel that is out of memory."""
-
-    def __init__(self, uri: str, marker: str) -> None:
-        super().__init__(uri)
-        self.marker = Path(marker)
-
-    def read(self, path: str | None, row: int | None) -> bytes:
-        if not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(path, row)
 
 
 @pytest.mark.slow

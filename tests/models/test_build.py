@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
@@ -103,3 +103,27 @@ def test_real_weights_load(shared_data: Path, name: str, file: str, size: int):
     model = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=size), 15).eval()
     with torch.inference_mode():
         assert torch.isfinite(model(torch.rand(1, 3, size, size))).all()
+
+
+def test_weights_that_are_not_finite_are_refused_by_key(weights: Path, tmp_path: Path):
+    state = load_file(weights)
+    state["blocks.0.norm1.weight"][3] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(ConfigError, match=r"NaN or infinity in blocks\.0\.norm1\.weight"):
+        create(config(tmp_path / "nan.safetensors"))
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_of_a_pickle_tensors_are_read_and_no_code(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    torch.save({"state_dict": load_file(weights), "epoch": 3}, tmp_path / "w.pth")
+    found, expected = create(config(tmp_path / "w.pth")), create(config(weights))
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in found.state_dict().items())
+    for content in ({"model": Code()}, [1, 2]):
+        torch.save(content, tmp_path / "bad.pth")
+        with pytest.raises(ConfigError, match="state dict"):
+            create(config(tmp_path / "bad.pth"))
+    assert "run" not in capsys.readouterr().out

@@ -62,6 +62,12 @@ class ParquetImages:
         """The bytes in a row's image column."""
         assert path is not None
         assert row is not None
+        try:
+            return self._content(path, row)
+        except pa.ArrowException as error:
+            raise OSError(f"{self.storage.display(path)} is damaged: {' '.join(str(error).split())}") from None
+
+    def _content(self, path: str, row: int) -> bytes:
         for group, rows in enumerate(self._group_sizes(path)):
             if row < rows:
                 value = self._image_group(path, group)[row].as_py()
