@@ -50,9 +50,6 @@ def test_plan_says_what_a_run_will_take_and_writes_nothing(tmp_path: Path):
     assert "test_vit (" in done.stdout
     assert "forward passes" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    too_much = raysep("plan", QUICKSTART, models, "compute.score_actors=4000", cwd=tmp_path)
-    assert too_much.returncode == 2
-    assert "compute.score_actors" in too_much.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", QUICKSTART, "models.0.nam=x")])
@@ -126,10 +123,6 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     assert again.returncode == 0
     assert again.stderr.count("nothing left to do") == 4
     assert again.stdout == done.stdout
-    whole = raysep("verify", "out", cwd=tmp_path)
-    assert whole.returncode == 0
-    assert whole.stdout.splitlines()[-1].startswith("right: ")
-    assert "unfinished" not in whole.stdout
     # Nothing of it lies on this machine's disk.
     assert {path.name for path in tmp_path.iterdir()} == {"images", "mine.safetensors"}
 

@@ -69,7 +69,7 @@ def test_rays_own_client_and_ours_run_the_entry_point_and_exit_as_it_does(head: 
     assert "belongs to another configuration" in other.stdout
 
     listed = head.run(RAYSEP, "jobs")
-    assert re.search(rf"{job.group(1)}.*SUCCEEDED.*run\.yaml.*out", listed.stdout.replace("\n", " "))
+    assert re.search(rf"{job.group(1)}.*SUCCEEDED", listed.stdout)
 
 
 def test_a_sweep_is_submitted_like_a_run(head: Head, tmp_path: Path):
