@@ -47,7 +47,10 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
     if not verbose:
         # Tune's new output prints a frame even where it is told to print nothing; its old one doesn't.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    address = _named_cluster() if "ray" not in sys.modules or not sys.modules["ray"].is_initialized() else None
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield _resources(may_add)
+        return
+    address = _named_cluster()
     if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # A Ray of our own: its servers listen on every network of this machine, and do what whoever has its token says.
         # Read when Ray is imported.
@@ -55,9 +58,6 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
     import ray
     from ray.exceptions import AuthenticationError
 
-    if ray.is_initialized():
-        yield _resources(may_add)
-        return
     quiet: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,

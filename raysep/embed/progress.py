@@ -4,7 +4,7 @@ A call that is stopped is gone on from them: what they name is not embedded agai
 among the images, so a block that is done twice has one record, and the rows of the other time are a stray.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def kept(run: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
     """The records of a shard set by their first image: those of this key whose file is there whole."""
     sizes = run.sizes(shard_set.directory)
     found = {}
-    for path in _records(run, shard_set):
+    for path in _records(sizes):
         try:
             plain = run.read_json(path)
             with run.understood(path):
@@ -63,9 +63,9 @@ def kept(run: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
 
 def forget(run: Storage, shard_set: ShardSet) -> None:
     """Remove the records of a shard set: it is whole, or begins anew."""
-    for path in list(_records(run, shard_set)):
+    for path in _records(run.sizes(shard_set.directory)):
         run.delete(path)
 
 
-def _records(run: Storage, shard_set: ShardSet) -> Iterator[str]:
-    return (path for path in run.files(shard_set.directory) if path.rpartition("/")[2].startswith(PREFIX))
+def _records(files: Iterable[str]) -> list[str]:
+    return [path for path in files if path.rpartition("/")[2].startswith(PREFIX)]

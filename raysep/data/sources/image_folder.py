@@ -76,10 +76,10 @@ def _unusable(root: str) -> Iterator[str]:
             if not _is_text(name):
                 yield f"{_shown(path)}: the name is not UTF-8: rename it"
             elif os.path.islink(path):  # noqa: PTH114
-                target = os.path.realpath(path)
+                target, here = os.path.realpath(path), os.path.realpath(place)
                 if not os.path.exists(target):  # noqa: PTH110
                     yield f"{_shown(path)}: a link that leads nowhere: remove it"
-                elif os.path.realpath(place) == target or os.path.realpath(place).startswith(f"{target}/"):
+                elif f"{here}/".startswith(f"{target}/"):
                     yield f"{_shown(path)}: a link that leads back to where it lies: remove it"
                     directories[:] = [each for each in directories if each != name]
 
