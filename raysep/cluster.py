@@ -23,6 +23,7 @@ TOKEN_HELP = (
 )
 # How long a GPU is waited for to say how much memory it has.
 GPU_ANSWER_S = 20
+OUR_ERROR = re.compile(r"^raysep\.[\w.]+: ")
 ERROR_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception)\b[^:]*: ")
 
 
@@ -126,6 +127,19 @@ def errors_of(stage: str) -> Iterator[None]:
         raise StageError(f"{stage}: {cause(error)}") from error
 
 
+def lost_errors() -> tuple[type[Exception], ...]:
+    """What Ray raises where a process or a node is gone, and no error of ours is why."""
+    from ray import exceptions
+
+    return (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,
+        exceptions.NodeDiedError,
+    )
+
+
 def cause(error: BaseException | None) -> str:
     """What went wrong in a worker, on one line: Ray wraps the error, and has its traceback as text."""
     if error is None:
@@ -139,7 +153,7 @@ def cause(error: BaseException | None) -> str:
     # The last line of a traceback names the error; Ray Data adds links and lines of advice behind it.
     lines = [line.strip() for link in chain for line in str(link).splitlines() if line.strip()]
     named = [line for line in lines if ERROR_LINE.match(line)] or lines
-    return named[-1] if named else type(error).__name__
+    return OUR_ERROR.sub("", named[-1]) if named else type(error).__name__
 
 
 def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:

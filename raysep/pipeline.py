@@ -1,5 +1,6 @@
 """The stages in order. Each reads what the one before it wrote, and does only what is missing."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from raysep import __version__, checks, locks, planning, runs, verification
+from raysep import __version__, checks, locks, planning, retries, runs, verification
 from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
@@ -129,13 +130,14 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
         runs.record_machines(current.storage, cluster.kinds)
         telemetry.line("data", _counted(config, current.split))
         for stage in stages:
-            # Asked again at its turn: what a stage before it did may have left it something to do.
-            if WORK[stage].pending(current):
-                began = time.monotonic()
-                WORK[stage].perform(current, cluster)
-                telemetry.event(stage, f"done in {time.monotonic() - began:.1f} s")
-            else:
-                telemetry.line(stage, "nothing left to do")
+            with _counting_retries(current, stage):
+                # Asked again at its turn: what a stage before it did may have left it something to do.
+                if WORK[stage].pending(current):
+                    began = time.monotonic()
+                    WORK[stage].perform(current, cluster)
+                    telemetry.event(stage, f"done in {time.monotonic() - began:.1f} s")
+                else:
+                    telemetry.line(stage, "nothing left to do")
 
 
 def _check_shared(config: RunConfig, storage: Storage) -> None:
@@ -159,6 +161,22 @@ def _check_shared(config: RunConfig, storage: Storage) -> None:
             ]
         )
     )
+
+
+@contextmanager
+def _counting_retries(current: Run, stage: str) -> Iterator[None]:
+    """Add what was begun again to the run's manifest, however the block ends."""
+    telemetry, before = current.telemetry, retries.count()
+    try:
+        yield
+    finally:
+        if own := retries.count() - before:
+            telemetry.retried(stage, "storage", own)
+        if telemetry.again:
+            # What ended the stage is the error to be told of.
+            with contextlib.suppress(OSError, KeyError):
+                runs.record_retries(current.storage, telemetry.again)
+            telemetry.again.clear()
 
 
 @contextmanager

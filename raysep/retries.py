@@ -1,13 +1,18 @@
-"""What may pass is tried again, a few times and ever later; what can't pass is not."""
+"""What may pass is tried again, a few times and ever later; what can't pass is not. All of it is counted."""
 
 import errno
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Literal, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 T = TypeVar("T")
+# Why something is begun again: its process is lost, storage did not answer, a GPU's memory ran out.
+Why = Literal["process", "storage", "memory"]
+# How often one piece of work is begun again when its process is lost.
+PIECE_RETRIES = 3
 
 ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 5, 0.5, 8.0
 PASSING = frozenset(
@@ -54,6 +59,23 @@ def persistently(work: Callable[[], T]) -> T:
 def count() -> int:
     """How often this process has begun work on storage again."""
     return len(_begun_again)
+
+
+class Attempts:
+    """How often each piece of work was begun.
+
+    >>> attempts = Attempts()
+    >>> [attempts.begin("a") for _ in range(2)], attempts.begin("b")
+    ([1, 2], 1)
+    """
+
+    def __init__(self) -> None:
+        self._begun: Counter[Hashable] = Counter()
+
+    def begin(self, piece: Hashable) -> int:
+        """Count it; how often this piece was begun by now."""
+        self._begun[piece] += 1
+        return self._begun[piece]
 
 
 def _note(state: RetryCallState) -> None:

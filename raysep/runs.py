@@ -4,7 +4,7 @@ import hashlib
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.errors import RunDirError
 from raysep.loading import differences, to_yaml
+from raysep.retries import Why
 from raysep.storage import Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
@@ -41,7 +42,11 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
         old = yaml.safe_load(run.read_bytes(CONFIG))
     except FileNotFoundError:
         # A call that was stopped while it began the run may have left these.
-        others = [file for file in run.files() if file not in {locks.FILE, SPLITS, MANIFEST}]
+        others = [
+            file
+            for file in run.files()
+            if file not in {SPLITS, MANIFEST} and not file.startswith(f"{locks.DIRECTORY}/")
+        ]
         if others:
             raise RunDirError(
                 f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
@@ -121,6 +126,16 @@ def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> 
         before = nodes.setdefault(node, {"pieces": 0, "seconds": 0.0})
         nodes[node] = {name: round(before[name] + value, 3) for name, value in entry.items()}
     manifest["stages"][stage] = {**state, **({"nodes": nodes} if nodes else {}), "at": now()}
+    run.write_json(MANIFEST, manifest)
+
+
+def record_retries(run: Storage, again: Mapping[str, Mapping[Why, int]]) -> None:
+    """Add how often something was begun again, by stage and by why, to what it was in the calls before."""
+    manifest = run.read_json(MANIFEST)
+    for stage, counts in again.items():
+        known = manifest.setdefault("retries", {}).setdefault(stage, {})
+        for why, times in counts.items():
+            known[why] = known.get(why, 0) + times
     run.write_json(MANIFEST, manifest)
 
 

@@ -60,6 +60,8 @@ def _evaluate(
             out.print(model.headline, markup=False, soft_wrap=True)
         for item in summary.left_out:
             out.print(f"left out: {printable(item)}", markup=False, soft_wrap=True)
+        if summary.retried:
+            out.print(f"begun again: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
         if len(summary.models) < len(config.models):
             # What could be done is done and reported; a script must still see that it isn't all.

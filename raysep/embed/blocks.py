@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
+from raysep.embed.attempts import Begin, first_time, note_begin
 from raysep.embed.progress import Record, keep, kept
 from raysep.embed.shards import ShardSet
 from raysep.models.layers import Layer
@@ -120,8 +121,11 @@ def already(run: Storage, number: int, unit: Unit, rows: int) -> list[Block]:
 class Decoding:
     """Reads and decodes blocks of references into blocks of pixels: one row, which holds all of them."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, batch_size: int, meter: Meter) -> None:
+    def __init__(
+        self, readers: Sequence[Reader], run: Storage, batch_size: int, meter: Meter, begin: Begin = first_time
+    ) -> None:
         self._readers, self._run, self._batch_size, self._meter = readers, run, batch_size, meter
+        self._begin = begin
         self._cached: tuple[str, CheckpointMeta] | None = None
 
     def batches(self, work: dict[str, Any], block: pa.Table) -> Iterator["Decoded"]:
@@ -140,6 +144,7 @@ class Decoding:
         """A block of references to a block of pixels."""
         with self._meter.piece():
             work = json.loads(block["work"][0].as_py())
+            note_begin("decode", work, block["image_id"][0].as_py(), self._begin, self._meter)
             decoded = list(self.batches(work, block))
             pixels = np.concatenate([batch.pixels.numpy() for batch in decoded])
         head = {
@@ -160,8 +165,16 @@ class Decoding:
 class Embedding:
     """Embeds and writes blocks of references or of pixels. Keeps the models of the last one."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, device: str, meter: Meter) -> None:
-        self._run, self._config, self._device, self._meter = run, config, device, meter
+    def __init__(
+        self,
+        readers: Sequence[Reader],
+        run: Storage,
+        config: EmbedConfig,
+        device: str,
+        meter: Meter,
+        begin: Begin = first_time,
+    ) -> None:
+        self._run, self._config, self._device, self._meter, self._begin = run, config, device, meter, begin
         self._decoding = Decoding(readers, run, config.batch_size, meter)
         self._loaded: list[str] = []
 
@@ -178,6 +191,7 @@ class Embedding:
                 work = json.loads(block["work"][0].as_py())
                 ids, labels = block["image_id"].to_pylist(), block["label"].to_pylist()
                 batches = self._decoding.batches(work, block)
+            note_begin("embed", work, ids[0], self._begin, self._meter)
             outcome = self._outcome(work, ids, labels, batches)
         found = Block(**outcome, reports=[*reports, self._meter.report])
         return pa.table({"outcome": [found.to_json()]})

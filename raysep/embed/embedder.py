@@ -143,7 +143,7 @@ class Embedder:
                 if size == 1:
                     raise
                 self._at_once = size // 2
-                meter.count("memory_fallbacks", 1)
+                meter.again("memory")
                 torch.cuda.empty_cache()
             else:
                 return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]

@@ -70,7 +70,7 @@ def perform(run: Run, cluster: Resources) -> None:
                     told.add(unit.metas[0].model.id)
                     which = ", ".join(block.uncompiled)
                     telemetry.line("embed", f"{unit.metas[0].model.id}: not compiled, since hooks read it: {which}")
-                _count(run, unit, block, plan)
+                _count(run, unit, block)
                 bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
                 if len(done[block.unit]) == blocks_of[block.unit]:
                     _commit_unit(run, unit, done[block.unit])
@@ -81,14 +81,13 @@ def perform(run: Run, cluster: Resources) -> None:
         runs.record(run.storage, "decode", telemetry.bill["decode"])
 
 
-def _count(run: Run, unit: "Unit", block: "Block", plan: planning.EmbedPlan) -> None:
+def _count(run: Run, unit: "Unit", block: "Block") -> None:
     """A block's images and its workers' figures."""
     metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
     metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
     metrics.images_failed.labels(model, split).inc(len(block.failed) * len(unit.metas))
     for report, step in zip(reversed(block.reports), ("embed", "decode"), strict=False):
-        pool = plan.embed if step == "embed" else plan.decode
-        run.telemetry.worked(step, report, model, pool.processes if pool else 0)
+        run.telemetry.worked(step, report, model)
 
 
 def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:

@@ -8,7 +8,7 @@ For GPU actors the CPUs of all nodes decode, and hand over uint8.
 """
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
 from raysep.embed.blocks import Block, Decoding, Embedding, Unit, block_from_json, references
 from raysep.planning import EmbedPlan, Pool
+from raysep.retries import Attempts
 from raysep.storage import Storage
 from raysep.telemetry.meter import Meter
 
@@ -28,25 +29,29 @@ def _meter() -> Meter:
     return Meter(ray.util.get_node_ip_address())
 
 
+def _begin(attempts: Any) -> Callable[[str], int]:
+    return lambda piece: int(ray.get(attempts.begin.remote(piece)))
+
+
 class EmbedActor(Embedding):
     """`Embedding` in a process of its own."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, pool: Pool) -> None:
+    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, attempts: Any, pool: Pool) -> None:
         import torch
 
         # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
         torch.set_num_threads(pool.threads)
-        super().__init__(readers, run, config, "cuda" if pool.gpus > 0 else "cpu", _meter())
+        super().__init__(readers, run, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _begin(attempts))
 
 
 class DecodeActor(Decoding):
     """`Decoding` in a process of its own."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig) -> None:
+    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, attempts: Any) -> None:
         import torch
 
         torch.set_num_threads(1)
-        super().__init__(readers, run, config.batch_size, _meter())
+        super().__init__(readers, run, config.batch_size, _meter(), _begin(attempts))
 
 
 def embed_all(
@@ -83,12 +88,18 @@ def embed_all(
         return
     # Tables are blocks as they are: `from_arrow` would ask workers for what is known of them, which takes a second.
     data = ray.data.from_blocks(blocks)
+    # Ray Data begins what is lost again without an end and without a word: who counts is asked before each block.
+    attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
+    common = (readers, run, config, attempts)
     if plan.decode is not None:
-        data = _through(data, DecodeActor, plan.decode, len(blocks), (readers, run, config))
-    data = _through(data, EmbedActor, plan.embed, len(blocks), (readers, run, config, plan.embed))
-    with errors_of("embed"):
-        for row in data.iter_rows():
-            yield block_from_json(row["outcome"])
+        data = _through(data, DecodeActor, plan.decode, len(blocks), common)
+    data = _through(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))
+    try:
+        with errors_of("embed"):
+            for row in data.iter_rows():
+                yield block_from_json(row["outcome"])
+    finally:
+        ray.kill(attempts)
 
 
 def _through(data: Any, actor: type, pool: Pool, blocks: int, arguments: tuple[object, ...]) -> Any:

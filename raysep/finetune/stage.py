@@ -42,6 +42,11 @@ def perform(run: Run, cluster: Resources) -> None:
                 write_result(run.storage, trial, result)
             telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
 
+    def on_retry(trial: Trial) -> None:
+        telemetry.retried("finetune", "process")
+        what = f"lost the process of {trial.model.id} trial {trial.number}; begun again"
+        telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
+
     def train(trials: Sequence[Trial], job: Job) -> None:
         pool = planning.trial_pool(config.compute, cluster, len(trials))
         steps = sum(work.steps_of(config, trial)[-1] for trial in trials)
@@ -61,16 +66,10 @@ def perform(run: Run, cluster: Resources) -> None:
                 )
                 reached[place] = report["step"]
 
-            def on_retry(trial: Trial) -> None:
-                telemetry.metrics.retries.labels("finetune").inc()
-                what = f"lost the process of {trial.model.id} trial {trial.number}; begun again"
-                telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
-
             results = fit(trials, job, pool, on_report, run.verbose, on_retry)
             for trial, result in zip(trials, results, strict=True):
                 if (report := last.get((trial.model.id, trial.number))) is not None:
-                    telemetry.metrics.absorb("finetune", report, trial.model.id)
-                    telemetry.charge("finetune", report.node, report.seconds)
+                    telemetry.worked("finetune", report, trial.model.id)
                 ended(trial, result)
 
     def prepare(trials: Sequence[Trial]) -> None:
@@ -78,10 +77,9 @@ def perform(run: Run, cluster: Resources) -> None:
 
             def on_prepared(trial: Trial, report: Report) -> None:
                 bar.advance(1, f"{trial.model.id} as it is")
-                telemetry.metrics.absorb("finetune", report, trial.model.id)
-                telemetry.charge("finetune", report.node, report.seconds)
+                telemetry.worked("finetune", report, trial.model.id)
 
-            for trial, result in zip(trials, prepare_all(trials, job, on_prepared), strict=True):
+            for trial, result in zip(trials, prepare_all(trials, job, on_prepared, on_retry), strict=True):
                 ended(trial, result)
 
     to_train = [trial for trial in pending if trial.hyperparameters]

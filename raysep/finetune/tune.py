@@ -14,19 +14,17 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 
-from raysep.cluster import cause
+from raysep.cluster import cause, lost_errors
 from raysep.config import FinetuneConfig
 from raysep.data.sources import Reader
 from raysep.finetune.trials import State, Trial, TrialResult, write_result
 from raysep.planning import Pool
-from raysep.retries import may_pass
+from raysep.retries import PIECE_RETRIES, Attempts, may_pass
 from raysep.storage import Storage, check_visible
 from raysep.telemetry.meter import Meter, Report
 
 # A trial says where it is at most this often, evaluations aside.
 REPORT_INTERVAL_S = 2.0
-# How often one trial is begun again where it loses its process or its storage; what it raises itself would come again.
-RETRIES = 3
 # Called for each report of a trial: trial, and what it reported.
 OnReport = Callable[[Trial, dict[str, Any]], None]
 OnRetry = Callable[[Trial], None]
@@ -87,13 +85,17 @@ def fit(
     return [results[trial.model.id, trial.number] for trial in trials]
 
 
-def prepare_all(trials: Sequence[Trial], job: Job, on_prepared: Callable[[Trial, Report], None]) -> list[TrialResult]:
+def prepare_all(
+    trials: Sequence[Trial], job: Job, on_prepared: Callable[[Trial, Report], None], on_retry: OnRetry | None = None
+) -> list[TrialResult]:
     """Write the checkpoints of models that are evaluated as they are: a task each, since there is nothing to tune.
 
     Returns:
         How each ended, in the order of `trials`.
     """
-    task = ray.remote(num_cpus=1)(_prepare)
+    # Ray's own retries would not be counted.
+    task = ray.remote(num_cpus=1, max_retries=0)(_prepare)
+    attempts = Attempts()
     shared = ray.put((job.run, job.split))
     waiting = {task.remote(trial, shared): trial for trial in trials}
     results: dict[tuple[str, int], TrialResult] = {}
@@ -106,6 +108,11 @@ def prepare_all(trials: Sequence[Trial], job: Job, on_prepared: Callable[[Trial,
             seconds = report.seconds
             on_prepared(trial, report)
         except RayError as failure:
+            if isinstance(failure, lost_errors()) and attempts.begin(trial.number) <= PIECE_RETRIES:
+                if on_retry is not None:
+                    on_retry(trial)
+                waiting[task.remote(trial, shared)] = trial
+                continue
             error = cause(failure)
         results[trial.model.id, trial.number] = TrialResult(
             model_id=trial.model.id,
@@ -167,7 +174,8 @@ def _fit_together(
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
                 callbacks=[progress],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                # Where it loses its process or its storage; what it raises itself would come again.
+                failure_config=tune.FailureConfig(max_failures=PIECE_RETRIES),
             ),
         )
         grid = tuner.fit()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raysep.retries import Why
 from raysep.separability.names import Metric, Protocol
 
 FILE = "summary.json"
@@ -153,6 +154,20 @@ class Ran(Part):
     worker_seconds: float = Field(description="of all its workers together")
 
 
+class Retried(Part):
+    """What was begun again in one stage, over all calls of the run that ended by themselves."""
+
+    stage: str
+    why: Why = Field(description="a lost process, storage that did not answer, or GPU memory that ran out")
+    times: int
+
+    @property
+    def words(self) -> str:
+        """As in `embed: 2 x lost process`."""
+        reasons = {"process": "lost process", "storage": "storage without an answer", "memory": "no memory left"}
+        return f"{self.stage}: {self.times} x {reasons[self.why]}"
+
+
 class Summary(Part):
     """A whole run."""
 
@@ -167,6 +182,7 @@ class Summary(Part):
     left_out: list[str] = Field(description="what failed, was stopped, can't be read or isn't defined, in words")
     machines: dict[str, int] = Field(default_factory=dict, description="nodes of the cluster by kind, in the last call")
     ran: list[Ran] = Field(default_factory=list, description="what ran where")
+    retried: list[Retried] = Field(default_factory=list, description="what was begun again; none where nothing was")
 
 
 def find(curves: list[Curve], protocol: str, metric: str, split: str, step: int) -> Curve | None:

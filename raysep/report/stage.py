@@ -5,7 +5,7 @@ from raysep.context import Run
 from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import TrialResult
-from raysep.report.schema import FILE, Ran, Summary
+from raysep.report.schema import FILE, Ran, Retried, Summary
 from raysep.report.summary import summarize
 from raysep.separability import table
 
@@ -40,7 +40,12 @@ def perform(run: Run) -> Summary:
         for stage, state in manifest["stages"].items()
         for node, entry in sorted(state.get("nodes", {}).items())
     ]
-    summary = summary.model_copy(update={"machines": manifest.get("machines", {}), "ran": ran})
+    retried = [
+        Retried(stage=stage, why=why, times=times)
+        for stage, counts in manifest.get("retries", {}).items()
+        for why, times in sorted(counts.items())
+    ]
+    summary = summary.model_copy(update={"machines": manifest.get("machines", {}), "ran": ran, "retried": retried})
     run.telemetry.metrics.found(summary)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 
-from raysep.cluster import errors_of
+from raysep.cluster import errors_of, lost_errors
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.planning import Pool
+from raysep.retries import PIECE_RETRIES, Attempts
 from raysep.separability.engines import open_engines
 from raysep.separability.layer import settings_of
 from raysep.separability.memory import return_gpu_memory
@@ -21,8 +21,6 @@ from raysep.separability.table import Row, Task
 from raysep.storage import Storage
 from raysep.telemetry.meter import Meter, Report
 
-# How often one layer is begun again when the process that scores it is lost.
-RETRIES = 3
 # What is known of a task that is done: the task, its rows, what the worker measured.
 Scored = tuple[Task, list[Row], Report]
 
@@ -56,7 +54,7 @@ class Scorer:
                 task.wanted,
                 self._engines,
                 settings_of(self._config),
-                lambda: self._meter.count("memory_fallbacks", 1),
+                lambda: self._meter.again("memory"),
             )
             self._meter.count("kmeans_iterations", self._iterations - before)
             # Other actors may share the GPU.
@@ -102,7 +100,7 @@ def score_all(
     left = deque(tasks)
     kind = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Scorer)
     crew = _Crew(lambda: kind.remote(run, config, pool.threads))
-    tries: dict[int, int] = {}
+    attempts = Attempts()
     try:
         for _ in range(min(pool.processes, len(tasks))):
             crew.give(crew.start(), left.popleft())
@@ -112,13 +110,13 @@ def score_all(
                 actor, task = crew.busy.pop(done)
                 try:
                     rows, report = ray.get(done)
-                except (RayActorError, OutOfMemoryError, ObjectLostError):
-                    tries[id(task)] = tries.get(id(task), 0) + 1
-                    if tries[id(task)] > RETRIES:
+                except lost_errors():
+                    lost = attempts.begin(id(task))
+                    if lost > PIECE_RETRIES:
                         raise
                     if on_retry is not None:
                         on_retry(task)
-                    time.sleep(2 ** tries[id(task)] / 2)
+                    time.sleep(2**lost / 2)
                     crew.give(crew.start(), task)
                     continue
                 if left:

@@ -43,14 +43,14 @@ def perform(run: Run, cluster: Resources) -> None:
     with telemetry.stage("score", len(missing), "layers") as bar:
 
         def on_retry(task: table.Task) -> None:
-            telemetry.metrics.retries.labels("score").inc()
+            telemetry.retried("score", "process")
             telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
 
         try:
             for task, new, worker in score_all(run.storage, config.score, missing, pool, on_retry):
                 rows += new
                 place = task.shard_set
-                telemetry.worked("score", worker, place.model_id, pool.processes)
+                telemetry.worked("score", worker, place.model_id)
                 telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
                 telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
                 telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raysep import retries
+
 
 @dataclass(frozen=True)
 class Report:
@@ -23,7 +25,8 @@ class Report:
         seconds: that it took.
         waited_s: how long the worker had been without work before it.
         peak_gpu_bytes: of torch's allocator since the worker's start; None without a GPU.
-        counts: of what happened, by name: `bytes_read`, `bytes_written`, `kmeans_iterations`, `memory_fallbacks`.
+        counts: of what happened, by name: `bytes_read`, `bytes_written`, `kmeans_iterations`.
+        again: how often something was begun again, by why.
         samples: durations in seconds, by name: `batch`, `forward`.
     """
 
@@ -33,6 +36,7 @@ class Report:
     waited_s: float = 0.0
     peak_gpu_bytes: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    again: dict[retries.Why, int] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -54,6 +58,7 @@ class Meter:
     def __init__(self, node: str) -> None:
         self._node, self._worker = node, uuid.uuid4().hex
         self._free_since = time.perf_counter()
+        self._storage_retries = 0
         self.report = Report(node, self._worker)
 
     @contextmanager
@@ -63,6 +68,7 @@ class Meter:
         self.report = Report(self._node, self._worker)
         yield
         now = time.perf_counter()
+        self.again("storage", self._new_storage_retries())
         self.report = Report(
             self._node,
             self._worker,
@@ -70,6 +76,7 @@ class Meter:
             began - self._free_since,
             _peak_gpu_bytes(),
             self.report.counts,
+            self.report.again,
             self.report.samples,
         )
         self._free_since = now
@@ -77,11 +84,17 @@ class Meter:
     def peek(self) -> Report:
         """Of work that goes on: from the start of the process until now."""
         seconds = time.perf_counter() - self._free_since
-        return Report(self._node, self._worker, seconds, 0.0, _peak_gpu_bytes())
+        again: dict[retries.Why, int] = {"storage": retries.count()} if retries.count() else {}
+        return Report(self._node, self._worker, seconds, 0.0, _peak_gpu_bytes(), again=again)
 
     def count(self, name: str, number: int) -> None:
         """Add to a count of the piece at hand."""
         self.report.counts[name] = self.report.counts.get(name, 0) + number
+
+    def again(self, why: retries.Why, times: int = 1) -> None:
+        """Say that something of the piece at hand was begun again."""
+        if times:
+            self.report.again[why] = self.report.again.get(why, 0) + times
 
     @contextmanager
     def sample(self, name: str) -> Iterator[None]:
@@ -93,6 +106,10 @@ class Meter:
     def observe(self, name: str, seconds: float) -> None:
         """Add a duration of the piece at hand."""
         self.report.samples.setdefault(name, []).append(seconds)
+
+    def _new_storage_retries(self) -> int:
+        before, self._storage_retries = self._storage_retries, retries.count()
+        return self._storage_retries - before
 
 
 def _peak_gpu_bytes() -> int | None:

@@ -60,15 +60,16 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.restarts = Counter("raysep_actor_restarts", "Workers in place of lost ones.", ["stage"], registry=registry)
-        self.retries = Counter("raysep_retries", "Pieces of work begun again.", ["stage"], registry=registry)
+        self.retries = Counter(
+            "raysep_retries",
+            "What was begun again, and why: a lost process, storage without an answer, memory that ran out.",
+            ["stage", "why"],
+            registry=registry,
+        )
         self.trials = Gauge("raysep_trials", "Trials by how they ended.", ["state"], registry=registry)
         self.scores = Counter("raysep_scores_computed", "Scores.", ["model", "split"], registry=registry)
         self.layers_scored = Counter("raysep_layers_scored", "Layers.", ["model", "split"], registry=registry)
         self.kmeans_iterations = Counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.", registry=registry)
-        self.memory_fallbacks = Counter(
-            "raysep_out_of_memory_fallbacks", "Batches halved because memory ran out.", ["stage"], registry=registry
-        )
         self.gpu_peak = Gauge(
             "raysep_gpu_memory_peak_bytes", "Peak of torch's allocator.", ["stage", "node"], registry=registry
         )
@@ -88,7 +89,6 @@ class Metrics:
         self.regressions = Gauge(
             "raysep_sweep_regressions", "Cells of the last round beyond their baseline.", ["sweep"], registry=registry
         )
-        self._workers: dict[str, set[str]] = {}
         self._gpu_peaks: dict[tuple[str, str], int] = {}
 
     def absorb(self, stage: str, report: Report, model: str) -> None:
@@ -98,7 +98,6 @@ class Metrics:
         self.bytes_read.labels(stage).inc(counts.get("bytes_read", 0))
         self.bytes_written.labels(stage).inc(counts.get("bytes_written", 0))
         self.kmeans_iterations.inc(counts.get("kmeans_iterations", 0))
-        self.memory_fallbacks.labels(stage).inc(counts.get("memory_fallbacks", 0))
         for name, histogram in (("batch", self.batch), ("forward", self.forward)):
             for seconds in report.samples.get(name, ()):
                 histogram.labels(model).observe(seconds)
@@ -106,13 +105,6 @@ class Metrics:
             place = stage, report.node
             self._gpu_peaks[place] = max(report.peak_gpu_bytes, self._gpu_peaks.get(place, 0))
             self.gpu_peak.labels(*place).set(self._gpu_peaks[place])
-
-    def workers(self, stage: str, worker: str, at_once: int) -> None:
-        """Note a worker that reported: more of them than can run at once are restarts."""
-        known = self._workers.setdefault(stage, set())
-        if worker not in known:
-            known.add(worker)
-            self.restarts.labels(stage).inc(int(len(known) > at_once))
 
     def trials_ended(self, states: Mapping[str, int]) -> None:
         """How many trials ended how."""

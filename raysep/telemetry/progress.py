@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raysep.errors import printable
+from raysep.retries import Why
 from raysep.telemetry.journal import Journal
 from raysep.telemetry.meter import Report
 from raysep.telemetry.metrics import Metrics
@@ -78,6 +80,7 @@ class Telemetry:
 
     Attributes:
         bill: for each stage and node, pieces of work and worker seconds: what ran where.
+        again: for each stage, how often something was begun again, by why.
     """
 
     def __init__(self, console: Console | None = None, log_format: LogFormat = "text") -> None:
@@ -85,6 +88,7 @@ class Telemetry:
         self.log_format = log_format
         self.journal, self.metrics = Journal(), Metrics()
         self.bill: dict[str, dict[str, dict[str, float]]] = {}
+        self.again: dict[str, Counter[Why]] = {}
         self._start = time.monotonic()
 
     def line(self, stage: str, text: str, **fields: Any) -> None:
@@ -104,17 +108,19 @@ class Telemetry:
         if self.log_format == "json":
             self.console.print(json.dumps(event, ensure_ascii=False, default=str), markup=False, soft_wrap=True)
 
-    def worked(self, stage: str, report: Report, model: str, at_once: int) -> None:
+    def worked(self, stage: str, report: Report, model: str) -> None:
         """A worker's report: into the metrics, and onto the bill of its node."""
         self.metrics.absorb(stage, report, model)
-        self.metrics.workers(stage, report.worker, at_once)
-        self.charge(stage, report.node, report.seconds)
-
-    def charge(self, stage: str, node: str, seconds: float) -> None:
-        """A piece of work onto the bill of a node."""
-        entry = self.bill.setdefault(stage, {}).setdefault(node, {"pieces": 0, "seconds": 0.0})
+        for why, times in report.again.items():
+            self.retried(stage, why, times)
+        entry = self.bill.setdefault(stage, {}).setdefault(report.node, {"pieces": 0, "seconds": 0.0})
         entry["pieces"] += 1
-        entry["seconds"] += round(seconds, 3)
+        entry["seconds"] += round(report.seconds, 3)
+
+    def retried(self, stage: str, why: Why, times: int = 1) -> None:
+        """Something of a stage was begun again."""
+        self.metrics.retries.labels(stage, why).inc(times)
+        self.again.setdefault(stage, Counter())[why] += times
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:

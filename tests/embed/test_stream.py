@@ -1,5 +1,6 @@
 """Ray Data against a plain loop over the same images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from raysep.config import EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.corruptions import Corrupted
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
-from raysep.embed.blocks import Block, Unit, already
+from raysep.embed.blocks import Block, Embedding, Unit, already, references
 from raysep.embed.embedder import Embedded, Embedder, load_all
 from raysep.embed.shards import Manifest, ShardSet, read_layer
 from raysep.embed.stream import embed_all
@@ -23,6 +24,7 @@ from raysep.finetune.trials import Trial
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.meta import CheckpointMeta, read_meta
 from raysep.planning import EmbedPlan, Pool
+from raysep.retries import Attempts
 from raysep.storage import Storage
 from raysep.telemetry.meter import Meter
 from tests.conftest import TINY_CNN, TINY_VIT, Deadly
@@ -174,7 +176,7 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch
     limit, meter = 2, Meter("here")
     with meter.piece():
         cramped = embedded(embedder, source, places, 6, meter)
-    assert meter.report.counts == {"memory_fallbacks": 2}
+    assert meter.report.again == {"memory": 2}
     assert sizes[:3] == [6, 3, 1]
     for a, b in zip(roomy.vectors[0], cramped.vectors[0], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -239,11 +241,24 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
     np.testing.assert_allclose(Z, serial, atol=1e-5)
 
 
+def test_a_block_that_ends_every_process_is_given_up(world):
+    run, source, split, metas = world
+    (unit, *_) = units_of(split, metas, source)
+    (block,) = references(0, unit, 0, 100)
+    attempts, meter = Attempts(), Meter("here")
+    embedding = Embedding([source], run, EmbedConfig(), "cpu", meter, attempts.begin)
+    for before in range(4):
+        assert json.loads(embedding(block)["outcome"][0].as_py())["reports"][0]["again"].get("process", 0) == before
+    with pytest.raises(StageError, match=r"from number 0 on \(d/000.png, ...\) were given to 4 processes"):
+        embedding(block)
+
+
 @pytest.mark.slow
 def test_a_block_that_loses_its_process_is_begun_again(ray_session, world, tree: Path, tmp_path: Path):
     run, _, split, metas = world
     (unit, *_) = units_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
     blocks = list(embed_all([unit], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))
     assert sorted(block.first for block in blocks) == [0, 14]
+    assert sum(report.again.get("process", 0) for block in blocks for report in block.reports) == 1
     ids, _, _ = read_layer(run, unit.shard_sets[0], manifests([unit], blocks)[unit.shard_sets[0]], 0)
     assert ids == [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]

@@ -46,15 +46,16 @@ def test_reports_of_workers_are_counted_with_their_results():
             meter.count("bytes_read", size)
             meter.count("kmeans_iterations", 10)
             meter.observe("batch", 0.02)
-        ours.worked("embed", meter.report, "vit", at_once=1)
-    ours.worked("embed", Report("10.0.0.2", "another process", seconds=1.5), "vit", at_once=1)
+            meter.again("process")
+        ours.worked("embed", meter.report, "vit")
+    ours.worked("embed", Report("10.0.0.2", "another process", seconds=1.5), "vit")
     get = ours.metrics.registry.get_sample_value
     assert get("raysep_read_bytes_total", {"stage": "embed"}) == 7
     assert get("raysep_kmeans_iterations_total") == 20
     assert get("raysep_batch_seconds_count", {"model": "vit"}) == 2
     assert get("raysep_queue_wait_seconds_count", {"stage": "embed"}) == 3
-    # Two processes reported where one can be at work at once: one took the place of the other.
-    assert get("raysep_actor_restarts_total", {"stage": "embed"}) == 1
+    assert get("raysep_retries_total", {"stage": "embed", "why": "process"}) == 2
+    assert ours.again == {"embed": {"process": 2}}
     assert {node: entry["pieces"] for node, entry in ours.bill["embed"].items()} == {"10.0.0.1": 2, "10.0.0.2": 1}
     assert ours.bill["embed"]["10.0.0.2"]["seconds"] == 1.5
 
