@@ -57,6 +57,12 @@ def rearm() -> None:
             signal.signal(number, _first)
 
 
+def interrupt() -> None:
+    """From any thread, within `caught`: end what goes on as a signal would."""
+    if _before:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
 def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the signature of a handler)
     for each in SIGNALS:
         signal.signal(each, _second)

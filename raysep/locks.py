@@ -1,32 +1,52 @@
 """One process at a time in a directory, on any file system: a lease that its holder renews.
 
+Who comes writes a claim, a file of its own in `lock/`, and looks who else has one: alone, it holds the directory. Of
+two that come at the same moment at least one sees the other, since a file system that shows what was written (local
+disks under the kernel's lock of the directory; S3, GCS and Azure always) shows one's claim to whoever wrote later.
+
 A holder that is killed renews nothing, and its lease ends by itself; on the machine that it ran on, that it is gone
-is seen at once. Who reads and writes a lease on a local disk holds the kernel's lock of the directory meanwhile. Object
-stores have nothing like it in pyarrow: there the lease is written, and read back after a moment: who wrote last has
-it. Leases hold times of the holder's clock: machines whose clocks are further apart than a lease can't rely on them.
+is seen at once. How old a claim is, is told by the times that the file system gives to it and to one's own: no
+machine's clock matters, unless the file system has no such times.
 """
 
 import contextlib
 import fcntl
-import json
 import os
+import random
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from raysep import interrupts
 from raysep.errors import RaysepError, StorageError
 from raysep.storage import Storage
 
-FILE = "lock.json"
+DIRECTORY = "lock"
 LEASE_S = 120.0
-SETTLE_S = 1.0
-Lease = dict[str, Any]
+# How long those that came at the same moment sort out who is first, on object stores.
+PATIENCE_S = 4.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A file of `lock/`: who wrote it, and when by the file system's clock, or else by the writer's."""
+
+    writer: dict[str, Any]
+    at: float
+
+    def alive(self, now: float) -> bool:
+        """Whether its writer is there, and not just late."""
+        if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids():
+            started = _started(self.writer["pid"])
+            return started is not None and started == self.writer["started"]
+        return now - self.at < LEASE_S
 
 
 @contextmanager
@@ -37,7 +57,8 @@ def held(storage: Storage, what: str) -> Iterator[None]:
         what: is locked, for the message: `the run`.
 
     Raises:
-        RaysepError: another process holds it, says which, and since when; or the directory can't be written to.
+        RaysepError: another process holds it, says which, and since when; or the directory can't be written to; or
+            this process stood still for so long that another one has taken over.
     """
     mine = {
         "id": uuid.uuid4().hex,
@@ -53,45 +74,65 @@ def held(storage: Storage, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise RaysepError(f"{storage.display()} can't be written to: {error.strerror or error}") from None
-    over = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(storage, mine, over), name="lock", daemon=True)
+    over, lost = threading.Event(), threading.Event()
+    renewal = threading.Thread(target=_renew, args=(storage, mine, over, lost), name="lock", daemon=True)
     renewal.start()
     try:
         yield
+    except interrupts.Interrupted:
+        if not lost.is_set():
+            raise
+        raise RaysepError(
+            f"{storage.display()}: {what} was taken over by another process, since this one stood still for longer "
+            f"than {LEASE_S:g} s; what it had finished is kept"
+        ) from None
     finally:
         over.set()
         renewal.join()
         _give_back(storage, mine)
 
 
-def holder(storage: Storage) -> Lease | None:
+def holder(storage: Storage) -> dict[str, Any] | None:
     """Who holds the lock of a directory by now: host, pid, since; None where nobody does."""
-    found = _read(storage)
-    return found if found is not None and _alive(found) else None
+    now = time.time()
+    return _first([claim for claim in _claims(storage).values() if claim.alive(now)])
 
 
-def _take(storage: Storage, mine: Lease, what: str) -> None:
+def _take(storage: Storage, mine: dict[str, Any], what: str) -> None:
+    latest = time.monotonic() + PATIENCE_S
     while True:
         with _alone(storage):
-            found = _read(storage)
-            if found is not None and _alive(found):
+            _write(storage, mine)
+            found = _claims(storage)
+            own = found.pop(mine["id"], None)
+            if own is None:
                 raise RaysepError(
-                    f"{storage.display()}: {what} is being worked on by process {found['pid']} of {found['host']}, "
-                    f"since {found['since']}. Wait for it, or stop it; a holder that is gone is forgotten after "
-                    f"{LEASE_S:g} s."
+                    f"{storage.display()} doesn't show what was just written there: {what} can't be locked"
                 )
-            storage.write_bytes(FILE, _content(mine))
-        if storage.is_local:
-            return
-        time.sleep(SETTLE_S)
-        last = _read(storage)
-        if last is not None and last["id"] == mine["id"]:
-            return
+            now = own.at
+            alive = {name: claim for name, claim in found.items() if claim.alive(now)}
+            if not alive:
+                for name in found:
+                    storage.delete(_file(name))
+                return
+            # Under the kernel's lock nobody else is just coming.
+            again = not storage.is_local and time.monotonic() < latest
+            if not again or min(alive) < mine["id"]:
+                storage.delete(_file(mine["id"]))
+        if not again:
+            other = _first(list(alive.values()))
+            assert other is not None
+            raise RaysepError(
+                f"{storage.display()}: {what} is being worked on by process {other['pid']} of {other['host']}, "
+                f"since {other['since']}. Wait for it, or stop it; a holder that is gone is forgotten after "
+                f"{LEASE_S:g} s."
+            )
+        time.sleep(random.uniform(0.1, 0.5))
 
 
 @contextmanager
 def _alone(storage: Storage) -> Iterator[None]:
-    """On a local disk: nobody else looks at the lease, or changes it, for the length of a block."""
+    """On a local disk: nobody else looks at the claims, or changes them, for the length of a block."""
     if not storage.is_local:
         yield
         return
@@ -100,7 +141,7 @@ def _alone(storage: Storage) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         directory = os.open(root, os.O_RDONLY)
         try:
-            # Network file systems may not have it for directories; the lease alone is what is left there.
+            # Network file systems may not have it for directories; the claims alone are what is left there.
             with contextlib.suppress(OSError):
                 fcntl.flock(directory, fcntl.LOCK_EX)
             # Whoever had it before may have taken the directory away.
@@ -118,46 +159,50 @@ def _same(root: Path, directory: int) -> bool:
         return False
 
 
-def _renew(storage: Storage, mine: Lease, over: threading.Event) -> None:
+def _renew(storage: Storage, mine: dict[str, Any], over: threading.Event, lost: threading.Event) -> None:
     while not over.wait(LEASE_S / 4):
         # Storage that is away for a while: tried again, while the lease lasts.
         with contextlib.suppress(OSError), _alone(storage):
-            found = _read(storage)
-            if found is None or found["id"] != mine["id"]:
-                # This process stood still for so long that another one has taken over.
+            if not storage.is_file(_file(mine["id"])):
+                # Who took over has taken it away.
+                lost.set()
+                interrupts.interrupt()
                 return
-            storage.write_bytes(FILE, _content(mine))
+            _write(storage, mine)
 
 
-def _give_back(storage: Storage, mine: Lease) -> None:
+def _give_back(storage: Storage, mine: dict[str, Any]) -> None:
     # What can't be given back now ends by itself.
     with contextlib.suppress(OSError), _alone(storage):
-        found = _read(storage)
-        if found is not None and found["id"] == mine["id"]:
-            storage.delete(FILE)
+        storage.delete(_file(mine["id"]))
         if storage.is_local:
             # Of a directory that was made for the lock alone, nothing is left.
+            Path(storage.root, DIRECTORY).rmdir()
             Path(storage.root).rmdir()
 
 
-def _content(mine: Lease) -> bytes:
-    return json.dumps({**mine, "until": time.time() + LEASE_S}).encode()
+def _file(name: str) -> str:
+    return f"{DIRECTORY}/{name}.json"
 
 
-def _read(storage: Storage) -> Lease | None:
-    try:
-        found: Lease = storage.read_json(FILE)
-    except (FileNotFoundError, StorageError):
-        # A lease that nobody can read protects nobody.
-        return None
+def _write(storage: Storage, mine: dict[str, Any]) -> None:
+    storage.write_json(_file(mine["id"]), {**mine, "at": time.time()})
+
+
+def _claims(storage: Storage) -> dict[str, Claim]:
+    """All claims by their names, those that nobody can read aside: they protect nobody."""
+    found = {}
+    for path, at in storage.times(DIRECTORY).items():
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            content = storage.read_json(path)
+            with storage.understood(path):
+                writer = {name: content[name] for name in ("host", "pid", "pids", "started", "since")}
+                found[content["id"]] = Claim(writer, content["at"] if at is None else at)
     return found
 
 
-def _alive(lease: Lease) -> bool:
-    if lease["host"] == socket.gethostname() and lease.get("pids") == _pids():
-        started = _started(lease["pid"])
-        return started is not None and started == lease.get("started")
-    return bool(lease["until"] > time.time())
+def _first(claims: list[Claim]) -> dict[str, Any] | None:
+    return min((claim.writer for claim in claims), key=lambda writer: str(writer["since"]), default=None)
 
 
 def _pids() -> str:

@@ -11,17 +11,19 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
 from raysep.errors import RaysepError, StageError, StorageError, UsageError
 from raysep.retries import persistently
 
+T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
 
 
@@ -96,11 +98,11 @@ class Storage:
 
     def exists(self, relative: str = "") -> bool:
         """Whether a file or directory is there."""
-        return bool(self.fs.get_file_info(self.path(relative)).type != pafs.FileType.NotFound)
+        return bool(self._type(relative) != pafs.FileType.NotFound)
 
     def is_file(self, relative: str = "") -> bool:
         """Whether a file, and no directory, is there."""
-        return bool(self.fs.get_file_info(self.path(relative)).type == pafs.FileType.File)
+        return bool(self._type(relative) == pafs.FileType.File)
 
     def files(self, relative: str = "", *, name: str | None = None) -> list[str]:
         """Relative paths of all files below a directory, sorted; only those called `name` if given."""
@@ -108,20 +110,41 @@ class Storage:
 
     def sizes(self, relative: str = "") -> dict[str, int]:
         """Bytes of all files below a directory, by relative path."""
+        return {path: info.size for path, info in self._infos(relative)}
+
+    def times(self, relative: str = "") -> dict[str, float | None]:
+        """When each file below a directory was written last, by the file system's clock, in seconds of Unix time.
+
+        None where the file system doesn't say so.
+        """
+        return {path: None if info.mtime_ns is None else info.mtime_ns / 1e9 for path, info in self._infos(relative)}
+
+    def directories(self, relative: str = "") -> list[str]:
+        """Names of the directories in a directory, without hidden ones. Raises FileNotFoundError."""
+        found = persistently(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
+        return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
+
+    def _type(self, relative: str) -> Any:
+        return persistently(lambda: self.fs.get_file_info(self.path(relative)).type)
+
+    def _infos(self, relative: str) -> Iterator[tuple[str, pafs.FileInfo]]:
         selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
-        return {
-            str(PurePosixPath(info.path).relative_to(self.root)): info.size
-            for info in persistently(lambda: self.fs.get_file_info(selector))
-            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY_PREFIX)
-        }
+        for info in persistently(lambda: self.fs.get_file_info(selector)):
+            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY_PREFIX):
+                yield str(PurePosixPath(info.path).relative_to(self.root)), info
 
     def read_bytes(self, relative: str) -> bytes:
         """The content of a file. Raises FileNotFoundError."""
 
-        def read() -> bytes:
+        content: bytes = self.read_with(relative, lambda file: file.read())
+        return content
+
+    def read_with(self, relative: str, reader: Callable[[pa.NativeFile], T]) -> T:
+        """What a reader makes of a file, which may be given to it more than once. Raises FileNotFoundError."""
+
+        def read() -> T:
             with self.fs.open_input_file(self.path(relative)) as file:
-                content: bytes = file.read()
-            return content
+                return reader(file)
 
         return persistently(read)
 

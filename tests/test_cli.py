@@ -99,7 +99,8 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     arguments += ["models.0.image_size=160", "score.metrics=[nmi]", "score.resamples=20", "baselines.pixels=null"]
     arguments += ["compute.score_actors=1", "compute.embed_actors=1", "baselines.untrained=false"]
     arguments += ["--run-dir", f"s3://{BUCKET}/mine", "--log-format", "json"]
-    with serving(free_port()) as environment:
+    # The storage is away for a while, in the middle of what goes on.
+    with serving(free_port(), outage_after=60) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         done = raysep(*arguments, cwd=tmp_path)
@@ -110,6 +111,8 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
         assert run.files() == files
         (log,) = run.files("logs")
         kept = [json.loads(line) for line in run.read_bytes(log).splitlines()]
+    assert {item["why"] for item in summary["retried"]} == {"storage"}
+    assert "x storage without an answer" in done.stdout
     assert "36 images of 3 unseen classes" in done.stdout
     assert "test_vit: layer " in done.stdout
     assert f"report: s3://{BUCKET}/mine/report/index.html" in done.stdout
@@ -170,7 +173,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
         assert time.monotonic() - asked < 10 + 5  # Half again for a machine that runs other tests.
     assert "stopped: by SIGTERM: out keeps" in said[-1]
     assert "Traceback" not in said[-1]
-    assert not (tmp_path / "out" / "lock.json").exists()
+    assert not (tmp_path / "out" / "lock").exists()
     kept = raysep("verify", "out", cwd=tmp_path)
     assert kept.returncode == 0, kept.stdout
     assert "unfinished: there is no report yet" in kept.stdout

@@ -122,7 +122,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "fit", fit)
     monkeypatch.setattr(training, "KEEP_INTERVAL_S", 0.0)
     # The process that crashed is this one: its lock must look like one that is gone.
-    monkeypatch.setattr(locks, "_alive", lambda lease: False)
+    monkeypatch.setattr(locks.Claim, "alive", lambda claim, now: False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from raysep.errors import UsageError
 from raysep.storage import Storage, is_uri, place_exists, read_place
 from tests.ports import free_port
 from tests.s3 import BUCKET, serving
+from tests.test_locks import race
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,7 @@ def test_other_file_systems_come_from_fsspec(tmp_path: Path):
     storage.write_bytes("a/b", b"1")
     assert storage.files() == ["a/b"]
     assert storage.at("a").read_bytes("b") == b"1"
+
+
+def test_of_many_that_come_at_once_one_has_the_lock(bucket: str):
+    assert race(f"{bucket}/race") == (1, 4)

@@ -151,8 +151,8 @@ def read_layer(
     # Filled file by file, and sorted in place: the layer is in memory once.
     X = np.empty((0, 0), np.float32)
     for file in manifest.files:
-        with run.fs.open_input_file(run.path(f"{shard_set.directory}/{file['name']}")) as opened:
-            table = pq.ParquetFile(opened).read(columns=names)
+        path = f"{shard_set.directory}/{file['name']}"
+        table = run.read_with(path, lambda opened: pq.ParquetFile(opened).read(columns=names))
         flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.reshape(table.num_rows, -1)
         if not ids:

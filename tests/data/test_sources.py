@@ -178,6 +178,10 @@ def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
     [
         ({"picture": [b"x"], "label": ["a"]}, "no column image; there are picture, label"),
         ({"image": [b"x"], "label": [[1, 2]]}, "expected text or integers"),
+        ({"image": [b"x"], "label": [1.5]}, "column label holds double, expected text or integers"),
+        ({"image": ["x.png"], "label": ["a"]}, "column image holds string, expected binary"),
+        ({"image": [[b"x"]], "label": ["a"]}, r"column image holds list<.*>, expected binary"),
+        ({"image": [{"path": "x.png"}], "label": ["a"]}, r"column image holds struct<.*>, expected binary"),
         ({"image": [b"x", b"y"], "label": ["a", None]}, "1 rows without a value"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())}, "have no rows"),
     ],

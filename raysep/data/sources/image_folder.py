@@ -1,7 +1,7 @@
 """Images in a directory for each class."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from raysep.data.sources.base import Record
 from raysep.errors import ConfigError
@@ -30,12 +30,12 @@ class ImageFolder:
             raise ConfigError([f"data.source.path: no directory at {root.display()}"])
         if root.is_local and (wrong := list(_unusable(root.root))):
             raise ConfigError([f"data.source.path: {problem}" for problem in wrong[:20]])
-        classes = _directories(root)
+        classes = root.directories()
         presplit = "unseen" in classes and set(classes) <= set(PARTS)
         parts: Iterable[str] = sorted(classes) if presplit else [""]
         records, empty = [], []
         for part in parts:
-            for class_name in sorted(_directories(root, part)) if part else sorted(classes):
+            for class_name in sorted(root.directories(part)) if part else sorted(classes):
                 folder = f"{part}/{class_name}" if part else class_name
                 paths = [path for path in root.files(folder) if _is_image(path)]
                 if not paths:
@@ -55,13 +55,6 @@ class ImageFolder:
         """The file's bytes."""
         assert path is not None
         return self.storage.read_bytes(path)
-
-
-def _directories(storage: Storage, relative: str = "") -> list[str]:
-    from pyarrow import fs as pafs
-
-    found: Sequence[pafs.FileInfo] = storage.fs.get_file_info(pafs.FileSelector(storage.path(relative)))
-    return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
 
 
 def _unusable(root: str) -> Iterator[str]:

@@ -79,31 +79,30 @@ class ParquetImages:
         raise OSError(f"{self.storage.display(path)} has fewer rows than when it was listed")
 
     def _read_group_sizes(self, path: str) -> list[int]:
-        with self.storage.fs.open_input_file(self.storage.path(path)) as opened:
-            metadata = pq.ParquetFile(opened).metadata
+        metadata = self.storage.read_with(path, lambda opened: pq.ParquetFile(opened).metadata)
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
     def _read_group(self, path: str, group: int) -> Any:
-        with self.storage.fs.open_input_file(self.storage.path(path)) as opened:
-            table = pq.ParquetFile(opened).read_row_group(group, columns=[self._config.image_column])
-        return table[self._config.image_column]
+        image = self._config.image_column
+        return self.storage.read_with(path, lambda opened: pq.ParquetFile(opened).read_row_group(group, [image]))[image]
 
     def _labels(self, file: str, problems: list[str]) -> list[Any]:
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"
         try:
-            with self.storage.fs.open_input_file(self.storage.path(file)) as opened:
-                parquet = pq.ParquetFile(opened)
-                names = parquet.schema_arrow.names
-                missing = [name for name in (image, label) if name not in names]
-                if missing:
-                    problems.append(f"{where}: no column {', '.join(missing)}; there are {', '.join(names)}")
-                    return []
-                kind = parquet.schema_arrow.field(label).type
-                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-                    problems.append(f"{where}: column {label} holds {kind}, expected text or integers")
-                    return []
-                values = parquet.read(columns=[label])[label]
+            schema = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).schema_arrow)
+            missing = [name for name in (image, label) if name not in schema.names]
+            if missing:
+                problems.append(f"{where}: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
+                return []
+            kind = schema.field(label).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+                problems.append(f"{where}: column {label} holds {kind}, expected text or integers")
+                return []
+            if not _holds_images(content := schema.field(image).type):
+                problems.append(f"{where}: column {image} holds {content}, expected binary, or a struct with `bytes`")
+                return []
+            values = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).read(columns=[label]))[label]
         except (pa.ArrowInvalid, OSError) as error:
             problems.append(f"{where}: not a whole Parquet file ({' '.join(str(error).split())})")
             return []
@@ -111,3 +110,11 @@ class ParquetImages:
             problems.append(f"{where}: column {label} has {values.null_count} rows without a value")
         found: list[Any] = values.to_pylist()
         return found
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether a column can have encoded images: as they are, or as Hugging Face's data sets have them."""
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_images(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
