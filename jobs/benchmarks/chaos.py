@@ -21,40 +21,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from figures import Figure, at_least, at_most, emit, figure
-from PIL import Image
+from whole_runs import TITLES, children_of, start, write_images
 
 from raysep.embed.shards import Manifest, ShardSet, read_layer, read_manifest
 from raysep.separability import table
 from raysep.storage import Storage
 from raysep.verification import verify
 
-# Titles of Ray's processes, by what they do.
-TITLES = {"trial": "ray::ImplicitFunc", "embed": "ray::MapWorker", "score": "ray::Scorer"}
 # Seconds between two kills, at random.
 PAUSE = (3.0, 12.0)
 # A command that ends badly so often without having been disturbed will not end well.
 PATIENCE = 3
-
-
-def children_of(parents: Collection[int]) -> Iterator[tuple[int, str]]:
-    """Pid and command line of the processes that others have started."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, ValueError, IndexError):
-                continue
-            if parent in parents:
-                yield int(entry.name), line
 
 
 def kill(pid: int) -> None:
@@ -78,7 +62,7 @@ class Nodes:
 
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         self._others = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
-        self.address = str(self._cluster.address)
+        os.environ["RAY_ADDRESS"] = str(self._cluster.address)
 
     def workers(self, title: str) -> list[int]:
         """Processes of the nodes that do one kind of work."""
@@ -109,16 +93,6 @@ class Tally:
     seconds: float = 0.0
 
 
-def write_images(root: Path, images: int) -> None:
-    """Of five classes."""
-    rng = np.random.default_rng(0)
-    for number in range(images):
-        label = number % 5
-        (root / "abcde"[label]).mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(rng.normal(60 + 30 * label, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / "abcde"[label] / f"{number:05d}.png")
-
-
 def configuration(images: Path) -> dict[str, Any]:
     """All stages, with work for several processes in each."""
     small = {"name": "test_vit", "pretrained": False, "image_size": 32, "kwargs": {"patch_size": 8, "depth": 3}}
@@ -132,14 +106,6 @@ def configuration(images: Path) -> dict[str, Any]:
         "metrics": {"port": None},
         "compute": {"cpus_per_trial": 1, "embed_actors": 2, "cpus_per_embed_actor": 1, "score_actors": 2},
     }
-
-
-def start(config: Path, run_dir: Path, nodes: Nodes) -> subprocess.Popen[bytes]:
-    """The command, in a session of its own."""
-    log = (run_dir.parent / f"{run_dir.name}.log").open("a")
-    environment = {**os.environ, "RAY_ADDRESS": nodes.address}
-    command = [sys.executable, "-m", "raysep", "run", str(config), "--run-dir", str(run_dir)]
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def strike(nodes: Nodes, driver: subprocess.Popen[bytes], rng: random.Random) -> str | None:
@@ -163,7 +129,7 @@ def strike(nodes: Nodes, driver: subprocess.Popen[bytes], rng: random.Random) ->
 def disturbed(nodes: Nodes, config: Path, run_dir: Path, rng: random.Random, kills: int, tally: Tally) -> None:
     """One run to its end, with at most so many kills."""
     began, left, failures = time.monotonic(), kills, 0
-    driver = start(config, run_dir, nodes)
+    driver = start(config, run_dir)
     due = time.monotonic() + rng.uniform(*PAUSE)
     while True:
         code = driver.poll()
@@ -174,7 +140,7 @@ def disturbed(nodes: Nodes, config: Path, run_dir: Path, rng: random.Random, kil
             if failures > PATIENCE + kills:
                 tally.wrong.append(f"{run_dir.name}: ended with {code} time and again")
                 break
-            driver = start(config, run_dir, nodes)
+            driver = start(config, run_dir)
         if left and time.monotonic() >= due:
             what = strike(nodes, driver, rng)
             if what is not None:
