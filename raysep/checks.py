@@ -7,7 +7,7 @@ from raysep.data.corruptions import Corrupted
 from raysep.data.sources import Reader, open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
-from raysep.storage import place_exists
+from raysep.places import place_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:

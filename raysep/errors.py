@@ -9,6 +9,8 @@ RaysepError                    exit code 1: the work was begun and could not be 
 └── StoppedError               exit code 130: somebody stopped it, and what was committed stays valid
 """
 
+import errno
+import os
 from collections.abc import Sequence
 
 
@@ -69,3 +71,18 @@ class StoppedError(RaysepError):
     """Ctrl-C, SIGTERM or the notice of a spot machine. The same command goes on."""
 
     exit_code = 130
+
+
+def refused(place: str, error: OSError) -> str:
+    """Why a file can't be written, and what to do, in words."""
+    number = error.errno
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        todo = "make room, or raise the quota"
+    elif number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        todo = "let this user write there"
+    elif place.startswith("s3:"):
+        todo = "look at the address, the bucket's policy and the credentials of this machine"
+    else:
+        todo = "look at the disk or the network"
+    why = os.strerror(number) if number else " ".join(str(error).split())
+    return f"{place} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."

@@ -6,9 +6,7 @@ module knows where a run lives. Credentials come from where the file system's ow
 """
 
 import contextlib
-import errno
 import json
-import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ import pyarrow as pa
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import RaysepError, StageError, StorageError, UsageError
+from raysep.errors import RaysepError, StageError, StorageError, UsageError, refused
 from raysep.retries import persistently
 
 T = TypeVar("T")
@@ -110,14 +108,22 @@ class Storage:
 
     def sizes(self, relative: str = "") -> dict[str, int]:
         """Bytes of all files below a directory, by relative path."""
-        return {path: info.size for path, info in self._infos(relative)}
+        return {path: info.size for path, info in self._infos(relative) if not _is_temporary(info)}
 
     def times(self, relative: str = "") -> dict[str, float | None]:
         """When each file below a directory was written last, by the file system's clock, in seconds of Unix time.
 
         None where the file system doesn't say so.
         """
-        return {path: None if info.mtime_ns is None else info.mtime_ns / 1e9 for path, info in self._infos(relative)}
+        return {
+            path: None if info.mtime_ns is None else info.mtime_ns / 1e9
+            for path, info in self._infos(relative)
+            if not _is_temporary(info)
+        }
+
+    def temporary(self) -> list[str]:
+        """Relative paths of what writes that were cut off have left: files that nothing reads."""
+        return sorted(path for path, info in self._infos("") if _is_temporary(info))
 
     def directories(self, relative: str = "") -> list[str]:
         """Names of the directories in a directory, without hidden ones. Raises FileNotFoundError."""
@@ -130,7 +136,7 @@ class Storage:
     def _infos(self, relative: str) -> Iterator[tuple[str, pafs.FileInfo]]:
         selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
         for info in persistently(lambda: self.fs.get_file_info(selector)):
-            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY_PREFIX):
+            if info.type == pafs.FileType.File:
                 yield str(PurePosixPath(info.path).relative_to(self.root)), info
 
     def read_bytes(self, relative: str) -> bytes:
@@ -159,7 +165,7 @@ class Storage:
         try:
             persistently(lambda: self._write(self.path(relative), content))
         except OSError as error:
-            raise StorageError(_refused(self.display(relative), error)) from error
+            raise StorageError(refused(self.display(relative), error)) from error
 
     def _write(self, target: str, content: bytes) -> None:
         if not self.is_local:
@@ -218,19 +224,8 @@ def check_visible(run: Storage) -> None:
         )
 
 
-def _refused(place: str, error: OSError) -> str:
-    """Why a file can't be written, and what to do, in words."""
-    number = error.errno
-    if number in {errno.ENOSPC, errno.EDQUOT}:
-        todo = "make room, or raise the quota"
-    elif number in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        todo = "let this user write there"
-    elif place.startswith("s3:"):
-        todo = "look at the address, the bucket's policy and the credentials of this machine"
-    else:
-        todo = "look at the disk or the network"
-    why = os.strerror(number) if number else " ".join(str(error).split())
-    return f"{place} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."
+def _is_temporary(info: pafs.FileInfo) -> bool:
+    return bool(info.base_name.startswith(TEMPORARY_PREFIX))
 
 
 def is_uri(place: str) -> bool:
@@ -240,29 +235,6 @@ def is_uri(place: str) -> bool:
     (True, False, False)
     """
     return "://" in place
-
-
-def read_place(place: str) -> bytes:
-    """The content of one file, by local path or URI. Raises OSError, UsageError."""
-    if not is_uri(place):
-        return Path(place).expanduser().read_bytes()
-    directory, name = _parent_of(place)
-    return directory.read_bytes(name)
-
-
-def place_exists(place: str) -> bool:
-    """Whether a file is at a local path or URI. Raises OSError where that can't be asked."""
-    if not is_uri(place):
-        return Path(place).expanduser().is_file()
-    directory, name = _parent_of(place)
-    return directory.is_file(name)
-
-
-def _parent_of(place: str) -> tuple[Storage, str]:
-    """The directory that the file at a URI lies in, and its name there."""
-    address, mark, options = place.partition("?")
-    parent, _, name = address.rpartition("/")
-    return Storage(parent + mark + options), name
 
 
 def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:

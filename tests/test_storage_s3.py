@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from raysep.errors import UsageError
-from raysep.storage import Storage, is_uri, place_exists, read_place
+from raysep.places import place_exists, read_place
+from raysep.storage import Storage, is_uri
 from tests.ports import free_port
 from tests.s3 import BUCKET, serving
 from tests.test_locks import race

@@ -223,8 +223,10 @@ def test_what_is_broken_is_done_again_and_nothing_else(run: Storage, finished: R
     pipeline.run(config)
     found = verify(run)
     assert (found.findings, found.unfinished) == ([], [])
-    # The file that was replaced is a stray, and never read.
+    # The files that were replaced, and what a write that was cut off leaves, are strays, and never read.
     assert len(found.strays) == 2
+    (root / "embeddings" / ".tmp-1").write_bytes(b"cut")
+    assert verify(run).strays == [*found.strays, "embeddings/.tmp-1"]
     assert [{**row, "seconds": 0} for row in table.read(run)] == before
     assert (root / CHECKPOINT / "step=0" / "model.safetensors").stat().st_mtime_ns == weights
 

@@ -30,7 +30,7 @@ import typer
 from figures import Figure, at_least, at_most, emit, figure
 from whole_runs import TITLES, children_of, start, write_images
 
-from raysep.embed.shards import Manifest, ShardSet, read_layer, read_manifest
+from raysep.embed.shards import Manifest, read_layer, read_manifest, shard_set_at
 from raysep.separability import table
 from raysep.storage import Storage
 from raysep.verification import verify
@@ -167,8 +167,7 @@ def results(run_dir: Path) -> tuple[list[Any], dict[str, Any]]:
     scores = [{name: value for name, value in row.items() if name != "seconds"} for row in table.read(run)]
     layers = {}
     for path in run.files("embeddings", name="_manifest.json"):
-        _, model, trial, step, split, _ = (part.rpartition("=")[2] for part in path.split("/"))
-        shard_set = ShardSet(model, int(trial), int(step), split)
+        shard_set = shard_set_at(path)
         manifest = read_manifest(run, shard_set)
         assert isinstance(manifest, Manifest)
         for layer in manifest.layers:

@@ -42,6 +42,16 @@ class ShardSet:
         return f"embeddings/model={self.model_id}/trial={self.trial}/step={self.step}/split={self.split}"
 
 
+def shard_set_at(path: str) -> ShardSet:
+    """The shard set that a file below `ShardSet.directory` is of.
+
+    >>> shard_set_at(ShardSet("vit", 0, 10, "unseen").directory + "/_manifest.json")
+    ShardSet(model_id='vit', trial=0, step=10, split='unseen')
+    """
+    _, model, trial, step, split, *_ = (part.partition("=")[2] for part in path.split("/"))
+    return ShardSet(model, int(trial), int(step), split)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a shard set holds.

@@ -18,7 +18,8 @@ from raysep.errors import ConfigError
 from raysep.models.meta import PIXELS, is_pickle
 from raysep.models.pickles import unpickled
 from raysep.models.pixels import Pixels
-from raysep.storage import is_uri, place_exists, read_place
+from raysep.places import place_exists, read_place
+from raysep.storage import is_uri
 
 
 def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -> nn.Module:

@@ -14,8 +14,9 @@ from raysep.config.base import repeated
 from raysep.data import splits
 from raysep.errors import ConfigError
 from raysep.loading import build_config, put
+from raysep.places import read_place
 from raysep.runs import FREE_KEYS
-from raysep.storage import is_uri, read_place
+from raysep.storage import is_uri
 from raysep.sweeps.config import Pattern, SweepConfig
 
 # An axis that the matrix doesn't have.
