@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raysep import locks, pipeline, work
+from raysep import pipeline
 from raysep.config import RunConfig
 from raysep.embed import shards
 from raysep.embed.blocks import Embedding, block_from_json, references
@@ -60,16 +60,18 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(result)
         return found
 
+    def prepare_all(trials: Sequence[Any], job: Any, on_prepared: Any, *_: Any) -> list[TrialResult]:
+        for trial in trials:
+            training.prepare(trial, job.run, job.split)
+            on_prepared(trial, Meter("here").report)
+        return [TrialResult(t.model.id, t.number, t.seed, {}, "finished", {}, {}, 0.0, {}) for t in trials]
+
     monkeypatch.setattr(pipeline, "connection", no_cluster)
-    # A layer's scores are one file operation, however many they are.
-    monkeypatch.setattr(work, "DIAGNOSTICS", ("nonfinite_rows",))
     monkeypatch.setattr(pipeline, "unseen_by_nodes", lambda paths: {})
     monkeypatch.setattr(stream, "embed_all", embed_all)
     monkeypatch.setattr(actors, "score_all", score_all)
     monkeypatch.setattr(tune, "fit", fit)
-    monkeypatch.setattr(training, "KEEP_INTERVAL_S", 0.0)
-    # The process that crashed is this one: its lock must look like one that is gone.
-    monkeypatch.setattr(locks.Claim, "alive", lambda claim, now: False)
+    monkeypatch.setattr(tune, "prepare_all", prepare_all)
 
 
 def configuration(tmp_path: Path) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Whole runs on small images: every stage with its real engine."""
+"""Whole runs on small images: every stage with its real engine; on Ray where it matters how Ray behaves."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from raysep.report.schema import Summary
 from raysep.separability.names import DIAGNOSTICS, METRICS
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN, TINY_VIT, write_images
+from tests.serial import without_ray
 
 
 def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
@@ -53,6 +54,11 @@ def go(config: RunConfig, *stages: str) -> tuple[Summary | None, str]:
 def scores(run_dir: Path) -> list[dict[str, Any]]:
     rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture
+def serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
 
 
 @pytest.fixture
@@ -134,7 +140,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     assert scores(run_dir) == all_scores
 
 
-def test_rotations_domains_and_named_modules(ray_session, tree: Path, tmp_path: Path):
+def test_rotations_domains_and_named_modules(serial, tree: Path, tmp_path: Path):
     other = tmp_path / "other"
     write_images(other, {"x": 6, "y": 6}, seed=5)
     found = config(
@@ -184,7 +190,7 @@ def test_rotations_domains_and_named_modules(ray_session, tree: Path, tmp_path: 
     assert model.headline in page
 
 
-def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(ray_session, tree: Path, tmp_path: Path):
+def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(serial, tree: Path, tmp_path: Path):
     found = config(
         tree,
         tmp_path / "run",
@@ -273,7 +279,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_problems_of_data_and_models_come_together(ray_session, tree: Path, tmp_path: Path):
+def test_problems_of_data_and_models_come_together(serial, tree: Path, tmp_path: Path):
     wrong = config(
         tree,
         tmp_path / "run",
@@ -287,7 +293,7 @@ def test_problems_of_data_and_models_come_together(ray_session, tree: Path, tmp_
         assert part in text
 
 
-def test_a_run_directory_of_another_configuration_is_refused_untouched(ray_session, tree: Path, tmp_path: Path):
+def test_a_run_directory_of_another_configuration_is_refused_untouched(serial, tree: Path, tmp_path: Path):
     found = config(tree, tmp_path / "run", models=[TINY_CNN], finetune=None)
     go(found, "finetune")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

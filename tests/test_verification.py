@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from raysep.storage import Storage
 from raysep.telemetry import Telemetry
 from raysep.verification import Finding, repair, verify
 from tests.conftest import TINY_VIT, write_images
+from tests.serial import without_ray
 
 # One finished run for all of them.
 pytestmark = pytest.mark.xdist_group("verification")
@@ -26,7 +27,14 @@ SHARDS = "embeddings/model=test_vit/trial=0/step=0/split=unseen"
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def serial() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(serial: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     place = tmp_path_factory.mktemp("finished")
     write_images(place / "images", dict.fromkeys("abc", 12))
     config = build_config(

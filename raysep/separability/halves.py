@@ -208,16 +208,34 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     h_rows, h_columns = _entropy(rows, n), _entropy(columns, n)
     mutual = h_rows + h_columns - _entropy(tables.reshape(len(tables), -1), n)
     mean_entropy = (h_rows + h_columns) / 2
-    chance = float(expected_mutual_information(tables[0].astype(np.int64), int(n[0])))
-    cells = tables.reshape(len(tables), -1)
-    pairs, row_pairs, column_pairs = ((np.einsum("tc,tc->t", t, t) - t.sum(axis=1)) / 2 for t in (cells, rows, columns))
-    expected = row_pairs * column_pairs / np.maximum(n * (n - 1) / 2, 1)
+    # Groups without an image change nothing but make scikit-learn warn of their logarithm.
+    first = tables[0][rows[0] > 0][:, columns[0] > 0]
+    chance = float(expected_mutual_information(first.astype(np.int64), int(n[0])))
     tiny = np.finfo(np.float64).tiny
     return {
         "nmi": np.clip(mutual / np.maximum(mean_entropy, tiny), 0, 1),
         "ami": np.where(mean_entropy > chance, (mutual - chance) / np.maximum(mean_entropy - chance, tiny), 0.0),
-        "ari": (pairs - expected) / np.maximum((row_pairs + column_pairs) / 2 - expected, tiny),
+        "ari": adjusted_rand(tables),
     }
+
+
+def adjusted_rand(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The adjusted Rand index of many contingency tables at once (Hubert and Arabie 1985, doi:10.1007/BF01908075).
+
+    Args:
+        tables: (T, C, K) counts.
+
+    Returns:
+        (T,); 1 where both sides are all one group, or all of single images.
+    """
+    n = tables.sum(axis=(1, 2))
+    counts = (tables.reshape(len(tables), -1), tables.sum(axis=2), tables.sum(axis=1))
+    pairs, row_pairs, column_pairs = ((np.einsum("tc,tc->t", t, t) - t.sum(axis=1)) / 2 for t in counts)
+    expected = row_pairs * column_pairs / np.maximum(n * (n - 1) / 2, 1)
+    most = (row_pairs + column_pairs) / 2
+    found = np.ones(len(tables))
+    np.divide(pairs - expected, most - expected, out=found, where=most > expected)
+    return found
 
 
 def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:

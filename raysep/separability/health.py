@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
 
 from raysep.separability.centring import centred
 from raysep.separability.engines import Engine
-from raysep.separability.halves import COMPONENTS, components
+from raysep.separability.halves import COMPONENTS, adjusted_rand, components
 
 Matrix = NDArray[np.float32]
 
@@ -76,8 +75,10 @@ def start_agreement(labels: NDArray[np.integer[Any]]) -> float | None:
     """
     if len(labels) < 2:
         return None
-    pairs = [adjusted_rand_score(a, b) for i, a in enumerate(labels) for b in labels[:i]]
-    return float(np.mean(pairs))
+    K = int(labels.max()) + 1
+    pairs = [a.astype(np.int64) * K + b for i, a in enumerate(labels) for b in labels[:i]]
+    tables = np.stack([np.bincount(pair, minlength=K * K).reshape(K, K) for pair in pairs])
+    return float(np.mean(adjusted_rand(tables.astype(np.float64))))
 
 
 def estimated_classes(X: Matrix, engine: Engine, seed: int, largest: int) -> int | None:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from raysep.separability import health
 from raysep.separability.centring import centred
@@ -23,8 +23,16 @@ def test_effective_rank_counts_directions():
 def test_starts_that_agree_and_that_do_not():
     same = np.array([[0, 0, 1, 1], [1, 1, 0, 0]])
     assert health.start_agreement(same) == 1.0
-    assert health.start_agreement(np.array([[0, 0, 1, 1], [0, 1, 0, 1]])) == -0.5
+    assert health.start_agreement(np.array([[0, 0, 1, 1], [0, 1, 0, 1]])) == pytest.approx(-0.5)
     assert health.start_agreement(same[:1]) is None
+    assert health.start_agreement(np.zeros((2, 5), np.int32)) == 1.0
+
+
+@pytest.mark.parametrize("K", [1, 2, 9])
+def test_their_agreement_is_scikit_learns(K: int):
+    labels = np.random.default_rng(K).integers(0, K, (4, 50)).astype(np.int32)
+    pairs = [adjusted_rand_score(a, b) for i, a in enumerate(labels) for b in labels[:i]]
+    assert health.start_agreement(labels) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
 @pytest.mark.parametrize("K", [2, 4, 7])
