@@ -1,4 +1,7 @@
-"""A run on three nodes with disks of their own: images, weights and results are on S3, and nothing else is shared."""
+"""A run on three nodes with disks of their own: images, weights and results are on S3, and nothing else is shared.
+
+Meanwhile a trial, an embedding actor, the driver and a scoring actor are killed.
+"""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ import pytest
 import yaml
 
 from tests.cluster.nodes import DASHBOARD, Nodes, problem, three_nodes
+from tests.cluster.strikes import TARGETS, Strikes
 from tests.conftest import TINY_CNN, write_images
 from tests.s3 import BUCKET
 
@@ -26,11 +30,14 @@ GET = """
 import json, sys
 import pyarrow.parquet as pq
 from raysep.storage import Storage
+from raysep.verification import verify
 run = Storage(sys.argv[1])
 scores = pq.read_table(run.path("scores.parquet"), filesystem=run.fs, use_threads=False).to_pylist()
 for row in scores:
     row.pop("seconds")
-print(json.dumps({"scores": scores, "manifest": run.read_json("manifest.json"), "files": run.files()}, default=str))
+found = {"scores": scores, "manifest": run.read_json("manifest.json"), "files": run.files()}
+found |= {"summary": run.read_json("summary.json"), "wrong": [vars(finding) for finding in verify(run).findings]}
+print(json.dumps(found, default=str))
 """
 
 
@@ -80,9 +87,15 @@ def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(nodes: Nodes, t
     assert alone.returncode == 2, alone.stdout + alone.stderr
     assert f"{nodes.address(1)}: no {nodes.disk}/run" in alone.stdout
 
-    done = nodes.run(*submit, "--run-dir", run)
+    with Strikes(nodes) as strikes:
+        lost = nodes.run(*submit, "--run-dir", run)
+        assert lost.returncode == 137, lost.stdout + lost.stderr
+        kept = nodes.run("raysep", "verify", run)
+        assert kept.returncode == 0, kept.stdout + kept.stderr
+        done = nodes.run(*submit, "--run-dir", run)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 x 1 CPUs and 0 GPUs on 3 node(s)" in done.stdout
+    assert strikes.done == list(TARGETS)
     found = json.loads(nodes.run("python", "-c", GET, run).stdout)
     stages = found["manifest"]["stages"]
     everywhere = {nodes.address(node) for node in range(3)}
@@ -92,7 +105,10 @@ def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(nodes: Nodes, t
     assert sum(entry["pieces"] for entry in stages["finetune"]["nodes"].values()) == 3
     assert found["manifest"]["machines"] == {"1 CPUs": 3}
     assert any(file.startswith("logs/") for file in found["files"])
-    assert not any(file.endswith("lock.json") for file in found["files"])
+    assert found["wrong"] == []
+    # The call that was killed could not say what it had begun again; nor could it give its lock back.
+    assert {(item["stage"], item["why"]) for item in found["summary"]["retried"]} >= {("score", "process")}
+    assert not any(file.startswith("lock/") for file in found["files"])
 
     # The same on one node, from the local disk.
     from raysep import pipeline
@@ -107,8 +123,3 @@ def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(nodes: Nodes, t
     expected = [{k: v for k, v in row.items() if k != "seconds"} for row in table.read(Storage(local.run_dir))]
     ours = [{k: v for k, v in row.items() if k != "key"} for row in found["scores"]]
     assert ours == [{k: v for k, v in row.items() if k != "key"} for row in json.loads(json.dumps(expected))]
-
-    again = nodes.run(*submit, "--run-dir", run)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("nothing left to do") == 4
-    assert json.loads(nodes.run("python", "-c", GET, run).stdout)["files"] == found["files"]
