@@ -11,14 +11,20 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from raysep.errors import StoppedError
+
 EXIT_CODE = 130
 # What has not ended by then, because a library hangs, is ended.
 GRACE_S = 9.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(BaseException):
-    """Somebody wants this process to end. Raised in the main thread, wherever it is."""
+class Interrupted(KeyboardInterrupt):
+    """Somebody wants this process to end. Raised in the main thread, wherever it is.
+
+    A KeyboardInterrupt, since Ray's own waiting swallows everything else that a handler raises, and raises one of its
+    own for that: within `caught` every KeyboardInterrupt is one of these.
+    """
 
     def __init__(self, number: int) -> None:
         self.name = signal.Signals(number).name
@@ -26,6 +32,7 @@ class Interrupted(BaseException):
 
 
 _before: dict[signal.Signals, Any] = {}
+_number = signal.SIGINT
 
 
 @contextmanager
@@ -39,15 +46,32 @@ def caught() -> Iterator[None]:
     interrupted = False
     try:
         yield
-    except Interrupted:
+    except KeyboardInterrupt:
         # This process is about to end: a second signal stays what it is, and so does the time that is left.
         interrupted = True
-        raise
+        raise Interrupted(_number) from None
     finally:
         if not interrupted:
             for number, handler in _before.items():
                 signal.signal(number, handler)
         _before.clear()
+
+
+@contextmanager
+def stopping(kept: str) -> Iterator[None]:
+    """`caught`, and its end in words.
+
+    Args:
+        kept: what is there afterwards, and how to go on.
+
+    Raises:
+        StoppedError: somebody wanted it to end.
+    """
+    try:
+        with caught():
+            yield
+    except Interrupted as interrupted:
+        raise StoppedError(f"by {interrupted}: {kept}") from None
 
 
 def rearm() -> None:
@@ -64,6 +88,8 @@ def interrupt() -> None:
 
 
 def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the signature of a handler)
+    global _number
+    _number = signal.Signals(number)
     for each in SIGNALS:
         signal.signal(each, _second)
     watchdog = threading.Timer(GRACE_S, os._exit, (EXIT_CODE,))

@@ -79,7 +79,7 @@ def held(storage: Storage, what: str) -> Iterator[None]:
     renewal.start()
     try:
         yield
-    except interrupts.Interrupted:
+    except KeyboardInterrupt:
         if not lost.is_set():
             raise
         raise RaysepError(

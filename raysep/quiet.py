@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from raysep.errors import RaysepError
-from raysep.interrupts import Interrupted
 
 LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
 
@@ -48,7 +47,7 @@ def quiet(verbose: bool) -> Iterator[Console]:
     except RaysepError as error:
         keep = error.exit_code == 1
         raise
-    except Interrupted:
+    except KeyboardInterrupt:
         raise
     except BaseException:
         keep = True

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-BUCKET = "raysep-test"
+BUCKET, SECRET = "raysep-test", "Zm9yIG5vYm9keSdzIGV5ZXM"
 # Longer than the client of Arrow tries by itself.
 OUTAGE_S = 8.0
 
@@ -20,7 +20,7 @@ def environment(port: int, host: str = "127.0.0.1") -> dict[str, str]:
     """What a client needs to find the server, as an operator would set it."""
     return {
         "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -39,7 +39,7 @@ def serving(port: int, host: str = "127.0.0.1", outage_after: int = 0) -> Iterat
     process = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = pafs.S3FileSystem(
         access_key="test",
-        secret_key="test",
+        secret_key=SECRET,
         endpoint_override=f"http://{host}:{port}",
         region="us-east-1",
         allow_bucket_creation=True,

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from raysep.storage import Storage
 from tests.conftest import REPOSITORY, TINY_VIT
 from tests.ports import free_port
-from tests.s3 import BUCKET, serving
+from tests.s3 import BUCKET, SECRET, serving
 
 QUICKSTART = str(REPOSITORY / "jobs" / "configs" / "quickstart.yaml")
 
@@ -111,6 +111,9 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
         assert run.files() == files
         (log,) = run.files("logs")
         kept = [json.loads(line) for line in run.read_bytes(log).splitlines()]
+        # Nothing that was written or said holds the key to the storage.
+        assert not [file for file in files if SECRET.encode() in run.read_bytes(file)]
+        assert SECRET not in done.stdout + done.stderr + again.stdout + again.stderr
     assert {item["why"] for item in summary["retried"]} == {"storage"}
     assert "x storage without an answer" in done.stdout
     assert "36 images of 3 unseen classes" in done.stdout

@@ -71,3 +71,20 @@ def test_an_ignored_signal_stays_ignored():
 
 def test_nobody_catches_it_by_mistake():
     assert not issubclass(Interrupted, Exception)
+
+
+def test_within_rays_own_waiting_too():
+    """Ray swallows what handlers raise, but for a KeyboardInterrupt, of which it makes one of its own."""
+    program = PROGRAM.replace(
+        "time.sleep(30)",
+        "import ray; ray.init(address='local', include_dashboard=False, "
+        "log_to_driver=False, num_cpus=1); interrupts.rearm(); f = ray.remote(lambda: time.sleep(60)).remote(); "
+        "print('waiting', flush=True); ray.wait([f])",
+        1,
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "waiting\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"

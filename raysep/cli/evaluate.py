@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app
-from raysep.errors import RaysepError, StageError, StoppedError, UsageError, printable
+from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
     from raysep.config import RunConfig
@@ -35,23 +35,21 @@ def _evaluate(
     from raysep import interrupts
     from raysep.quiet import quiet
 
-    try:
-        with interrupts.caught(), quiet(verbose) as console:
-            from raysep import pipeline
-            from raysep.report import tables
-            from raysep.report.html import PAGE
-            from raysep.storage import Storage
-            from raysep.telemetry import Telemetry
+    kept = (
+        f"{config.run_dir} keeps every trial, block of embeddings and layer's scores that was finished; the same "
+        "command goes on from there"
+    )
+    with interrupts.stopping(kept), quiet(verbose) as console:
+        from raysep import pipeline
+        from raysep.report import tables
+        from raysep.report.html import PAGE
+        from raysep.storage import Storage
+        from raysep.telemetry import Telemetry
 
-            telemetry = Telemetry(console, log_format.value)
-            if repair:
-                pipeline.repair(config, telemetry)
-            summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=telemetry)
-    except interrupts.Interrupted as interrupted:
-        raise StoppedError(
-            f"by {interrupted}: {config.run_dir} keeps every trial, block of embeddings and layer's scores that was "
-            "finished; the same command goes on from there"
-        ) from None
+        telemetry = Telemetry(console, log_format.value)
+        if repair:
+            pipeline.repair(config, telemetry)
+        summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=telemetry)
     if summary is not None:
         # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
         out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -39,9 +39,11 @@ def sweep(
 
     config = load_sweep(path, overrides or [], root)
     label = checked_label(label) if label else config.label(datetime.now(UTC))
+    from raysep import interrupts
     from raysep.quiet import quiet
 
-    with quiet(verbose) as console:
+    kept = f"{config.root} keeps every cell that was finished, and what others had; --round {label} goes on from there"
+    with interrupts.stopping(kept), quiet(verbose) as console:
         from raysep.sweeps import rounds
         from raysep.telemetry import Telemetry
 
@@ -72,11 +74,9 @@ def history(
     if not rows:
         raise UsageError(f"{place}: the results have no row" + (f" of {model}" if model else ""))
     if csv:
-        import csv as writer
+        from raysep.report.tables import csv_of
 
-        out = writer.DictWriter(sys.stdout, rows[0].keys())
-        out.writeheader()
-        out.writerows(rows)
+        sys.stdout.write(csv_of([list(rows[0]), *(list(row.values()) for row in rows)]).decode())
         return
     table = Table()
     for heading in ("date", "round", "cell", "state", "g", "95 % interval", "layer", "accuracy", "seconds", "revision"):

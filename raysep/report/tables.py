@@ -103,7 +103,7 @@ def to_csv(summary: Summary) -> bytes:
         for name in names:
             values += [getattr(found.get(name), field, None) for field in fields]
         rows.append(values)
-    return _csv(rows)
+    return csv_of(rows)
 
 
 def layers_csv(summary: Summary) -> bytes:
@@ -121,7 +121,7 @@ def layers_csv(summary: Summary) -> bytes:
                         + [getattr(p, field) for field in LAYER_FIELDS]
                         + [*(p.interval or (None, None)), warnings]
                     )
-    return _csv(rows)
+    return csv_of(rows)
 
 
 def paper_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -185,7 +185,8 @@ def in_brackets(interval: Interval | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+def csv_of(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows of a table, of which a spreadsheet runs nothing."""
     out = io.StringIO()
     csv.writer(out).writerows([_plain(value) for value in row] for row in rows)
     return out.getvalue().encode()

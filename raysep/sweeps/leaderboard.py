@@ -1,13 +1,11 @@
 """Models ranked by corrected g, for each domain, protocol and override: CSV, Markdown and HTML."""
 
-import csv
-import io
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from raysep.report.tables import number
+from raysep.report.tables import csv_of, number
 from raysep.storage import Storage
 from raysep.sweeps.compare import of_rows
 from raysep.sweeps.history import DONE, Row
@@ -76,11 +74,7 @@ def write(report: Storage, title: str, rows: Sequence[Row], regressions: Sequenc
 
 def to_csv(places: Sequence[Place]) -> bytes:
     """Every field of every place."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow([field.name for field in fields(Place)])
-    writer.writerows(["" if value is None else value for value in astuple(place)] for place in places)
-    return out.getvalue().encode()
+    return csv_of([[field.name for field in fields(Place)], *(astuple(place) for place in places)])
 
 
 HEAD = ("rank", "question", "model", "corrected g", "best layer", "seen accuracy", "seeds", "seconds")

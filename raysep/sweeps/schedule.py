@@ -18,6 +18,7 @@ from typing import Any
 
 from raysep import locks
 from raysep.errors import ConfigError
+from raysep.interrupts import EXIT_CODE
 from raysep.storage import Storage
 from raysep.sweeps import rounds as sweep_rounds
 from raysep.sweeps.config import SweepConfig
@@ -133,10 +134,12 @@ class Schedule:
             self._child.terminate()
         code = self._child.wait()
         metrics.running.labels("schedule").set(0)
-        if self._over.is_set() or code < 0:
+        stopped = code < 0 or code == EXIT_CODE
+        if self._over.is_set() or stopped:
             # Told to stop, or killed: what is missing of the round is done after a restart, or at the next time.
-            if code < 0 and not self._over.is_set():
-                self._telemetry.line("schedule", f"round {label} was killed by signal {-code}", round=label)
+            if stopped and not self._over.is_set():
+                how = f"killed by signal {-code}" if code < 0 else "stopped"
+                self._telemetry.line("schedule", f"round {label} was {how}", round=label)
                 self._over.wait(WAIT_S)
             return
         self._write({**state, "state": ENDED, "exit_code": code})

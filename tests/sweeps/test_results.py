@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,9 @@ def test_models_are_ranked_by_corrected_g_for_each_question():
     assert (vit.g_low, vit.g_high) == (pytest.approx(0.57), pytest.approx(0.63))
     assert vit.seen_accuracy == 0.9
     written = list(csv.DictReader(io.StringIO(leaderboard.to_csv(places).decode())))
+    hostile = replace(places[0], model="=1+1", question="@x")
+    assert b"'=1+1" in leaderboard.to_csv([hostile])
+    assert b"'@x" in leaderboard.to_csv([hostile])
     assert [line["model"] for line in written] == ["vit", "cnn", "cnn"]
     assert (
         leaderboard.to_markdown(places).splitlines()[2].startswith("| 1 | a | vit | 0.600 ± 0.100 (0.570 to 0.630) |")
