@@ -14,7 +14,7 @@ from pyarrow import fs as pafs
 
 from raysep import locks, pipeline, work
 from raysep.embed import progress
-from raysep.finetune import training
+from raysep.finetune import state
 from raysep.storage import Storage
 from raysep.telemetry import Telemetry
 from raysep.verification import verify
@@ -69,7 +69,7 @@ class Crashing:
 @pytest.mark.slow
 def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     without_ray(monkeypatch)
-    monkeypatch.setattr(training, "KEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(state, "KEEP_INTERVAL_S", 0.0)
     # A layer's scores are one file operation, however many they are.
     monkeypatch.setattr(work, "DIAGNOSTICS", ("nonfinite_rows",))
     # The process that crashed is this one: its lock must look like one that is gone.

@@ -118,7 +118,7 @@ def test_damaged_manifests_and_states_are_nothing_or_refused(tmp_path: Path):
         b'"checkpoint_sha256": "s", "versions": {}}'
     )
     kept = io.BytesIO()
-    torch.save({"step": 3, "parts": {"model": {"w": torch.ones(3)}}}, kept)
+    torch.save({"progress": {"step": 3}, "random": {}, "parts": {"model": {"w": torch.ones(3)}}}, kept)
     for _ in range(300):
         run.write_bytes(f"{shard_set.directory}/_manifest.json", mutated(plain, rng))
         with contextlib.suppress(StorageError):

@@ -5,6 +5,9 @@ by Ray Tune in the same call or by the next call, goes on from it: on CPUs to th
 """
 
 import io
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,41 +17,85 @@ from raysep.models.pickles import unpickled
 from raysep.storage import Storage
 
 FILE = "state.pt"
+# So much work is lost at most where a trial loses its process; shorter trials begin anew.
+KEEP_INTERVAL_S = 60.0
 
 
-def save(run: Storage, trial: Trial, state: dict[str, Any]) -> None:
-    """Replace the state of a trial: tensors, numbers, strings, and lists and dictionaries of them."""
-    sink = io.BytesIO()
-    torch.save(state, sink)
-    run.write_bytes(_path(trial), sink.getvalue())
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial has come.
+
+    Attributes:
+        step: optimizer steps that are done.
+        seconds: since its beginning, without the time in which it stood still.
+        losses: since the last evaluation.
+        evaluations: all by now, as dictionaries.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+
+class State:
+    """The state of one trial, in its process and in its file.
+
+    Args:
+        run: the run directory.
+        trial: which.
+        parts: what has a `state_dict` of its own.
+        device: whose generators are drawn from.
+    """
+
+    def __init__(self, run: Storage, trial: Trial, parts: Mapping[str, Any], device: str) -> None:
+        self._run, self._trial, self._parts, self._device = run, trial, parts, device
+        self._kept = time.monotonic()
+
+    def restored(self) -> Progress:
+        """Put all parts where they were last, and say how far that was; where nothing was kept, at the beginning."""
+        found = load(self._run, self._trial)
+        if found is None:
+            return Progress()
+        for name, part in self._parts.items():
+            part.load_state_dict(found["parts"][name])
+        torch.set_rng_state(found["random"]["cpu"])
+        if found["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(found["random"]["cuda"])
+        return Progress(**found["progress"])
+
+    def is_due(self) -> bool:
+        """Whether it was kept so long ago that it should be again."""
+        return time.monotonic() - self._kept >= KEEP_INTERVAL_S
+
+    def keep(self, progress: Progress) -> None:
+        """Write it, in place of what was kept before."""
+        cuda = torch.cuda.get_rng_state_all() if self._device.startswith("cuda") else []
+        content = {
+            "progress": asdict(progress),
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+        }
+        sink = io.BytesIO()
+        torch.save(content, sink)
+        self._run.write_bytes(_path(self._trial), sink.getvalue())
+        self._kept = time.monotonic()
 
 
 def load(run: Storage, trial: Trial) -> dict[str, Any] | None:
-    """The state of a trial, on the CPU; None where there is none that can be read. Nothing is unpickled but data."""
+    """What was kept, on the CPU; None where there is nothing that can be read. Nothing is unpickled but data."""
     try:
         found = unpickled(run.read_bytes(_path(trial)))
     except (FileNotFoundError, ValueError):
         # A trial can always begin anew.
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and found.keys() == {"progress", "random", "parts"}
+    return found if whole else None
 
 
 def forget(run: Storage, trial: Trial) -> None:
     """The trial has ended."""
     run.delete(_path(trial))
-
-
-def random_state(device: str) -> dict[str, Any]:
-    """Of torch's generators, which draw augmentation and dropout."""
-    cuda = torch.cuda.get_rng_state_all() if device.startswith("cuda") else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """What `random_state` gave."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _path(trial: Trial) -> str:

@@ -13,24 +13,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from raysep.config import AugmentConfig, FinetuneConfig, Precision
-from raysep.data.images import Preprocessing, check_share, load_batch
+from raysep.config import FinetuneConfig, Precision
+from raysep.data.images import Preprocessing, check_share
 from raysep.data.sources import Reader
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
-from raysep.finetune import state as kept
+from raysep.finetune.images import Batches, LabelledImages, augmentation
+from raysep.finetune.state import Progress, State
 from raysep.finetune.trials import Trial
 from raysep.models.build import create, preprocessing_of
 from raysep.models.checkpoints import save_checkpoint
 from raysep.models.meta import CheckpointMeta
 from raysep.storage import Storage
-
-# Images kept decoded in memory, in bytes; beyond it each batch is decoded when it is needed.
-CACHE_BYTES = 2 * 1024**3
-# So much work is lost at most where a trial loses its process; shorter trials begin anew.
-KEEP_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,40 +46,6 @@ class Evaluation:
     loss: float | None
     seconds: float
     unreadable: dict[str, str]
-
-
-class Images:
-    """Labelled images as uint8 batches. Unreadable ones are left out, and kept in `failed`.
-
-    Args:
-        rows: rows of the split's table.
-    """
-
-    def __init__(self, rows: pa.Table, source: Reader, preprocessing: Preprocessing) -> None:
-        self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
-        self._labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
-        self._source, self._preprocessing = source, preprocessing
-        bytes_per_image = preprocessing.channels * math.prod(preprocessing.size)
-        self._cache: dict[int, Tensor] | None = {} if len(self._places) * bytes_per_image <= CACHE_BYTES else None
-        self._ids = rows["image_id"].to_pylist()
-        self.failed: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """(n, C, H, W) uint8 and (n,) labels of what can be read; n may be less than asked for."""
-        cache = self._cache if self._cache is not None else {}
-        wanted = [index for index in indices if index not in cache and self._ids[index] not in self.failed]
-        pixels, good, failed = load_batch(self._source, [self._places[i] for i in wanted], self._preprocessing)
-        loaded = {wanted[position]: image for position, image in zip(good, pixels, strict=True)}
-        self.failed |= {self._ids[wanted[position]]: reason for position, reason in failed.items()}
-        if self._cache is not None:
-            self._cache |= loaded
-        have = [index for index in indices if index in cache or index in loaded]
-        if not have:
-            raise StageError(f"no image of a batch of {len(indices)} can be read: {next(iter(self.failed.items()))}")
-        return torch.stack([cache[i] if i in cache else loaded[i] for i in have]), self._labels[have]
 
 
 def prepare(trial: Trial, run: Storage, split: pa.Table) -> None:
@@ -130,9 +92,9 @@ def train(
     preprocessing = preprocessing_of(model, trial.model)
     seen_train = select(split, SEEN_TRAIN, trial.rotation)
     held = hold_out(seen_train["label"].to_numpy(), config.validation_fraction, seed=0)
-    images = Images(seen_train.filter(pa.array(~held)), source, preprocessing)
-    validation = Images(seen_train.filter(pa.array(held)), source, preprocessing)
-    seen_test = Images(select(split, SEEN_TEST, trial.rotation), source, preprocessing)
+    images = LabelledImages(seen_train.filter(pa.array(~held)), source, preprocessing)
+    validation = LabelledImages(seen_train.filter(pa.array(held)), source, preprocessing)
+    seen_test = LabelledImages(select(split, SEEN_TEST, trial.rotation), source, preprocessing)
 
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -142,27 +104,15 @@ def train(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, config))
     dtype = autocast_dtype(config.precision, device)
     scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
-    augment = _augmentation(config.augment, preprocessing)
+    augment = augmentation(config.augment, preprocessing)
     batches = Batches(len(images), config.batch_size, trial.seed)
-    losses: list[float] = []
-    evaluations: list[Evaluation] = []
-    parts: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "scaler": scaler,
-        "batches": batches,
-    }
-    begin, seconds_before = 0, 0.0
-    if (state := kept.load(run, trial)) is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        kept.set_random_state(state["random"])
-        begin, seconds_before, losses = state["step"], state["seconds"], state["losses"]
-        evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
-        yield from evaluations
-    saved = time.monotonic()
-    for step in range(begin, config.steps + 1):
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "batches": batches}
+    state = State(run, trial, parts, device)
+    before = state.restored()
+    evaluations = [Evaluation(**evaluation) for evaluation in before.evaluations]
+    yield from evaluations
+    losses = before.losses
+    for step in range(before.step, config.steps + 1):
         if step in config.evaluate_at:
             val = accuracy(model, validation, preprocessing, config.batch_size, dtype, device)
             seen = accuracy(model, seen_test, preprocessing, config.batch_size, dtype, device)
@@ -171,7 +121,7 @@ def train(
             losses.clear()
             unreadable = images.failed | validation.failed | seen_test.failed
             check_share(unreadable, len(images) + len(validation) + len(seen_test), max_failed_share)
-            seconds = seconds_before + time.perf_counter() - start
+            seconds = before.seconds + time.perf_counter() - start
             evaluations.append(Evaluation(step, val, seen, mean_loss, seconds, unreadable))
             yield evaluations[-1]
         if step == config.steps:
@@ -194,22 +144,14 @@ def train(
                 f"{trial.model.id}: the loss is {losses[-1]} at step {step + 1} with {trial.hyperparameters}; "
                 "take a smaller learning rate or a warm-up"
             )
-        if time.monotonic() - saved >= KEEP_INTERVAL_S:
-            state = {
-                "step": step + 1,
-                "seconds": seconds_before + time.perf_counter() - start,
-                "losses": losses,
-                "evaluations": [asdict(evaluation) for evaluation in evaluations],
-                "random": kept.random_state(device),
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-            }
-            kept.save(run, trial, state)
-            saved = time.monotonic()
+        if state.is_due():
+            seconds = before.seconds + time.perf_counter() - start
+            state.keep(Progress(step + 1, seconds, losses, [asdict(evaluation) for evaluation in evaluations]))
 
 
 def accuracy(
     model: nn.Module,
-    images: Images,
+    images: LabelledImages,
     preprocessing: Preprocessing,
     batch_size: int,
     dtype: torch.dtype | None,
@@ -251,46 +193,6 @@ def _autocast(dtype: torch.dtype | None, device: str) -> contextlib.AbstractCont
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=dtype)
-
-
-class Batches:
-    """Batches without end: each epoch in a new order, the last batch of it filled from the next."""
-
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self._count, self._batch_size = count, batch_size
-        self._rng, self._queue = np.random.default_rng(seed), list[int]()
-
-    def __next__(self) -> list[int]:
-        while len(self._queue) < self._batch_size:
-            self._queue += self._rng.permutation(self._count).tolist()
-        batch, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """As `load_state_dict` takes it."""
-        return {"rng": self._rng.bit_generator.state, "queue": self._queue}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where another one was."""
-        self._rng.bit_generator.state, self._queue = state["rng"], list(state["queue"])
-
-
-def _augmentation(config: AugmentConfig, preprocessing: Preprocessing) -> Any:
-    from torchvision.transforms import v2
-
-    steps: list[Any] = []
-    if config.min_crop_scale < 1:
-        steps.append(v2.RandomResizedCrop(preprocessing.size, scale=(config.min_crop_scale, 1.0), antialias=True))
-    if config.rotation_degrees > 0:
-        fill = [round(255 * value) for value in preprocessing.mean]
-        steps.append(v2.RandomRotation(config.rotation_degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
-    if config.horizontal_flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if not steps:
-        return lambda pixels: pixels
-    one = v2.Compose(steps)
-    # One draw for each image, not one for the batch.
-    return lambda pixels: torch.stack([one(image) for image in pixels])
 
 
 def _meta(

@@ -1,13 +1,15 @@
 """A trial that was stopped goes on as if it had not been."""
 
+import io
 from pathlib import Path
 
 import pytest
+import torch
 
 from raysep.config import AugmentConfig, FinetuneConfig, SplitConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
-from raysep.finetune import state, training
+from raysep.finetune import state
 from raysep.finetune.training import train
 from raysep.models.meta import read_meta
 from raysep.storage import Storage
@@ -24,6 +26,12 @@ CONFIG = FinetuneConfig(
 )
 
 
+def saved(content: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(content, sink)
+    return sink.getvalue()
+
+
 class StoppedError(Exception):
     pass
 
@@ -36,7 +44,7 @@ def test_it_goes_on_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch:
     expected = list(train(trial(), CONFIG, whole, split, source))
     assert state.load(whole, trial()) is None
 
-    monkeypatch.setattr(training, "KEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(state, "KEEP_INTERVAL_S", 0.0)
     steps: list[int] = []
 
     def stop(step: int) -> None:
@@ -58,7 +66,7 @@ def test_it_goes_on_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch:
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"cposix\nsystem\n(S'true'\ntR."])
+@pytest.mark.parametrize("content", [b"", saved({"step": 3}), b"PK\x03\x04 no", b"cposix\nsystem\n(S'true'\ntR."])
 def test_what_is_no_state_is_none(tmp_path: Path, content: bytes):
     run = Storage(str(tmp_path))
     run.write_bytes(f"{trial().directory}/{state.FILE}", content)

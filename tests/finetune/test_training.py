@@ -6,12 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.config import AugmentConfig, FinetuneConfig, ModelConfig, SplitConfig
-from raysep.data.images import Preprocessing
+from raysep.config import FinetuneConfig, ModelConfig, SplitConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import StageError
-from raysep.finetune import training
+from raysep.finetune import images
 from raysep.finetune.training import autocast_dtype, prepare, rate_factor, train
 from raysep.finetune.trials import Trial
 from raysep.models.checkpoints import load_checkpoint
@@ -86,7 +85,7 @@ def test_images_are_the_same_with_and_without_the_cache(world, monkeypatch: pyte
     _, split, source = world
     accuracies = []
     for limit in (2**31, 0):
-        monkeypatch.setattr(training, "CACHE_BYTES", limit)
+        monkeypatch.setattr(images, "CACHE_BYTES", limit)
         accuracies.append([e.loss for e in train(trial(), CONFIG, Storage(str(tmp_path / str(limit))), split, source)])
     assert accuracies[0] == accuracies[1]
 
@@ -105,23 +104,6 @@ def test_the_rate_is_between_nothing_and_all(steps: int, warmup: int, step: int)
     factor = rate_factor(step, FinetuneConfig(steps=steps, warmup_steps=warmup, schedule="cosine"))
     assert 0 <= factor <= 1
     assert math.isfinite(factor)
-
-
-def test_batches_go_through_every_image_before_any_comes_again():
-    batches = training.Batches(10, 4, seed=0)
-    first = [index for _ in range(5) for index in next(batches)]
-    assert sorted(first[:10]) == sorted(first[10:]) == list(range(10))
-
-
-def test_augmentation_changes_each_image_in_its_own_way_or_not_at_all():
-    preprocessing = Preprocessing((16, 16), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
-    pixels = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).repeat(4, 1, 1, 1)
-    assert training._augmentation(AugmentConfig(), preprocessing)(pixels) is pixels
-    changed = training._augmentation(
-        AugmentConfig(rotation_degrees=30, horizontal_flip=True, min_crop_scale=0.5), preprocessing
-    )(pixels)
-    assert (changed.shape, changed.dtype) == (pixels.shape, torch.uint8)
-    assert len({image.numpy().tobytes() for image in changed}) > 1
 
 
 def test_precision():

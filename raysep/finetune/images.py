@@ -1,0 +1,92 @@
+"""What a trial is fed with: labelled images, in which order, and how they are changed."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from raysep.config import AugmentConfig
+from raysep.data.images import Preprocessing, load_batch
+from raysep.data.sources import Reader
+from raysep.errors import StageError
+
+# Images kept decoded in memory, in bytes; beyond it each batch is decoded when it is needed.
+CACHE_BYTES = 2 * 1024**3
+
+
+class LabelledImages:
+    """Labelled images as uint8 batches. Unreadable ones are left out, and kept in `failed`.
+
+    Args:
+        rows: rows of the split's table.
+    """
+
+    def __init__(self, rows: pa.Table, source: Reader, preprocessing: Preprocessing) -> None:
+        self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
+        self._labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
+        self._source, self._preprocessing = source, preprocessing
+        bytes_per_image = preprocessing.channels * math.prod(preprocessing.size)
+        self._cache: dict[int, Tensor] | None = {} if len(self._places) * bytes_per_image <= CACHE_BYTES else None
+        self._ids = rows["image_id"].to_pylist()
+        self.failed: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """(n, C, H, W) uint8 and (n,) labels of what can be read; n may be less than asked for."""
+        cache = self._cache if self._cache is not None else {}
+        wanted = [index for index in indices if index not in cache and self._ids[index] not in self.failed]
+        pixels, good, failed = load_batch(self._source, [self._places[i] for i in wanted], self._preprocessing)
+        loaded = {wanted[position]: image for position, image in zip(good, pixels, strict=True)}
+        self.failed |= {self._ids[wanted[position]]: reason for position, reason in failed.items()}
+        if self._cache is not None:
+            self._cache |= loaded
+        have = [index for index in indices if index in cache or index in loaded]
+        if not have:
+            raise StageError(f"no image of a batch of {len(indices)} can be read: {next(iter(self.failed.items()))}")
+        return torch.stack([cache[i] if i in cache else loaded[i] for i in have]), self._labels[have]
+
+
+class Batches:
+    """Batches without end: each epoch in a new order, the last batch of it filled from the next."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count, self._batch_size = count, batch_size
+        self._rng, self._queue = np.random.default_rng(seed), list[int]()
+
+    def __next__(self) -> list[int]:
+        while len(self._queue) < self._batch_size:
+            self._queue += self._rng.permutation(self._count).tolist()
+        batch, self._queue = self._queue[: self._batch_size], self._queue[self._batch_size :]
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `load_state_dict` takes it."""
+        return {"rng": self._rng.bit_generator.state, "queue": self._queue}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where another one was."""
+        self._rng.bit_generator.state, self._queue = state["rng"], list(state["queue"])
+
+
+def augmentation(config: AugmentConfig, preprocessing: Preprocessing) -> Any:
+    """A function of (B, C, H, W) uint8 to the same, each image drawn by itself."""
+    from torchvision.transforms import v2
+
+    steps: list[Any] = []
+    if config.min_crop_scale < 1:
+        steps.append(v2.RandomResizedCrop(preprocessing.size, scale=(config.min_crop_scale, 1.0), antialias=True))
+    if config.rotation_degrees > 0:
+        fill = [round(255 * value) for value in preprocessing.mean]
+        steps.append(v2.RandomRotation(config.rotation_degrees, interpolation=v2.InterpolationMode.BILINEAR, fill=fill))
+    if config.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if not steps:
+        return lambda pixels: pixels
+    one = v2.Compose(steps)
+    # One draw for each image, not one for the batch.
+    return lambda pixels: torch.stack([one(image) for image in pixels])
