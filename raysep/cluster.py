@@ -40,11 +40,7 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
     Raises:
         RaysepError: the cluster named by RAY_ADDRESS can't be joined.
     """
-    # Read by Ray when it is imported; a user's own setting wins.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    prepare()
     if not verbose:
         # Tune's new output prints a frame even where it is told to print nothing; its old one doesn't.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -52,10 +48,6 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         yield _resources(may_add)
         return
     address = _named_cluster()
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        # A Ray of our own: its servers listen on every network of this machine, and do what whoever has its token says.
-        # Read when Ray is imported.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -82,6 +74,23 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         yield _resources(may_add)
     finally:
         ray.shutdown()
+
+
+def prepare() -> None:
+    """Set what Ray reads when it is imported; a user's own setting wins. Again, or too late, nothing happens.
+
+    Raises:
+        RaysepError: nobody answers at RAY_ADDRESS.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    if _named_cluster() is None and "RAY_AUTH_MODE" not in os.environ:
+        # A Ray of our own: its servers listen on every network of this machine, and do what whoever has its token says.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def _named_cluster() -> str | None:

@@ -148,6 +148,9 @@ def _meaning(config: RunConfig, split: str) -> object:
 
 def _sample(space: str, arguments: Any, seed: int) -> float:
     """Draws from Ray Tune's spaces, imported only where a configuration has one."""
+    from raysep.cluster import prepare
+
+    prepare()
     from raysep.finetune.tune import sample
 
     return sample(space, arguments, seed)
