@@ -30,6 +30,8 @@ from raysep.storage import Storage
 
 DIRECTORY = "lock"
 LEASE_S = 120.0
+# Where no /proc tells of processes, the lease alone counts.
+UNKNOWN = "?"
 # How long those that came at the same moment sort out who is first, on object stores.
 PATIENCE_S = 4.0
 
@@ -43,7 +45,7 @@ class Claim:
 
     def alive(self, now: float) -> bool:
         """Whether its writer is there, and not just late."""
-        if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids():
+        if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids() != UNKNOWN:
             started = _started(self.writer["pid"])
             return started is not None and started == self.writer["started"]
         return now - self.at < LEASE_S
@@ -210,17 +212,17 @@ def _pids() -> str:
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        return "?"
+        return UNKNOWN
 
 
 def _started(pid: int) -> str | None:
     """When a process of this machine was started, in ticks since boot: tells it from a later one with its pid.
 
-    None where there is no such process, or it has ended and nobody has looked.
+    None where there is no such process, or it has ended and nobody has looked, or no /proc.
     """
     try:
         # pid (name) state ...; the name may hold anything, and ends with the last bracket.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
-        return None if Path("/proc/self").exists() else "unknown"
+        return None
     return None if fields[0] == "Z" else fields[19]

@@ -95,6 +95,22 @@ def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, mo
         pass
 
 
+def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(locks, "_pids", lambda: locks.UNKNOWN)
+    monkeypatch.setattr(locks, "_started", lambda pid: None)
+    with locks.held(storage, "the run"):
+        (mine,) = storage.files(locks.DIRECTORY)
+        with pytest.raises(RaysepError), locks.held(storage, "the run"):
+            pass
+        # As if its process had been killed long ago.
+        content = storage.read_bytes(mine)
+    storage.write_bytes(mine, content)
+    os.utime(tmp_path / mine, (0, 0))
+    with locks.held(storage, "the run"):
+        pass
+
+
 def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
