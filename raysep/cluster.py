@@ -77,17 +77,17 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
 
 
 def prepare() -> None:
-    """Set what Ray reads when it is imported; a user's own setting wins. Again, or too late, nothing happens.
+    """Set what Ray reads when it is imported, and Tune when it runs; a user's own setting wins.
 
     Raises:
         RaysepError: nobody answers at RAY_ADDRESS.
     """
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if "ray" in sys.modules:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if _named_cluster() is None and "RAY_AUTH_MODE" not in os.environ:
         # A Ray of our own: its servers listen on every network of this machine, and do what whoever has its token says.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))

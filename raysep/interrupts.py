@@ -90,8 +90,9 @@ def interrupt() -> None:
 def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the signature of a handler)
     global _number
     _number = signal.Signals(number)
-    for each in SIGNALS:
-        signal.signal(each, _second)
+    for each, handler in _before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, _second)
     watchdog = threading.Timer(GRACE_S, os._exit, (EXIT_CODE,))
     watchdog.daemon = True
     watchdog.start()

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from raysep import __version__, locks
+from raysep import __version__, claims
 from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.errors import RunDirError
@@ -45,7 +45,7 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
         others = [
             file
             for file in run.files()
-            if file not in {SPLITS, MANIFEST} and not file.startswith(f"{locks.DIRECTORY}/")
+            if file not in {SPLITS, MANIFEST} and not file.startswith(f"{claims.DIRECTORY}/")
         ]
         if others:
             raise RunDirError(

@@ -53,6 +53,8 @@ class Storage:
             self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
             self.uri, self._options = root, ""
         self.root = root.rstrip("/") or "/"
+        # Why nothing may be written through this object any more.
+        self.closed: str | None = None
         # Elsewhere a put is atomic by itself, and there is no rename.
         self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
 
@@ -162,6 +164,8 @@ class Storage:
         Raises:
             StorageError: it can't be written, and what to do.
         """
+        if self.closed is not None:
+            raise StorageError(self.closed)
         try:
             persistently(lambda: self._write(self.path(relative), content))
         except OSError as error:

@@ -67,8 +67,12 @@ class Deadly(ImageFolder):
     def read(self, path: str | None, row: int | None) -> bytes:
         if not self.marker.exists():
             self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.lose()
         return super().read(path, row)
+
+    def lose(self) -> None:
+        """What happens to the first one."""
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture

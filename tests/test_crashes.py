@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyarrow import fs as pafs
 
-from raysep import locks, pipeline, work
+from raysep import claims, pipeline, work
 from raysep.embed import progress
 from raysep.finetune import state
 from raysep.storage import Storage
@@ -73,7 +73,7 @@ def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypa
     # A layer's scores are one file operation, however many they are.
     monkeypatch.setattr(work, "DIAGNOSTICS", ("nonfinite_rows",))
     # The process that crashed is this one: its lock must look like one that is gone.
-    monkeypatch.setattr(locks.Claim, "alive", lambda claim, now: False)
+    monkeypatch.setattr(claims.Claim, "alive", lambda claim, now: False)
     config = configuration(tmp_path)
     made: list[Crashing] = []
     at: int | None = None

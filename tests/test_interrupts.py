@@ -67,6 +67,14 @@ def test_an_ignored_signal_stays_ignored():
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=20)[0] == "SIGTERM\nafter\n"
+    with run("ignoring", "hanging") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.kill()
 
 
 def test_nobody_catches_it_by_mistake():

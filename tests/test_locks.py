@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from raysep import locks
+from raysep import claims, locks
 from raysep.errors import RaysepError
 from raysep.storage import Storage
 
 HOLD = """
 import sys, time
-from raysep import interrupts, locks
+from raysep import claims, interrupts, locks
 from raysep.storage import Storage
-locks.LEASE_S = float(sys.argv[2])
+claims.LEASE_S = float(sys.argv[2])
 with interrupts.caught(), locks.held(Storage(sys.argv[1]), "the run"):
     print("held", flush=True)
     time.sleep(60)
@@ -29,7 +29,7 @@ def places(tmp_path: Path) -> list[Storage]:
 
 def claimed(storage: Storage, seconds_ago: float = 0.0) -> str:
     """A claim that another machine wrote some time ago; its path."""
-    path = f"{locks.DIRECTORY}/elsewhere.json"
+    path = f"{claims.DIRECTORY}/elsewhere.json"
     at = time.time() - seconds_ago
     content = {"id": "elsewhere", "host": "elsewhere", "pid": 1, "pids": "", "started": "", "since": "2026", "at": at}
     storage.write_json(path, content)
@@ -52,9 +52,9 @@ def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None):
             ):
                 pass
             # The one that was refused took nothing away.
-            assert len(storage.files(locks.DIRECTORY)) == 1
+            assert len(storage.files(claims.DIRECTORY)) == 1
             assert locks.holder(storage) is not None
-        assert not storage.files(locks.DIRECTORY)
+        assert not storage.files(claims.DIRECTORY)
         assert locks.holder(storage) is None
         with locks.held(storage, "the run"):
             pass
@@ -75,10 +75,10 @@ def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path):
 
 def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None):
     for storage in places(tmp_path):
-        claimed(storage, locks.LEASE_S - 30)
+        claimed(storage, claims.LEASE_S - 30)
         with pytest.raises(RaysepError, match="process 1 of elsewhere, since 2026"), locks.held(storage, "the run"):
             pass
-        stale = claimed(storage, locks.LEASE_S + 1)
+        stale = claimed(storage, claims.LEASE_S + 1)
         assert locks.holder(storage) is None
         with locks.held(storage, "the run"):
             assert not storage.exists(stale)
@@ -88,19 +88,19 @@ def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, mo
     """The file system's times count, not those of whoever wrote the claim or of whoever looks at it."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    monkeypatch.setattr(locks, "_started", lambda pid: "other")
+    monkeypatch.setattr(claims, "_started", lambda pid: "other")
     claimed(storage, 0)
-    os.utime(tmp_path / locks.DIRECTORY / "elsewhere.json")
+    os.utime(tmp_path / claims.DIRECTORY / "elsewhere.json")
     with pytest.raises(RaysepError, match="elsewhere"), locks.held(storage, "the run"):
         pass
 
 
 def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = Storage(str(tmp_path))
-    monkeypatch.setattr(locks, "_pids", lambda: locks.UNKNOWN)
-    monkeypatch.setattr(locks, "_started", lambda pid: None)
+    monkeypatch.setattr(claims, "_pids", lambda: claims.UNKNOWN)
+    monkeypatch.setattr(claims, "_started", lambda pid: None)
     with locks.held(storage, "the run"):
-        (mine,) = storage.files(locks.DIRECTORY)
+        (mine,) = storage.files(claims.DIRECTORY)
         with pytest.raises(RaysepError), locks.held(storage, "the run"):
             pass
         # As if its process had been killed long ago.
@@ -114,18 +114,18 @@ def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monke
 def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
-        storage.write_bytes(f"{locks.DIRECTORY}/{number}.json", content)
+        storage.write_bytes(f"{claims.DIRECTORY}/{number}.json", content)
     with locks.held(storage, "the run"):
         pass
 
 
 def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(locks, "LEASE_S", 0.4)
+    monkeypatch.setattr(claims, "LEASE_S", 0.4)
     storage = Storage(str(tmp_path))
     with locks.held(storage, "the run"):
-        ((path, first),) = storage.times(locks.DIRECTORY).items()
+        ((path, first),) = storage.times(claims.DIRECTORY).items()
         time.sleep(0.5)
-        assert storage.times(locks.DIRECTORY)[path] > first
+        assert storage.times(claims.DIRECTORY)[path] > first
 
 
 def race(root: str) -> tuple[int, int]:
@@ -153,7 +153,7 @@ def race(root: str) -> tuple[int, int]:
 
 def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
     for attempt in range(20):
-        claimed(Storage(f"{tmp_path}/{attempt}"), locks.LEASE_S + 1)
+        claimed(Storage(f"{tmp_path}/{attempt}"), claims.LEASE_S + 1)
         most, had = race(f"{tmp_path}/{attempt}")
         assert most == 1
         assert had >= 1
@@ -166,12 +166,64 @@ def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path):
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "held\n"
-        (mine,) = storage.files(locks.DIRECTORY)
+        (mine,) = storage.files(claims.DIRECTORY)
         storage.delete(mine)
         other = claimed(storage)
         assert "RaysepError: " in (said := process.stderr.read().splitlines()[-1])
-        assert "the run was taken over by another process" in said
-    assert storage.files(locks.DIRECTORY) == [other]
+        assert "another one may have taken over" in said
+    assert storage.files(claims.DIRECTORY) == [other]
+
+
+class Slow(Storage):
+    """Storage of a process that stands still just before it writes its claim anew, while another one takes over."""
+
+    still = False
+
+    def write_json(self, relative: str, value: object) -> None:
+        if self.still and relative.startswith(f"{claims.DIRECTORY}/"):
+            time.sleep(0.5)
+            self.delete(relative)
+            claimed(Storage(self.uri))
+        super().write_json(relative, value)
+
+
+class Broken(Storage):
+    """Storage that fails in a way of its own."""
+
+    still = False
+
+    def is_file(self, relative: str = "") -> bool:
+        if self.still:
+            raise RuntimeError("no such thing as an OSError")
+        return super().is_file(relative)
+
+
+@pytest.mark.parametrize("kind", [Slow, Broken])
+def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    storage = kind(str(tmp_path / "run"))
+
+    def work() -> None:
+        with locks.held(storage, "the run"):
+            storage.still = True
+            time.sleep(1.5)
+            storage.write_bytes("file", b"1")
+
+    with pytest.raises(RaysepError, match="another one may have taken over"):
+        work()
+    assert not storage.exists("file")
+    left = storage.files(claims.DIRECTORY)
+    assert left == ([f"{claims.DIRECTORY}/elsewhere.json"] if kind is Slow else [])
+
+
+def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    with locks.held(storage, "the run"):
+        (mine,) = storage.files(claims.DIRECTORY)
+        content = storage.read_bytes(mine)
+    storage.write_bytes(mine, content)
+    with locks.held(storage, "the run"):
+        pass
 
 
 def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path):
@@ -192,7 +244,7 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
 def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):
     storage = Storage(str(tmp_path))
     with locks.held(storage, "the run"):
-        (path,) = storage.files(locks.DIRECTORY)
+        (path,) = storage.files(claims.DIRECTORY)
         lease = storage.read_json(path)
     storage.write_json(path, {**lease, "started": "0"})
     with locks.held(storage, "the run"):

@@ -11,6 +11,7 @@ from raysep.data import splits
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial, TrialResult, choose, write_result
 from raysep.resources import Resources
+from raysep.retries import Why
 from raysep.telemetry.meter import Report
 
 
@@ -42,9 +43,10 @@ def perform(run: Run, cluster: Resources) -> None:
                 write_result(run.storage, trial, result)
             telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
 
-    def on_retry(trial: Trial) -> None:
-        telemetry.retried("finetune", "process")
-        what = f"lost the process of {trial.model.id} trial {trial.number}; begun again"
+    def on_retry(trial: Trial, why: Why) -> None:
+        telemetry.retried("finetune", why)
+        lost = "the process of" if why == "process" else "its storage:"
+        what = f"lost {lost} {trial.model.id} trial {trial.number}; begun again"
         telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
 
     def train(trials: Sequence[Trial], job: Job) -> None:

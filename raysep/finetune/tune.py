@@ -19,7 +19,7 @@ from raysep.config import FinetuneConfig
 from raysep.data.sources import Reader
 from raysep.finetune.trials import State, Trial, TrialResult, write_result
 from raysep.planning import Pool
-from raysep.retries import PIECE_RETRIES, Attempts, may_pass
+from raysep.retries import PIECE_RETRIES, Attempts, Why, may_pass
 from raysep.storage import Storage, check_visible
 from raysep.telemetry.meter import Meter, Report
 
@@ -27,7 +27,7 @@ from raysep.telemetry.meter import Meter, Report
 REPORT_INTERVAL_S = 2.0
 # Called for each report of a trial: trial, and what it reported.
 OnReport = Callable[[Trial, dict[str, Any]], None]
-OnRetry = Callable[[Trial], None]
+OnRetry = Callable[[Trial, Why], None]
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def prepare_all(
             seconds = report.seconds
             on_prepared(trial, report)
         except RayError as failure:
-            if isinstance(failure, lost_errors()) and attempts.begin(trial.number) <= PIECE_RETRIES:
+            if isinstance(failure, lost_errors()) and attempts.begin((trial.model.id, trial.number)) <= PIECE_RETRIES:
                 if on_retry is not None:
-                    on_retry(trial)
+                    on_retry(trial, "process")
                 waiting[task.remote(trial, shared)] = trial
                 continue
             error = cause(failure)
@@ -232,11 +232,13 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
                 state.forget(job.run, trial)
             tune.report(last)
     except Exception as error:
+        now = {"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last}
         # Storage that doesn't answer may answer later: for Tune to try again.
         if may_pass(error):
+            tune.report({**now, "away": True})
             raise
         # What a trial raises itself would come again: reported, so that Tune doesn't begin it again.
-        tune.report({"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last, "refused": cause(error)})
+        tune.report({**now, "refused": cause(error)})
 
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
@@ -283,7 +285,8 @@ class _Progress(tune.Callback):
         **info: Any,  # noqa: ARG002
     ) -> None:
         if self._on_retry is not None:
-            self._on_retry(self._trials[trial.config["trial"]])
+            why: Why = "storage" if (trial.last_result or {}).get("away") else "process"
+            self._on_retry(self._trials[trial.config["trial"]], why)
 
     def on_trial_result(  # Tune's own signature
         self,

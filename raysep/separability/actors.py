@@ -8,9 +8,10 @@ from typing import Any
 
 import ray
 
-from raysep.cluster import errors_of, lost_errors
+from raysep.cluster import cause, errors_of, lost_errors
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
+from raysep.errors import StageError
 from raysep.planning import Pool
 from raysep.retries import PIECE_RETRIES, Attempts
 from raysep.separability.engines import open_engines
@@ -110,10 +111,11 @@ def score_all(
                 actor, task = crew.busy.pop(done)
                 try:
                     rows, report = ray.get(done)
-                except lost_errors():
+                except lost_errors() as error:
                     lost = attempts.begin(id(task))
                     if lost > PIECE_RETRIES:
-                        raise
+                        where = f"{task.layer.name} of {task.shard_set.directory}"
+                        raise StageError(f"score: {where} was given to {lost} processes: {cause(error)}") from None
                     if on_retry is not None:
                         on_retry(task)
                     time.sleep(2**lost / 2)

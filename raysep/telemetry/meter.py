@@ -6,7 +6,6 @@ done again is counted once.
 
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,6 @@ class Report:
 
     Attributes:
         node: address of the node that did it.
-        worker: a name that a process has from its start: a restarted one has another.
         seconds: that it took.
         waited_s: how long the worker had been without work before it.
         peak_gpu_bytes: of torch's allocator since the worker's start; None without a GPU.
@@ -31,7 +29,6 @@ class Report:
     """
 
     node: str
-    worker: str
     seconds: float = 0.0
     waited_s: float = 0.0
     peak_gpu_bytes: int | None = None
@@ -56,22 +53,22 @@ class Meter:
     """
 
     def __init__(self, node: str) -> None:
-        self._node, self._worker = node, uuid.uuid4().hex
+        self._node = node
         self._free_since = time.perf_counter()
-        self._storage_retries = 0
-        self.report = Report(node, self._worker)
+        # A process may have meters one after another.
+        self._storage_retries = self._retries_before = retries.count()
+        self.report = Report(node)
 
     @contextmanager
     def piece(self) -> Iterator[None]:
         """One piece of work; its report is there afterwards."""
         began = time.perf_counter()
-        self.report = Report(self._node, self._worker)
+        self.report = Report(self._node)
         yield
         now = time.perf_counter()
         self.again("storage", self._new_storage_retries())
         self.report = Report(
             self._node,
-            self._worker,
             now - began,
             began - self._free_since,
             _peak_gpu_bytes(),
@@ -82,10 +79,11 @@ class Meter:
         self._free_since = now
 
     def peek(self) -> Report:
-        """Of work that goes on: from the start of the process until now."""
+        """Of work that goes on: from the start of the meter until now."""
         seconds = time.perf_counter() - self._free_since
-        again: dict[retries.Why, int] = {"storage": retries.count()} if retries.count() else {}
-        return Report(self._node, self._worker, seconds, 0.0, _peak_gpu_bytes(), again=again)
+        own = retries.count() - self._retries_before
+        again: dict[retries.Why, int] = {"storage": own} if own else {}
+        return Report(self._node, seconds, 0.0, _peak_gpu_bytes(), again=again)
 
     def count(self, name: str, number: int) -> None:
         """Add to a count of the piece at hand."""

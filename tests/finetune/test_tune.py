@@ -66,11 +66,23 @@ def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
     assert "smaller learning rate" in (results[0].error or "")
 
 
+class Away(Deadly):
+    """Its first reader finds its storage away."""
+
+    def lose(self) -> None:
+        raise TimeoutError("no answer")
+
+
 @pytest.mark.slow
-def test_a_trial_that_loses_its_process_is_begun_again(ray_session, job: Job, tree: Path, tmp_path: Path):
-    deadly, again = replace(job, source=Deadly(str(tree), str(tmp_path / "marker"))), []
-    (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), lambda trial, report: None, on_retry=again.append)
-    assert (result.state, len(again)) == ("finished", 1)
+@pytest.mark.parametrize(("kind", "why"), [(Deadly, "process"), (Away, "storage")])
+def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
+    ray_session, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
+):
+    deadly, again = replace(job, source=kind(str(tree), str(tmp_path / "marker"))), []
+    (result,) = fit(
+        trials(1e-3), deadly, Pool(1, 1, 0), lambda trial, report: None, on_retry=lambda trial, why: again.append(why)
+    )
+    assert (result.state, again) == ("finished", [why])
     assert read_result(job.run, trials(1e-3)[0], CONFIG.evaluate_at) == result
     alone = list(train(trials(1e-3)[0], CONFIG, Storage(str(tmp_path / "alone")), job.split, job.source))
     assert result.val_accuracy == {e.step: e.val_accuracy for e in alone}

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from raysep import retries
 from raysep.config import MetricsConfig
 from raysep.errors import ConfigError
 from raysep.telemetry import Telemetry
@@ -48,7 +49,7 @@ def test_reports_of_workers_are_counted_with_their_results():
             meter.observe("batch", 0.02)
             meter.again("process")
         ours.worked("embed", meter.report, "vit")
-    ours.worked("embed", Report("10.0.0.2", "another process", seconds=1.5), "vit")
+    ours.worked("embed", Report("10.0.0.2", seconds=1.5), "vit")
     get = ours.metrics.registry.get_sample_value
     assert get("raysep_read_bytes_total", {"stage": "embed"}) == 7
     assert get("raysep_kmeans_iterations_total") == 20
@@ -58,6 +59,19 @@ def test_reports_of_workers_are_counted_with_their_results():
     assert ours.again == {"embed": {"process": 2}}
     assert {node: entry["pieces"] for node, entry in ours.bill["embed"].items()} == {"10.0.0.1": 2, "10.0.0.2": 1}
     assert ours.bill["embed"]["10.0.0.2"]["seconds"] == 1.5
+
+
+def test_storage_that_was_asked_again_counts_once_however_many_meters_a_process_has(monkeypatch: pytest.MonkeyPatch):
+    counted = [0]
+    monkeypatch.setattr(retries, "count", lambda: counted[0])
+    first = Meter("10.0.0.1")
+    with first.piece():
+        counted[0] += 3
+    second = Meter("10.0.0.1")
+    with second.piece():
+        counted[0] += 1
+    assert [meter.report.again for meter in (first, second)] == [{"storage": 3}, {"storage": 1}]
+    assert [meter.peek().again for meter in (first, second)] == [{"storage": 4}, {"storage": 1}]
 
 
 def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: Path):
