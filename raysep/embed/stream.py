@@ -94,12 +94,9 @@ def embed_all(
     if plan.decode is not None:
         data = _through(data, DecodeActor, plan.decode, len(blocks), common)
     data = _through(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))
-    try:
-        with errors_of("embed"):
-            for row in data.iter_rows():
-                yield block_from_json(row["outcome"])
-    finally:
-        ray.kill(attempts)
+    with errors_of("embed"):
+        for row in data.iter_rows():
+            yield block_from_json(row["outcome"])
 
 
 def _through(data: Any, actor: type, pool: Pool, blocks: int, arguments: tuple[object, ...]) -> Any:

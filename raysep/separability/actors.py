@@ -78,8 +78,10 @@ class _Crew:
         self.busy[actor.score.remote(task)] = actor, task
 
     def kill_all(self) -> None:
-        for actor, _ in self.busy.values():
-            ray.kill(actor)
+        # Of a call that was interrupted this may come after the end of Ray, and `kill` would start it anew.
+        if ray.is_initialized():
+            for actor, _ in self.busy.values():
+                ray.kill(actor)
 
 
 def score_all(

@@ -118,5 +118,7 @@ def run_all(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -> 
                 ray.kill(actor)
             yield number, outcome
     finally:
-        for actor, *_ in busy.values():
-            ray.kill(actor)
+        # As in `separability/actors.py`: never after the end of Ray.
+        if ray.is_initialized():
+            for actor, *_ in busy.values():
+                ray.kill(actor)
