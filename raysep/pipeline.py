@@ -165,18 +165,23 @@ def _check_shared(config: RunConfig, storage: Storage) -> None:
 
 @contextmanager
 def _counting_retries(current: Run, stage: str) -> Iterator[None]:
-    """Add what was begun again to the run's manifest, however the block ends."""
+    """Add what was begun again to the run's manifest, also where the block fails."""
     telemetry, before = current.telemetry, retries.count()
+    away = False
     try:
         yield
+    except OSError as error:
+        # Storage that is away would only be waited for once more.
+        away = retries.may_pass(error)
+        raise
     finally:
         if own := retries.count() - before:
             telemetry.retried(stage, "storage", own)
-        if telemetry.again:
+        if telemetry.again and not away:
             # What ended the stage is the error to be told of.
             with contextlib.suppress(OSError, KeyError):
                 runs.record_retries(current.storage, telemetry.again)
-            telemetry.again.clear()
+        telemetry.again.clear()
 
 
 @contextmanager

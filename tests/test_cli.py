@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -200,3 +201,19 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     assert "unfinished" not in whole.stdout
     # Seconds, not a benchmark: without Ray, torch and timm there is nothing that could take longer.
     assert time.monotonic() - start < 30
+
+
+def test_storage_that_does_not_answer_is_said_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from raysep import cli
+
+    def away(**_: Any) -> None:
+        raise OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.")
+
+    monkeypatch.setattr(cli, "app", away)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["run"])
+    said = capsys.readouterr().err
+    assert "No response body. What was finished before stays valid" in said
+    assert "run the same command" in said

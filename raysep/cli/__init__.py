@@ -11,6 +11,7 @@ from raysep.cli import evaluate, jobs, sweeps
 from raysep.cli.app import app
 from raysep.errors import RaysepError, StoppedError, printable
 from raysep.interrupts import EXIT_CODE, Interrupted
+from raysep.retries import may_pass
 
 __all__ = ["app", "evaluate", "jobs", "main", "sweeps"]
 
@@ -36,7 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_CODE)
     except (OSError, MemoryError) as error:
         # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
-        _say(f"error: {error or 'out of memory'}")
+        todo = (
+            ". What was finished before stays valid: when it answers again, run the same command"
+            if may_pass(error)
+            else ""
+        )
+        _say(f"error: {str(error).rstrip('.') if todo else error or 'out of memory'}{todo}")
         sys.exit(1)
 
 
