@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_CODE)
     except (OSError, MemoryError) as error:
         # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
-        todo = (
-            ". What was finished before stays valid: when it answers again, run the same command"
-            if may_pass(error)
-            else ""
-        )
-        _say(f"error: {str(error).rstrip('.') if todo else error or 'out of memory'}{todo}")
+        said = str(error) or "out of memory"
+        if may_pass(error):
+            said = (
+                f"{said.rstrip('.')}. What was finished before stays valid: when it answers again, run the same command"
+            )
+        _say(f"error: {said}")
         sys.exit(1)
 
 

@@ -231,8 +231,10 @@ def adjusted_rand(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     n = tables.sum(axis=(1, 2))
     counts = (tables.reshape(len(tables), -1), tables.sum(axis=2), tables.sum(axis=1))
     pairs, row_pairs, column_pairs = ((np.einsum("tc,tc->t", t, t) - t.sum(axis=1)) / 2 for t in counts)
-    expected = row_pairs * column_pairs / np.maximum(n * (n - 1) / 2, 1)
-    most = (row_pairs + column_pairs) / 2
+    # All of it times the number of pairs: whole numbers, which are exact.
+    all_pairs = n * (n - 1) / 2
+    expected, pairs = row_pairs * column_pairs, pairs * all_pairs
+    most = (row_pairs + column_pairs) / 2 * all_pairs
     found = np.ones(len(tables))
     np.divide(pairs - expected, most - expected, out=found, where=most > expected)
     return found

@@ -56,17 +56,17 @@ class Meter:
         self._node = node
         self._free_since = time.perf_counter()
         # A process may have meters one after another.
-        self._storage_retries = self._retries_before = retries.count()
+        self._retries_before = retries.count()
         self.report = Report(node)
 
     @contextmanager
     def piece(self) -> Iterator[None]:
         """One piece of work; its report is there afterwards."""
-        began = time.perf_counter()
+        began, retries_before = time.perf_counter(), retries.count()
         self.report = Report(self._node)
         yield
         now = time.perf_counter()
-        self.again("storage", self._new_storage_retries())
+        self.again("storage", retries.count() - retries_before)
         self.report = Report(
             self._node,
             now - began,
@@ -104,10 +104,6 @@ class Meter:
     def observe(self, name: str, seconds: float) -> None:
         """Add a duration of the piece at hand."""
         self.report.samples.setdefault(name, []).append(seconds)
-
-    def _new_storage_retries(self) -> int:
-        before, self._storage_retries = self._storage_retries, retries.count()
-        return self._storage_retries - before
 
 
 def _peak_gpu_bytes() -> int | None:
