@@ -11,7 +11,7 @@ import numpy as np
 from raysep.report.schema import Choice, Curve, LayerScore
 from raysep.report.selection import Selection, select
 from raysep.separability.certainty import interval
-from raysep.separability.names import DIAGNOSTIC, LOWEST, METRICS
+from raysep.separability.names import DIAGNOSTIC, METRICS
 from raysep.separability.table import Row
 
 
@@ -39,10 +39,9 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
     protocol, metric, split, step = place
     means = [mean_and_sd([row["value"] for row in group]) for group in layers]
     known = [position for position, (mean, _) in enumerate(means) if mean is not None]
-    low = LOWEST.get(metric, 0.0)
     best = max(known, key=lambda position: (means[position][0], -position)) if known else None
     last = _last(layers, best)
-    selection, compared = _selection([layers[position] for position in known], known, last, low)
+    selection, compared = _selection([layers[position] for position in known], known, last, metric)
     points = []
     for position, group in enumerate(layers):
         mean, sd = means[position]
@@ -59,7 +58,7 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
                 mean=mean,
                 sd=sd,
                 se=se,
-                interval=interval(mean, se, row["n"], low) if mean is not None and se is not None else None,
+                interval=interval(metric, mean, se, row["n"]) if mean is not None and se is not None else None,
                 starts_sd=mean_and_sd([row["starts_sd"] for row in group])[0],
                 shuffled=mean_and_sd([row["shuffled"] for row in group])[0],
                 p_best=float(selection.p_best[rank]) if selection and rank is not None else None,
@@ -77,7 +76,7 @@ def _last(layers: Sequence[list[Row]], best: int | None) -> int:
 
 
 def _selection(
-    layers: Sequence[list[Row]], known: list[int], last: int, low: float
+    layers: Sequence[list[Row]], known: list[int], last: int, metric: str
 ) -> tuple[Selection | None, list[int]]:
     """The comparison of the layers that have halves in every trial, and which those are."""
     trials = max((len(group) for group in layers), default=0)
@@ -95,7 +94,7 @@ def _selection(
     halves = halves.reshape(*halves.shape[:2], -1, 2).swapaxes(0, 1)
     compared = [position for position, _ in usable]
     end = compared.index(last) if last in compared else len(compared) - 1
-    return select(values, halves, errors, groups[0][0]["n"], end, low), compared
+    return select(metric, values, halves, errors, groups[0][0]["n"], end), compared
 
 
 def _choice(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysep.separability.certainty import Z, interval
+from raysep.separability.names import LOWEST
 
 Floats = NDArray[np.floating[Any]]
 LEVEL = 0.95
@@ -40,21 +41,21 @@ class Selection:
     loss_interval: tuple[float, float]
 
 
-def select(values: Floats, halves: Floats, se: Floats, N: int, last: int = -1, low: float = 0.0) -> Selection:
+def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last: int = -1) -> Selection:
     """Compare the layers of one curve.
 
     Args:
+        metric: of `names.METRICS`.
         values: (T, L) scores on all images.
         halves: (T, L, S, 2) scores on halves of them; the same halves for all layers of a trial.
         se: (T, L) standard error of each score over images.
         N: images.
         last: position of the layer that counts as the last one.
-        low: the least that a score can be; the most is 1.
     """
     mean, on_halves = values.mean(axis=0), halves.mean(axis=0)
     deviations = deviations_of(halves, se)
     best = int(mean.argmax())
-    corrected = min(1.0, max(low, corrected_g(mean, on_halves)))
+    corrected = min(1.0, max(LOWEST.get(metric, 0.0), corrected_g(mean, on_halves)))
     spread = deviations.std(axis=1)
     loss = corrected - float(mean[last])
     loss_se = float((deviations[best] - deviations[last]).std())
@@ -63,7 +64,7 @@ def select(values: Floats, halves: Floats, se: Floats, N: int, last: int = -1, l
         p_best=p_best(mean, deviations),
         tied=tied(mean, deviations),
         corrected=corrected,
-        corrected_interval=interval(corrected, float(spread[best]), N, low),
+        corrected_interval=interval(metric, corrected, float(spread[best]), N),
         loss=loss,
         loss_interval=(loss - Z * loss_se, loss + Z * loss_se),
     )

@@ -1,18 +1,23 @@
-"""How sure a score is: standard errors and intervals over images.
+"""How sure a score is: standard errors and 95 % intervals over images.
 
-N images, S splits of them into halves a and b (`halves.py`). Which estimate fits depends on how a score
-hangs on single images. With d = (a - b) / 2 and m = (a + b) / 2 of each split:
+N images, S splits of them into halves a and b (`halves.py`), with d = (a - b) / 2 and m = (a + b) / 2 of each split.
 
-- `smooth_se`, for scores that each image changes a little (purity of many neighbours): var(d) - var(m),
-  which is -cov(a, b), and unbiased for the variance of the mean over halves, whatever the score (Wang and
-  Lindsay 2014, Statistica Sinica 24:1117, for U-statistics).
-- `jumping_se`, for scores that jump when single images are left out (the nearest neighbour, k-means that
-  settles elsewhere): var(d). Jumps of a and b are independent, so that half of their variance, as much as
-  twice the images would leave of it, is in d.
+- `smooth_se`, for scores that each image changes a little: var(d) - var(m), which is -cov(a, b), and unbiased for
+  the variance of the mean over halves, whatever the score (Wang and Lindsay 2014, Statistica Sinica 24:1117, for
+  U-statistics).
+- `jumping_se`, for scores that jump when single images are left out (the nearest neighbour, k-means that settles
+  elsewhere): var(d). Jumps of a and b are independent, so that half of their variance, as much as twice the images
+  would leave of it, is in d.
+- `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
+- `few_shot_se`, from the draws of labelled images.
 
-What another k-means start on the same images or another training seed would give is not in here and kept
-apart; under protocol `paper`, whose score is that of a single start, `starts_sd` says what that leaves out.
-`jobs/benchmarks/calibration.py` measures how often the intervals hold the true value.
+At chance level scores are degenerate statistics (Hoeffding 1948, doi:10.1214/aoms/1177730196): no single image moves
+them, and their variance falls with the square of N instead of N. Halves then have four times the variance of the whole
+and not twice; the estimates above allow for that.
+
+What another k-means start on the same images or another training seed would give is not in here and kept apart; under
+protocol `paper`, whose score is that of a single start, `starts_sd` says what that leaves out.
+`jobs/benchmarks/calibration.py` measures how often the intervals hold the true value, and how wide they are.
 """
 
 import math
@@ -23,82 +28,203 @@ from numpy.typing import NDArray
 
 from raysep.separability.few_shot import FewShot
 from raysep.separability.halves import HalfValues
+from raysep.separability.names import CLUSTERINGS, LOWEST
 
 # Standard errors on either side of a 95 % interval.
 Z = 1.959964
+# No interval is wider than so many standard errors: beyond, a standard error says less than a width.
+WIDEST = 6.0
+# A standard error below this is none.
+ROUNDING = 1e-9
 Interval = tuple[float, float]
 
 
 def smooth_se(values: HalfValues) -> float:
-    """Standard error of a score that every image changes a little; 0 where the estimate is negative.
+    """Standard error of a score that every image changes a little.
+
+    Not less than var(d) / 2, which is what a degenerate statistic has: -cov(a, b) may come out negative there.
 
     Args:
         values: (S, 2) the score on the halves of each split.
     """
-    return float(np.sqrt(max(0.0, -np.cov(values[:, 0], values[:, 1])[0, 1])))
+    of_d, of_m = _variances(values)
+    return math.sqrt(max(of_d - of_m, of_d / 2))
 
 
-def jumping_se(values: HalfValues) -> float:
-    """Standard error of a score that jumps when single images are left out. `values` as for `smooth_se`."""
-    return float(((values[:, 0] - values[:, 1]) / 2).std(ddof=1))
+def jumping_se(values: HalfValues, value: float = 1.0, chance: float = 0.0) -> float:
+    """Standard error of a score that jumps when single images are left out.
+
+    Args:
+        values: as for `smooth_se`.
+        value, chance: the score on all images, and what chance gives: the nearer they are, the more of var(m) is
+            noise that falls with the square of N.
+    """
+    of_d, of_m = _variances(values)
+    return math.sqrt(of_d - at_chance(value, chance, math.sqrt(of_d)) * min(of_m, of_d / 2))
 
 
-def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], shots: int) -> float:
+def neighbor_se(
+    values: HalfValues,
+    hits: NDArray[Any],
+    k: NDArray[np.integer[Any]],
+    y: NDArray[np.integer[Any]],
+    neighbors: NDArray[np.integer[Any]],
+    queries: NDArray[np.integer[Any]] | None = None,
+) -> float:
+    """Standard error of a purity of many neighbours: the smaller of two estimates, which err upwards in turn.
+
+    `smooth_se` is right at chance level and too large for well separated classes, since the halves have the
+    neighbourhoods of all images. A jackknife (Efron and Stein 1981, doi:10.1214/aos/1176345462) is right there and too
+    large at chance level. An image that is left out takes its own purity with it, and in each neighbourhood that it
+    was in the last one of the k counts twice instead.
+
+    Args:
+        values: (S, 2) the score on the halves of each split.
+        hits: (Q, at least max k) whether a neighbour has the image's label, as `ties.hits` gives it.
+        k: (Q,) how many neighbours of each image count; images with 0 are left out.
+        y: (N,) labels: class sizes are fixed, so that what classes differ by is no error.
+        neighbors: (Q, at least max k) positions.
+        queries: (Q,) positions of the images; unset: all.
+    """
+    asked = np.arange(len(y)) if queries is None else queries
+    counted = k > 0
+    asked, k, width = asked[counted], k[counted], int(k.max())
+    wanted = np.arange(width) < k[:, None]
+    hits = np.where(wanted, hits[counted, :width], 0).astype(np.float32)
+    purity = hits.sum(axis=1) / k
+    furthest = hits[np.arange(len(k)), k - 1]
+    lost = np.where(wanted, (hits - furthest[:, None]) / k[:, None], 0)
+    influence = np.bincount(neighbors[counted, :width].ravel(), weights=lost.ravel(), minlength=len(y))
+    influence[asked] += purity - purity.mean()
+    jackknife = math.sqrt(_within_classes(influence / len(asked), y))
+    return min(smooth_se(values), jackknife)
+
+
+def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], shots: int, chance: float) -> float:
     """Standard error of a few-shot accuracy over images and draws.
 
-    The variance of its first-order terms: of an image as one that is classified, of a draw of labelled
-    images, which there are only so many of, and of the two together: an image that is hard to classify
-    is a bad example as well, and where many are labelled it is missing from those that are classified.
+    The variance of its first-order terms: of an image as one that is classified, of a draw of labelled images, which
+    there are only so many of, and of the two together: an image that is hard to classify is a bad example as well, and
+    where many are labelled it is missing from those that are classified. At chance level the first and the last are
+    noise that is in the second already.
 
     Args:
         found: what the classifiers of R draws were right about.
         y: (N,) labels.
         shots: labelled images per class.
+        chance: the accuracy that chance gives.
     """
     Q, R = len(found.queries), len(found.right)
     accuracies = found.accuracies
-    times = (~found.labelled[:, found.queries]).sum(axis=0)
-    per_image = np.where(times > 0, found.right.sum(axis=0) / np.maximum(times, 1), accuracies.mean())
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
     drawn = shots / sizes
-    as_image = (per_image - per_image.mean()) / Q
+    # Of an image, how much more often it is classified rightly than others of its class are in the same draws.
+    free = ~found.labelled[:, found.queries]
+    times = np.maximum(free.sum(axis=0), 1)
+    ease = np.einsum("rq,rq->q", found.right - accuracies[:, None], free) / times
+    spread = np.einsum("rq,rq->q", (found.right - accuracies[:, None]) ** 2, free) / times - ease**2
+    noise = 0.0 if found.exact else float((spread / np.maximum(times - 1, 1)).sum())
+    own = index[found.queries]
+    of_class = np.bincount(own, minlength=len(sizes))
+    as_image = (ease - (np.bincount(own, weights=ease, minlength=len(sizes)) / np.maximum(of_class, 1))[own]) / Q
+    of_images = max(0.0, _within_classes(as_image, own) - noise / Q**2)
     # einsum reads booleans piece by piece; a product would make floats of all of them first.
     effect = np.einsum("r,rn->n", accuracies - accuracies.mean(), found.labelled)
     effect /= np.maximum(found.labelled.sum(axis=0), 1)
     as_example = effect * drawn[index]
-    share = float(drawn.mean())
-    of_images = float((as_image**2).sum())
-    of_draws = float(accuracies.var()) * (share + (1 - share) / R)
+    of_draw = float(accuracies.var())
+    share = _share_drawn(effect, index, drawn, 0.0 if found.exact else of_draw / R)
+    of_draws = of_draw * (share + (0.0 if found.exact else (1 - share) / R))
     together = 2 * float((as_image * as_example[found.queries]).sum())
     # Estimates of all three: their sum is not less than the first, which is a variance for itself.
-    return math.sqrt(max(of_images, of_images + of_draws + together))
+    total = max(of_images, of_images + of_draws + together)
+    away = 1 - at_chance(float(accuracies.mean()), chance, math.sqrt(total))
+    return math.sqrt(of_draws + away * (total - of_draws)) if total > of_draws else math.sqrt(total)
 
 
-def interval(value: float, se: float, N: int, low: float = 0.0) -> Interval:
-    """The 95 % interval of a score between `low` and 1.
+def at_chance(value: float, chance: float, se: float) -> float:
+    """How near a score is to its chance level: 1 at it, 0.14 at two standard errors from it, 0 far away.
 
-    Symmetric on the scale of the logit, so that it stays inside the range and is wider towards the middle,
-    as scores near an end are. Where no half differs from another there is no standard error to go by: then
-    the interval is that of a share of N images that all agree (Wilson 1927,
-    doi:10.1080/01621459.1927.10502953).
+    >>> at_chance(0.5, 0.5, 0.1), round(at_chance(0.7, 0.5, 0.1), 2), at_chance(0.7, 0.5, 0.0)
+    (1.0, 0.14, 0.0)
+    """
+    return math.exp(-(((value - chance) / se) ** 2) / 2) if se > 0 else float(value == chance)
+
+
+def interval(metric: str, value: float, se: float, N: int, values: HalfValues | None = None) -> Interval:
+    """The 95 % interval of a score, inside its range.
+
+    A mean over images of what lies between 0 and 1 varies less the nearer it is to an end: the interval holds the
+    values whose own variance is compatible with the score (Wilson 1927, doi:10.1080/01621459.1927.10502953). What the
+    standard error has beyond the variance of a share of N images does not depend on the value. Clusterings are no such
+    means: their interval is the score and 1.96 standard errors on either side.
+
+    Where no half differs from another there is no standard error to go by: then the interval is that of a share of
+    N images that all agree.
 
     Args:
+        metric: of `names.METRICS`.
         value: the score.
         se: its standard error.
         N: images.
-        low: -1 for scores that are adjusted for chance.
+        values: (S, 2) the score on halves, where it is known: an interval is not wider than their range. Those of
+            `linear_probe`, whose fits are those on all images, say nothing of its width.
     """
-    share = (value - low) / (1 - low)
-    if se <= 0 or not 0 < share < 1:
-        centre = (share + Z**2 / (2 * N)) / (1 + Z**2 / N)
-        half = Z * math.sqrt(max(0.0, share * (1 - share)) / N + Z**2 / (4 * N**2)) / (1 + Z**2 / N)
-        ends = centre - half, centre + half
+    low = LOWEST.get(metric, 0.0)
+    share, error = (value - low) / (1 - low), se / (1 - low)
+    variance = share * (1 - share)
+    if error < ROUNDING:
+        ends = _compatible(share, N, 0.0)
+    elif metric in CLUSTERINGS:
+        ends = share - Z * error, share + Z * error
     else:
-        place, width = math.log(share / (1 - share)), Z * (se / (1 - low)) / (share * (1 - share))
-        ends = _logistic(place - width), _logistic(place + width)
-    below, above = (low + (1 - low) * end for end in ends)
-    return min(max(low, below), value), max(min(1.0, above), value)
+        ends = _compatible(share, max(N, variance / error**2), max(0.0, error**2 - variance / N))
+    below, above = (min(1.0, max(low, low + (1 - low) * end)) for end in ends)
+    below, above = min(below, value), max(above, value)
+    widest = WIDEST * se
+    if values is not None and metric != "linear_probe":
+        widest = min(widest, float(np.ptp(values)))
+    if error >= ROUNDING and above - below > widest:
+        shrink = widest / (above - below)
+        below, above = value - shrink * (value - below), value + shrink * (above - value)
+    return below, above
 
 
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+def _compatible(share: float, n: float, constant: float) -> Interval:
+    """The values t with |share - t| <= Z * sqrt(t * (1 - t) / n + constant)."""
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    square = (share**2 - Z**2 * constant) / (1 + Z**2 / n)
+    half = math.sqrt(max(0.0, centre**2 - square))
+    return centre - half, centre + half
+
+
+def _variances(values: HalfValues) -> tuple[float, float]:
+    """Of d and of m over splits."""
+    a, b = values[:, 0], values[:, 1]
+    return float(((a - b) / 2).var(ddof=1)), float(((a + b) / 2).var(ddof=1))
+
+
+def _within_classes(influence: NDArray[np.floating[Any]], y: NDArray[np.integer[Any]]) -> float:
+    """The variance of a sum over images of stratified classes."""
+    _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    means = np.bincount(index, weights=influence) / sizes
+    squares = np.bincount(index, weights=(influence - means[index]) ** 2)
+    return float((squares * sizes / np.maximum(sizes - 1, 1)).sum())
+
+
+def _share_drawn(
+    effect: NDArray[np.floating[Any]],
+    index: NDArray[np.integer[Any]],
+    drawn: NDArray[np.floating[Any]],
+    noise: float,
+) -> float:
+    """The share of a class that a draw labels, mean over classes by how much their labelled images matter.
+
+    Args:
+        effect: (N,) how much more accurate draws with an image are.
+        index: (N,) class of each image.
+        drawn: (K,) share of each class.
+        noise: variance of an effect times the share, from there being so few draws.
+    """
+    matters = np.maximum(np.bincount(index, weights=effect**2) * drawn - noise * np.bincount(index), 0)
+    return float(np.average(drawn, weights=matters)) if matters.sum() > 0 else float(drawn.mean())

@@ -17,7 +17,7 @@ def _estimated(layer: Layer) -> float | None:
 ALWAYS: dict[str, Callable[[Layer], float | None]] = {
     "nonfinite_rows": lambda layer: layer.nonfinite,
     "constant_features": lambda layer: health.constant_features(layer.X),
-    "duplicate_rows": lambda layer: health.duplicate_rows(layer.X),
+    "duplicate_rows": lambda layer: len(layer.groups) - len(np.unique(layer.groups)),
 }
 IF_SCORABLE: dict[str, Callable[[Layer], float | None]] = {
     "effective_rank": lambda layer: health.effective_rank(layer.rows),

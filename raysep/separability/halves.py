@@ -31,10 +31,21 @@ HalfValues = NDArray[np.float64]
 
 # k-means starts of each half, and draws of labelled images within it.
 STARTS, DRAWS_PER_HALF = 3, 4
+# Images of a class that leave two for each half: enough to be a neighbour, a cluster and a class mean there.
+LEAST_HALVED = 4
 # Images whose neighbours are counted at once.
 BLOCK = 1024
 # Components of the features that halves are clustered in, or twice as many as clusters; k-means hardly sees the others.
 COMPONENTS, MOST_COMPONENTS = 32, 64
+
+
+def can_be_halved(sizes: NDArray[np.integer[Any]]) -> bool:
+    """Whether halves say how sure a score is: two classes of `LEAST_HALVED` images or more, and so many on average.
+
+    Args:
+        sizes: (K,) images of each class.
+    """
+    return bool((sizes >= LEAST_HALVED).sum() > 1 and sizes.mean() >= LEAST_HALVED)
 
 
 def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
@@ -77,28 +88,29 @@ def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
 
 
 def purity_on_halves(
-    y: Labels, neighbors: Positions, k: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
+    hits: NDArray[Any], neighbors: Positions, k: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
 ) -> HalfValues:
     """Neighbour purity within each half: of an image's k nearest, those that are in its own half.
 
     About k/2 of the k nearest are in the half, and they are the half's own nearest ones.
 
     Args:
+        hits: (Q, at least max k) whether a neighbour has the image's label, as `ties.hits` gives it.
         neighbors: (Q, at least max k), nearest first.
         k: (Q,) how many of them count for each image; 0 leaves the image out.
         in_a: (N, S).
         queries: (Q,) positions of the images; unset: all.
     """
-    asked = np.arange(len(y)) if queries is None else queries
+    asked = np.arange(len(in_a)) if queries is None else queries
     inside = in_a.astype(np.float32)
     sums, counts = np.zeros((2, *in_a.shape[1:])), np.zeros((2, *in_a.shape[1:]))
     for first in range(0, len(asked), BLOCK):
         block = slice(first, first + BLOCK)
         near, own_k, own = neighbors[block], k[block], asked[block]
         wanted = np.arange(near.shape[1]) < own_k[:, None]
-        same = wanted & (y[near] == y[own][:, None])
+        same = wanted * hits[block]
         # Of the two halves of a split, what isn't in one is in the other.
-        there_a, right_a = (_counts(near, which, inside) for which in (wanted, same))
+        there_a, right_a = (_counts(near, weights, inside) for weights in (wanted, same))
         mine = in_a[own]
         there = np.where(mine, there_a, own_k[:, None] - there_a)
         right = np.where(mine, right_a, same.sum(axis=1)[:, None] - right_a)
@@ -110,26 +122,27 @@ def purity_on_halves(
     return values
 
 
-def _counts(near: Positions, which: NDArray[np.bool_], inside: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(Q, S) how many of some of the neighbours are inside each set of images."""
+def _counts(near: Positions, weights: NDArray[Any], inside: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(Q, S) how many of the neighbours are inside each set of images, by the weight of each."""
+    which = weights > 0
     starts = np.concatenate([[0], np.cumsum(which.sum(axis=1))])
-    chosen = near[which]
-    found = csr_matrix((np.ones(len(chosen), np.float32), chosen, starts), shape=(len(near), len(inside)))
+    found = csr_matrix((weights[which].astype(np.float32), near[which], starts), shape=(len(near), len(inside)))
     counts: NDArray[np.float32] = found @ inside
     return counts
 
 
 def nearest_on_halves(
-    y: Labels, neighbors: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
+    hits: NDArray[Any], neighbors: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
 ) -> HalfValues:
     """Share of images whose nearest neighbour within their half has their label.
 
     Args:
+        hits: (Q, k) whether a neighbour has the image's label, as `ties.hits` gives it.
         neighbors: (Q, k), nearest first. The few images with none of them in their half don't count.
         in_a: (N, S).
         queries: (Q,) positions of the images; unset: all.
     """
-    asked = np.arange(len(y)) if queries is None else queries
+    asked = np.arange(len(in_a)) if queries is None else queries
     neighbors = neighbors[:, :32]
     rows = np.arange(len(asked))
     S = in_a.shape[1]
@@ -139,7 +152,7 @@ def nearest_on_halves(
         own = in_a[neighbors, split] == mine[:, None]
         first = own.argmax(axis=1)
         has = own[rows, first]
-        right = (y[neighbors[rows, first]] == y[asked]) & has
+        right = hits[rows, first] * has
         for half, members in enumerate((mine, ~mine)):
             values[split, half] = right[members].sum() / max(1, has[members].sum())
     return values

@@ -3,7 +3,6 @@
 N images, D features. Nothing here looks at labels, but that as many clusters are made as there are classes.
 """
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -38,16 +37,6 @@ def constant_features(X: Matrix) -> int:
     1
     """
     return int((X.min(axis=0) == X.max(axis=0)).sum())
-
-
-def duplicate_rows(X: Matrix) -> int:
-    """Images whose vector is that of an earlier image, bit for bit.
-
-    >>> duplicate_rows(np.array([[1, 2], [1, 2], [1, 3], [1, 2]], np.float32))
-    2
-    """
-    rows = np.ascontiguousarray(X)
-    return len(rows) - len({hashlib.blake2b(row, digest_size=16).digest() for row in rows})
 
 
 def effective_rank(rows: Matrix) -> float | None:

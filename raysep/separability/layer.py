@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
-from raysep.separability import halves, sampling
+from raysep.separability import halves, sampling, ties
 from raysep.separability.engines import Engine, SklearnEngine, Starts
 from raysep.separability.few_shot import FewShot, NearestMeans
 from raysep.separability.health import nonfinite_rows
@@ -160,6 +160,17 @@ class Layer:
         return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.placed, k, self.queries))
 
     @property
+    def groups(self) -> Positions:
+        """(N,) the first of the images with the same vector as each."""
+        return self.once("groups", compute=lambda: ties.groups_of(self.X))
+
+    @property
+    def hits(self) -> NDArray[Any]:
+        """(Q, k) whether neighbours have the label of their image; shares among equal vectors."""
+        k = self._counted_neighbors
+        return self.once("hits", k, compute=lambda: ties.hits(self.y, self.neighbors, self.groups, self.queries))
+
+    @property
     def probed(self) -> NDArray[np.bool_] | None:
         """(N,) what the linear probe is right about."""
         return self.once(
@@ -176,7 +187,7 @@ class Layer:
 
     @cached_property
     def in_a(self) -> NDArray[np.bool_] | None:
-        """(N, S) the halves; None where no interval is asked for, or a class is too small for two halves."""
+        """(N, S) the halves; None where no interval is asked for, or the classes are too small for halves."""
         return self._halves_of(self.y)
 
     @cached_property
@@ -215,7 +226,7 @@ class Layer:
         return self.once("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
 
     def _halves_of(self, y: Labels) -> NDArray[np.bool_] | None:
-        if not self.settings.resamples or np.unique(y, return_counts=True)[1].min() < 4:
+        if not self.settings.resamples or not halves.can_be_halved(np.unique(y, return_counts=True)[1]):
             return None
         # Always of the same seed, so that protocols and layers are compared on the same halves.
         return self.once(

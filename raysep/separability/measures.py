@@ -5,7 +5,7 @@ and how it comes out on halves of the images.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from raysep.separability import certainty, chance, halves, metrics
 from raysep.separability.halves import HalfValues
 from raysep.separability.layer import PAPER_K, Layer
-from raysep.separability.names import LOWEST, Metric
-from raysep.separability.probe import STRENGTHS, linear_probe
+from raysep.separability.names import Metric
+from raysep.separability.probe import OUTER_FOLDS, STRENGTHS, linear_probe
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Measured:
         value: None where the metric isn't defined for the input.
         k: clusters for clusterings, neighbours for `knn_purity` and `nn1`, labelled images per class for
             few-shot; None for metrics without such a number.
-        interval: 95 % over images; None where no halves were drawn.
+        interval: 95 % over images; None where no standard error could be estimated.
         se: its standard error.
-        halves: (S, 2) the score on each half, for what compares layers.
+        halves: (S, 2) the score on each half, for what compares layers; None where no halves were drawn.
         starts_sd: population standard deviation of the score over single k-means starts.
         shuffled: the score of the same embedding with shuffled labels, mean over all shuffles: what chance gives.
     """
@@ -48,17 +48,18 @@ def clustering(name: str, layer: Layer) -> Measured:
     if value is None:
         return Measured(None, layer.n_classes)
     each = [score(layer.y, start) for start in layer.starts.labels]
+    by_chance = chance.of_clusters(name, layer.y, layer.clusters)
     measured = Measured(
         value,
         layer.n_classes,
         starts_sd=float(np.std([one for one in each if one is not None])),
-        shuffled=chance.of_clusters(name, layer.y, layer.clusters),
+        shuffled=by_chance,
     )
     on_halves = layer.cluster_halves
     if on_halves is None:
         return measured
     own = on_halves[name]
-    return _sure(measured, own, certainty.jumping_se(own), len(layer.y), LOWEST.get(name, 0.0))
+    return _sure(name, measured, own, certainty.jumping_se(own, value, by_chance), len(layer.y))
 
 
 def neighborhood(name: str, layer: Layer) -> Measured:
@@ -66,12 +67,12 @@ def neighborhood(name: str, layer: Layer) -> Measured:
     y, queries, in_a, reached = layer.y, layer.queries, layer.in_a, 1.0
     if name == "knn_purity":
         divisor = PAPER_K if layer.paper else None
-        value = metrics.knn_purity(y, layer.neighbors, layer.purity_k, divisor, queries)
+        value = metrics.knn_purity(y, layer.hits, layer.purity_k, divisor)
         k, counted = layer.purity_k, np.full(len(y), layer.purity_k)
         reached = k / divisor if divisor else 1.0
         chance_of = partial(chance.of_neighbors, y, reached)
     else:
-        value, k = metrics.r_precision(y, layer.neighbors, queries), None
+        value, k = metrics.r_precision(y, layer.hits, queries), None
         _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
         counted, chance_of = sizes[index] - 1, partial(chance.of_r_precision, y)
     if value is None:
@@ -79,35 +80,35 @@ def neighborhood(name: str, layer: Layer) -> Measured:
     measured = Measured(value, k, shuffled=chance_of())
     if in_a is None:
         return measured
+    counted = counted if queries is None else counted[queries]
+
+    def sure() -> tuple[HalfValues, float]:
+        on_halves = halves.purity_on_halves(layer.hits, layer.neighbors, counted, in_a, queries)
+        return on_halves, certainty.neighbor_se(on_halves, layer.hits, counted, y, layer.neighbors, queries)
+
     # Where classes are of one size, both count the same neighbours.
-    on_halves = reached * layer.once(
-        "purity_halves",
-        counted.tobytes(),
-        compute=lambda: halves.purity_on_halves(
-            y, layer.neighbors, counted if queries is None else counted[queries], in_a, queries
-        ),
-    )
-    return _sure(measured, on_halves, certainty.smooth_se(on_halves), len(layer.neighbors))
+    on_halves, se = layer.once("purity_halves", counted.tobytes(), compute=sure)
+    return _sure(name, measured, reached * on_halves, reached * se, len(layer.neighbors))
 
 
 def nearest(layer: Layer) -> Measured:
     """`nn1`."""
-    value = metrics.nn1(layer.y, layer.neighbors, layer.queries)
+    value = metrics.nn1(layer.y, layer.hits)
     if value is None:
         return Measured(None, 1)
     measured = Measured(value, 1, shuffled=chance.of_neighbors(layer.y))
     if layer.in_a is None:
         return measured
-    on_halves = halves.nearest_on_halves(layer.y, layer.neighbors, layer.in_a, layer.queries)
-    return _sure(measured, on_halves, certainty.jumping_se(on_halves), len(layer.neighbors))
+    on_halves = halves.nearest_on_halves(layer.hits, layer.neighbors, layer.in_a, layer.queries)
+    return _sure("nn1", measured, on_halves, certainty.jumping_se(on_halves), len(layer.neighbors))
 
 
 def probe(layer: Layer) -> Measured:
     """`linear_probe`. Its chance level is that of the strongest penalty on labels shuffled once.
 
-    Its standard error is that of a share of N images. Folds train on mostly the same images, so that it can
-    be too small (Bates, Hastie, Tibshirani 2023, doi:10.1080/01621459.2023.2197686); in the calibration, of
-    hundreds of images, it was not.
+    Its standard error is that of a share of N images, and at chance level, where what is predicted hangs on the
+    training images alone, larger by their part: test by training images (Nadeau, Bengio 2003,
+    doi:10.1023/A:1024068626366).
     """
     right = layer.probed
     if right is None:
@@ -119,7 +120,9 @@ def probe(layer: Layer) -> Measured:
         return measured
     # The fits are those on all images, so that halves of a small sample are not quite independent.
     on_halves = halves.mean_on_halves(right.astype(np.float64), layer.in_a)
-    return _sure(measured, on_halves, float(np.sqrt(value * (1 - value) / N)), N)
+    variance = value * (1 - value) / N
+    near = certainty.at_chance(value, measured.shuffled or 0.0, float(np.sqrt(variance)))
+    return _sure("linear_probe", measured, on_halves, float(np.sqrt(variance * (1 + near / (OUTER_FOLDS - 1)))), N)
 
 
 def shots(count: int, layer: Layer) -> Measured:
@@ -127,12 +130,13 @@ def shots(count: int, layer: Layer) -> Measured:
     found = layer.few_shot(count)
     if found is None:
         return Measured(None, count)
-    value = float(found.accuracies.mean())
-    measured = Measured(value, count, shuffled=chance.of_few_shot(layer.y))
-    on_halves = layer.few_shot_halves(count)
-    if on_halves is None:
+    by_chance = chance.of_few_shot(layer.y)
+    measured = Measured(float(found.accuracies.mean()), count, shuffled=by_chance)
+    if not layer.settings.resamples:
         return measured
-    return _sure(measured, on_halves, certainty.few_shot_se(found, layer.y, count), len(found.queries))
+    # The error is that of the draws: it is known where halves have too few images to label.
+    se = certainty.few_shot_se(found, layer.y, count, by_chance)
+    return _sure(f"few_shot_{count}", measured, layer.few_shot_halves(count), se, len(found.queries))
 
 
 MEASURES: dict[Metric, Callable[[Layer], Measured]] = {
@@ -154,14 +158,9 @@ MEASURES: dict[Metric, Callable[[Layer], Measured]] = {
 ALIKE = frozenset(MEASURES) - {"nmi", "ami", "ari", "knn_purity"}
 
 
-def _sure(measured: Measured, on_halves: HalfValues, se: float, N: int, low: float = 0.0) -> Measured:
+def _sure(metric: str, measured: Measured, on_halves: HalfValues | None, se: float, N: int) -> Measured:
+    """A score with its standard error and interval."""
     assert measured.value is not None
-    return Measured(
-        measured.value,
-        measured.k,
-        certainty.interval(measured.value, se, N, low),
-        se,
-        on_halves,
-        measured.starts_sd,
-        measured.shuffled,
+    return replace(
+        measured, interval=certainty.interval(metric, measured.value, se, N, on_halves), se=se, halves=on_halves
     )

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 Labels = NDArray[np.integer[Any]]
+# Whether a neighbour has its image's label; between 0 and 1 among equal vectors.
+Hits = NDArray[np.bool_] | NDArray[np.float32]
 
 
 def nmi(y: Labels, clusters: Labels) -> float | None:
@@ -62,45 +64,35 @@ def ari(y: Labels, clusters: Labels) -> float | None:
     return float(reference.adjusted_rand_score(y, clusters))
 
 
-def knn_purity(
-    y: Labels,
-    neighbors: NDArray[np.integer[Any]],
-    k: int,
-    divisor: int | None = None,
-    queries: NDArray[np.int64] | None = None,
-) -> float | None:
+def knn_purity(y: Labels, hits: Hits, k: int, divisor: int | None = None) -> float | None:
     """Share of the k nearest neighbours that have an image's label, mean over images.
 
     Args:
         y: (N,) labels.
-        neighbors: (Q, at least k) neighbours of each image, nearest first, the image itself left out.
+        hits: (Q, at least k) whether the neighbours of each image, nearest first, have its label: `ties.hits`.
         k: how many of them count.
         divisor: what the count is divided by, k if unset. The paper divides by 500 even where fewer
             neighbours exist, so that 1 can't be reached with small classes.
-        queries: (Q,) positions of the images whose neighbours these are; unset: all.
 
     Returns:
         0 to 1; None for fewer than two classes or k < 1.
 
-    >>> knn_purity(np.array([0, 0, 1]), np.array([[1, 2], [0, 2], [0, 1]]), k=1)
+    >>> knn_purity(np.array([0, 0, 1]), np.array([[True, False], [True, False], [False, False]]), k=1)
     0.6666666666666666
     """
     if k < 1 or not _two_classes(y):
         return None
-    if neighbors.shape[1] < k:
-        raise ValueError(f"expected {k} neighbours of each image, got {neighbors.shape[1]}")
-    same = y[neighbors[:, :k]] == _own(y, queries)[:, None]
-    return float(same.sum(axis=1).mean() / (divisor or k))
+    if hits.shape[1] < k:
+        raise ValueError(f"expected {k} neighbours of each image, got {hits.shape[1]}")
+    return float(hits[:, :k].sum(axis=1, dtype=np.float64).mean() / (divisor or k))
 
 
-def nn1(y: Labels, neighbors: NDArray[np.integer[Any]], queries: NDArray[np.int64] | None = None) -> float | None:
+def nn1(y: Labels, hits: Hits) -> float | None:
     """Share of images whose nearest neighbour has their label: `knn_purity` with k = 1."""
-    return knn_purity(y, neighbors, k=1, queries=queries)
+    return knn_purity(y, hits, k=1)
 
 
-def r_precision(
-    y: Labels, neighbors: NDArray[np.integer[Any]], queries: NDArray[np.int64] | None = None
-) -> float | None:
+def r_precision(y: Labels, hits: Hits, queries: NDArray[np.int64] | None = None) -> float | None:
     """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
 
     So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
@@ -108,29 +100,27 @@ def r_precision(
 
     Args:
         y: (N,) labels.
-        neighbors: (Q, at least the largest R), nearest first, the image itself left out.
+        hits: (Q, at least the largest R) as for `knn_purity`.
         queries: (Q,) positions of the images whose neighbours these are; unset: all.
 
     Returns:
         0 to 1; None for fewer than two classes or where each image is alone in its class.
 
-    >>> r_precision(np.array([0, 0, 1, 1, 1]), np.array([[1, 2], [2, 0], [3, 4], [2, 4], [2, 1]]))
+    >>> hits = np.array([[1, 0], [0, 1], [1, 1], [1, 1], [1, 0]], bool)
+    >>> r_precision(np.array([0, 0, 1, 1, 1]), hits)
     0.7
     """
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    R = _own(sizes[index] - 1, queries)
+    R = sizes[index] - 1
+    R = R if queries is None else R[queries]
     if not _two_classes(y) or R.max() < 1:
         return None
-    if neighbors.shape[1] < R.max():
-        raise ValueError(f"expected {R.max()} neighbours of each image, got {neighbors.shape[1]}")
+    if hits.shape[1] < R.max():
+        raise ValueError(f"expected {R.max()} neighbours of each image, got {hits.shape[1]}")
     width = int(R.max())
-    same = (y[neighbors[:, :width]] == _own(y, queries)[:, None]) & (np.arange(width) < R[:, None])
+    found = (hits[:, :width] * (np.arange(width) < R[:, None])).sum(axis=1, dtype=np.float64)
     counted = R > 0
-    return float((same.sum(axis=1)[counted] / R[counted]).mean())
-
-
-def _own(of_all: NDArray[Any], queries: NDArray[np.int64] | None) -> NDArray[Any]:
-    return of_all if queries is None else of_all[queries]
+    return float((found[counted] / R[counted]).mean())
 
 
 def _two_classes(y: Labels) -> bool:

@@ -22,6 +22,8 @@ Backend = Literal["auto", "torch", "sklearn", "cuml"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 # The least that a score can be, where that is not 0: scores that are adjusted for chance.
 LOWEST = {"ami": -1.0, "ari": -1.0}
+# Between labels and clusters, and no mean over images.
+CLUSTERINGS = frozenset({"nmi", "ami", "ari"})
 # Of a layer itself rather than of how it separates the classes; rows of protocol `diagnostic`.
 DIAGNOSTIC = "diagnostic"
 DIAGNOSTICS = (

@@ -19,7 +19,7 @@ def curve(truth: list[float], noise: float, seed: int, S: int = 100, shared: flo
 
 
 def test_a_clear_winner():
-    found = select(*curve([0.2, 0.6, 0.4], 0.01, 0), N=200)
+    found = select("nn1", *curve([0.2, 0.6, 0.4], 0.01, 0), N=200)
     assert found.tied == [1]
     assert found.p_best[1] == 1.0
     assert found.corrected == pytest.approx(0.6, abs=0.03)
@@ -29,7 +29,7 @@ def test_a_clear_winner():
 
 
 def test_equal_layers_are_tied_and_share_the_chance_to_be_best():
-    found = select(*curve([0.5] * 4, 0.02, 1), N=200)
+    found = select("nn1", *curve([0.5] * 4, 0.02, 1), N=200)
     assert len(found.tied) >= 3
     assert found.p_best.sum() == pytest.approx(1)
     assert found.p_best.max() < 0.9
@@ -40,19 +40,19 @@ def test_the_naive_maximum_is_biased_and_the_corrected_one_is_not():
     for seed in range(200):
         values, halves, se = curve([0.5] * 8, 0.02, seed, S=50)
         naive.append(values.max())
-        corrected.append(select(values, halves, se, 200).corrected)
+        corrected.append(select("nn1", values, halves, se, 200).corrected)
     # The expected maximum of eight normal variables is 1.42 standard deviations.
     assert np.mean(naive) - 0.5 == pytest.approx(1.42 * 0.02, abs=0.005)
     assert np.mean(corrected) - 0.5 == pytest.approx(0, abs=0.004)
 
 
 def test_the_true_best_is_in_the_tied_set():
-    out = [2 not in select(*curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]
+    out = [2 not in select("nn1", *curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]
     assert np.mean(out) <= 0.07
 
 
 def test_errors_that_layers_share_do_not_hide_a_difference():
-    apart, together = (select(*curve([0.54, 0.5], 0.03, 3, shared=shared), N=200) for shared in (0.0, 0.98))
+    apart, together = (select("nn1", *curve([0.54, 0.5], 0.03, 3, shared=shared), N=200) for shared in (0.0, 0.98))
     assert len(together.tied) == 1
     assert together.loss_interval[1] - together.loss_interval[0] < 0.4 * (
         apart.loss_interval[1] - apart.loss_interval[0]
@@ -62,23 +62,24 @@ def test_errors_that_layers_share_do_not_hide_a_difference():
 def test_the_standard_error_of_the_mean_over_trials_depends_on_what_trials_share():
     values, halves, se = curve([0.5, 0.6], 0.02, 0)
     other = curve([0.5, 0.6], 0.02, 9)
-    same = select(*(np.concatenate([x, x]) for x in (values, halves, se)), N=200).se
+    same = select("nn1", *(np.concatenate([x, x]) for x in (values, halves, se)), N=200).se
     np.testing.assert_allclose(same, se[0], rtol=1e-6)
-    different = select(*(np.concatenate([x, y]) for x, y in zip((values, halves, se), other, strict=True)), N=200).se
+    both = (np.concatenate([x, y]) for x, y in zip((values, halves, se), other, strict=True))
+    different = select("nn1", *both, N=200).se
     np.testing.assert_allclose(different, se[0] / np.sqrt(2), rtol=0.2)
 
 
 def test_the_last_layer_can_be_another_than_the_last():
     values, halves, se = curve([0.2, 0.6, 0.4, 0.1], 0.01, 0)
-    assert select(values, halves, se, 200, last=2).loss == pytest.approx(0.2, abs=0.05)
+    assert select("nn1", values, halves, se, 200, last=2).loss == pytest.approx(0.2, abs=0.05)
 
 
 def test_layers_that_never_vary():
     constant = np.broadcast_to(np.array([0.0, 1.0])[None, :, None, None], (1, 2, 10, 2))
-    found = select(np.array([[0.0, 1.0]]), constant, np.zeros((1, 2)), 100)
+    found = select("nn1", np.array([[0.0, 1.0]]), constant, np.zeros((1, 2)), 100)
     assert found.tied == [1]
     assert found.corrected == 1.0
-    alone = select(np.array([[0.4]]), constant[:, :1], np.zeros((1, 1)), 100)
+    alone = select("nn1", np.array([[0.4]]), constant[:, :1], np.zeros((1, 1)), 100)
     assert alone.tied == [0]
     assert alone.p_best.tolist() == [1.0]
 
@@ -86,7 +87,7 @@ def test_layers_that_never_vary():
 @given(st.lists(st.floats(0.1, 0.9), min_size=1, max_size=6), st.integers(0, 50))
 def test_the_best_layer_is_always_tied_with_itself(truth: list[float], seed: int):
     values, halves, se = curve(truth, 0.05, seed, S=20)
-    found = select(values, halves, se, 200)
+    found = select("nn1", values, halves, se, 200)
     assert int(values[0].argmax()) in found.tied
     assert found.p_best.sum() == pytest.approx(1)
     assert found.corrected <= values.max() + 0.1
@@ -103,7 +104,7 @@ def test_scores_of_half_as_many_images_are_shifted_to_their_own_layers_level():
     # The weak layer gains much from more images, the good one nothing: nothing of it is the good one's.
     values, halves, se = curve([0.4, 0.985], 0.005, 0)
     values[0, 0] += 0.09
-    found = select(values, halves, se, 200)
+    found = select("nn1", values, halves, se, 200)
     assert found.corrected == pytest.approx(values[0, 1], abs=0.01)
     assert found.corrected <= 1
 

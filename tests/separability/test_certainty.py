@@ -3,8 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.separability import certainty, halves
+from raysep.separability import certainty, halves, metrics
+from raysep.separability.engines import SklearnEngine
 from raysep.separability.few_shot import FewShot
+from raysep.separability.names import LOWEST, METRICS
+from tests.separability.test_metrics import blobs, right
 
 
 def test_the_standard_error_of_a_mean_is_the_textbooks():
@@ -23,6 +26,8 @@ def test_standard_errors_by_hand():
     assert certainty.smooth_se(values) == pytest.approx(np.sqrt(-np.cov(a, b)[0, 1]))
     assert certainty.jumping_se(values) == pytest.approx(np.std((a - b) / 2, ddof=1))
     assert certainty.smooth_se(np.array([[0.1, 0.1], [0.9, 0.9]])) == 0
+    # A negative estimate is no certainty.
+    assert certainty.smooth_se(np.array([[0.1, 0.2], [0.9, 0.8]])) == pytest.approx(0.05, abs=1e-9)
 
 
 def test_the_error_of_few_shot_accuracy_has_both_parts():
@@ -33,27 +38,85 @@ def test_the_error_of_few_shot_accuracy_has_both_parts():
         draw[[rng.integers(50), 50 + rng.integers(50)]] = True
     # Images differ, draws do not: the error of a share of 100 images.
     images = np.broadcast_to(np.arange(100) % 4 > 0, (40, 100)) & ~labelled
-    assert certainty.few_shot_se(FewShot(images, labelled, np.arange(100)), y, 1) == pytest.approx(
+    assert certainty.few_shot_se(FewShot(images, labelled, np.arange(100)), y, 1, 0.0) == pytest.approx(
         np.sqrt(0.75 * 0.25 / 100), rel=0.1
     )
     # Draws differ, images do not: the error of 40 draws of 50 images a class.
     draws = np.broadcast_to((np.arange(40) % 2 == 0)[:, None], (40, 100)) & ~labelled
     expected = np.sqrt(0.25 * (1 / 50 + (1 - 1 / 50) / 40))
-    assert certainty.few_shot_se(FewShot(draws, labelled, np.arange(100)), y, 1) == pytest.approx(expected, rel=0.25)
+    found = FewShot(draws, labelled, np.arange(100))
+    assert certainty.few_shot_se(found, y, 1, 0.0) == pytest.approx(expected, rel=0.25)
 
 
-@given(st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000), st.sampled_from([0.0, -1.0]))
-def test_intervals_stay_in_range_around_their_score(share: float, se: float, N: int, low: float):
+def test_at_chance_level_the_variance_falls_with_the_square_of_the_images():
+    rng = np.random.default_rng(0)
+    # Of a degenerate statistic, halves have four times the variance, and their mean as much as the whole.
+    halves_ = rng.normal(0, 0.02, (4000, 2))
+    d = halves_[:, 0] - halves_[:, 1]
+    assert certainty.smooth_se(halves_) == pytest.approx(d.std(ddof=1) / 2 / np.sqrt(2), rel=0.05)
+    assert certainty.jumping_se(halves_, 0.001, 0.0) == pytest.approx(0.01, rel=0.05)
+    # Far from chance jumps are as large as halves make them.
+    assert certainty.jumping_se(halves_, 0.5, 0.0) == pytest.approx(0.02 / np.sqrt(2), rel=0.05)
+
+
+def purity(spread: float, seed: int, k: int = 30) -> tuple[float, float]:
+    """Purity of k neighbours of two classes, and its standard error."""
+    X, y = blobs([31, 31], spread=0, D=2)
+    X = (X + spread * np.random.default_rng(seed).normal(size=X.shape)).astype(np.float32)
+    neighbors = SklearnEngine().neighbors(X, k)
+    found, counted = right(y, neighbors), np.full(len(y), k)
+    on_halves = halves.purity_on_halves(found, neighbors, counted, halves.draw_halves(y, 200, seed))
+    return metrics.knn_purity(y, found, k) or 0.0, certainty.neighbor_se(on_halves, found, counted, y, neighbors)
+
+
+@pytest.mark.parametrize("spread", [100.0, 1.0, 0.3], ids=["no separation", "some", "much"])
+def test_the_standard_error_of_a_purity_is_what_it_varies_by(spread: float):
+    values, errors = np.array([purity(spread, seed) for seed in range(150)]).T
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.25)
+
+
+@given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000))
+def test_intervals_stay_in_range_around_their_score(metric: str, share: float, se: float, N: int):
+    low = LOWEST.get(metric, 0.0)
     value = low + (1 - low) * share
-    below, above = certainty.interval(value, se, N, low)
+    below, above = certainty.interval(metric, value, se, N)
     assert low <= below <= value <= above <= 1
+    assert se < 1e-8 or above - below <= certainty.WIDEST * se + 1e-9
 
 
-def test_intervals_in_the_middle_are_normal_and_at_the_ends_wilsons():
-    below, above = certainty.interval(0.5, 0.01, 1000)
-    assert (below, above) == (pytest.approx(0.5 - 0.0196, abs=1e-4), pytest.approx(0.5 + 0.0196, abs=1e-4))
-    # Wilson 1927 for 100 of 100: 0.963 to 1.
-    assert certainty.interval(1.0, 0.0, 100) == (pytest.approx(0.963, abs=1e-3), 1.0)
-    assert certainty.interval(0.0, 0.0, 100) == (0.0, pytest.approx(0.037, abs=1e-3))
-    near = certainty.interval(0.99, 0.005, 1000)
-    assert 0.99 - near[0] > near[1] - 0.99
+@given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(1e-6, 0.5), st.integers(5, 5000), st.integers(0, 99))
+def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: float, se: float, N: int, seed: int):
+    on_halves = np.random.default_rng(seed).uniform(0, 0.3, (20, 2))
+    below, above = certainty.interval(metric, value, se, N, on_halves)
+    assert metric == "linear_probe" or above - below <= np.ptp(on_halves) + 1e-9
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.001, 0.003])
+def test_a_clustering_that_tells_nothing_has_an_interval_of_its_standard_errors(value: float):
+    # One class halved at random: the score is smaller than its error, and no less sure for that.
+    below, above = certainty.interval("nmi", value, 0.01, 120)
+    assert below == 0
+    assert above == pytest.approx(value + 1.96 * 0.01, abs=1e-4)
+
+
+def test_intervals_do_not_jump_where_a_score_or_an_error_goes_to_its_limit():
+    for metric in ("nmi", "ari", "nn1", "few_shot_5"):
+        for value in (0.0, 1.0):
+            near = value + (1e-7 if value == 0 else -1e-7)
+            at, beside = (certainty.interval(metric, v, 0.02, 200) for v in (value, near))
+            assert at == pytest.approx(beside, abs=1e-3), (metric, value)
+
+
+def test_shares_have_wilsons_interval_and_clusterings_a_symmetric_one():
+    for metric in ("nmi", "nn1"):
+        below, above = certainty.interval(metric, 0.5, 0.01, 1000)
+        assert (below, above) == (pytest.approx(0.5 - 0.0196, abs=1e-4), pytest.approx(0.5 + 0.0196, abs=1e-4))
+    # Wilson 1927 for 100 of 100, where no half differs: 0.963 to 1.
+    assert certainty.interval("nn1", 1.0, 0.0, 100) == (pytest.approx(0.963, abs=1e-3), 1.0)
+    assert certainty.interval("nmi", 0.0, 0.0, 100) == (0.0, pytest.approx(0.037, abs=1e-3))
+    # Four errors in 100 images.
+    assert certainty.interval("nn1", 0.96, np.sqrt(0.96 * 0.04 / 100), 100) == pytest.approx((0.902, 0.984), abs=1e-3)
+    # A larger error than that of a share: what is beyond it does not shrink towards the end.
+    below, above = certainty.interval("nn1", 0.96, 0.04, 100)
+    assert above == 1.0
+    assert 0.96 - below > 1.96 * 0.04

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from raysep.separability import chance, metrics
 from raysep.separability.few_shot import NearestMeans
+from tests.separability.test_metrics import right
 
 SHUFFLES = 100
 
@@ -22,11 +23,11 @@ def test_it_is_the_mean_over_shuffles(sizes: list[int], seed: int):
     def mean_is(value: float, scores: list) -> None:
         assert np.mean(scores) == pytest.approx(value, abs=5 * np.std(scores) / np.sqrt(SHUFFLES) + 1e-9)
 
-    mean_is(chance.of_neighbors(y), [metrics.nn1(one, neighbors) for one in drawn])
+    mean_is(chance.of_neighbors(y), [metrics.nn1(one, right(one, neighbors)) for one in drawn])
     k = min(3, N - 1)
-    mean_is(chance.of_neighbors(y, k / 500), [metrics.knn_purity(one, neighbors, k, 500) for one in drawn])
+    mean_is(chance.of_neighbors(y, k / 500), [metrics.knn_purity(one, right(one, neighbors), k, 500) for one in drawn])
     if max(sizes) > 1:
-        mean_is(chance.of_r_precision(y), [metrics.r_precision(one, neighbors) for one in drawn])
+        mean_is(chance.of_r_precision(y), [metrics.r_precision(one, right(one, neighbors)) for one in drawn])
     for name in ("nmi", "ami", "ari"):
         mean_is(chance.of_clusters(name, y, clusters), [getattr(metrics, name)(one, clusters) for one in drawn])
 
@@ -34,7 +35,7 @@ def test_it_is_the_mean_over_shuffles(sizes: list[int], seed: int):
 def test_few_labelled_images_of_uneven_classes():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat([0, 1, 2], [10, 20, 60])
-    scores = [NearestMeans(X, rng.permutation(y)).classify(2, 0, 20).accuracies.mean() for _ in range(60)]
+    scores = [NearestMeans(X, rng.permutation(y)).classify(2, 0).accuracies.mean() for _ in range(60)]
     assert np.mean(scores) == pytest.approx(chance.of_few_shot(y), abs=4 * np.std(scores) / np.sqrt(60))
     assert chance.of_few_shot(y) == pytest.approx(1 / 3)
 

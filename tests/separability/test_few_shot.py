@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from sklearn.neighbors import NearestCentroid
 
 from raysep.separability import few_shot as module
 from raysep.separability.centring import centred
+from raysep.separability.certainty import few_shot_se
 from raysep.separability.few_shot import NearestMeans, draw_shots
 from raysep.separability.halves import draw_halves
 from tests.separability.test_metrics import blobs
@@ -28,7 +31,8 @@ def test_it_is_scikit_learns_nearest_centroid(shots: int, kept: int, monkeypatch
     monkeypatch.setattr(module, "CHUNK", 1000)
     X, y = blobs([30, 20, 25], spread=1.2)
     X += 100
-    found = NearestMeans(centred(X), y * 3 + 1).classify(shots, seed=7, draws=20)
+    monkeypatch.setattr(module, "MOST_DRAWS", 20)
+    found = NearestMeans(centred(X), y * 3 + 1).classify(shots, seed=7)
     assert (found.labelled.sum(axis=1) == 3 * shots).all()
     expected = by_scikit_learn(X, y, found.labelled)
     assert (found.right == expected).mean() > 0.999
@@ -69,6 +73,60 @@ def test_what_is_not_defined_is_none():
     assert NearestMeans(X, y).classify(3, 0) is None
     assert NearestMeans(X, np.zeros(33, int)).classify(1, 0) is None
     assert NearestMeans(X, y).accuracy_within(draw_halves(y, 20, 0), 2, 4, 0) is None
+    # One image of the small class is labelled in a half, and the others are classified.
+    assert NearestMeans(X, y).accuracy_within(draw_halves(y, 20, 0), 1, 4, 0) is not None
+
+
+def by_enumeration(X: np.ndarray, y: np.ndarray, shots: int) -> float:
+    """The mean accuracy over all choices of labelled images, ties shared, one after another."""
+    classes = np.unique(y)
+    accuracies = []
+    for chosen in itertools.product(*(itertools.combinations(np.flatnonzero(y == c), shots) for c in classes)):
+        means = np.stack([X[list(images)].mean(axis=0) for images in chosen])
+        rest = np.setdiff1d(np.arange(len(y)), np.concatenate(chosen))
+        distances = ((X[rest, None] - means) ** 2).sum(axis=2)
+        nearest = distances <= distances.min(axis=1, keepdims=True) + 1e-9
+        own = nearest[np.arange(len(rest)), np.searchsorted(classes, y[rest])]
+        accuracies.append((own / nearest.sum(axis=1)).mean())
+    return float(np.mean(accuracies))
+
+
+@pytest.mark.parametrize(("sizes", "shots"), [([250, 2, 3], 1), ([8, 4, 5], 2), ([2, 2], 1), ([3, 3, 3, 3], 2)])
+def test_all_draws_are_taken_where_they_can_be_enumerated(sizes: list[int], shots: int):
+    X, y = blobs(sizes, spread=1.2)
+    found = NearestMeans(centred(X), y).classify(shots, seed=0)
+    assert found.exact
+    assert found.accuracies.mean() == pytest.approx(by_enumeration(X.astype(np.float64), y, shots), abs=1e-5)
+
+
+def test_more_draws_than_can_be_enumerated_are_drawn_and_their_own_error_is_in_the_standard_error():
+    X, y = blobs([250, 20, 30], spread=1.2)
+    classifier = NearestMeans(centred(X), y)
+    values, errors = [], []
+    for seed in range(12):
+        found = classifier.classify(1, seed)
+        assert not found.exact
+        values.append(found.accuracies.mean())
+        errors.append(found.accuracies.std() / np.sqrt(len(found.accuracies)))
+    # Of the same images: nothing but the draws.
+    assert np.std(values) == pytest.approx(np.mean(errors), rel=0.6)
+    assert few_shot_se(found, y, 1, 1 / 3) > errors[-1]
+
+
+def test_class_means_that_are_equally_near_share_an_image():
+    # A constant layer, and pairs of equal images in two classes: no order of classes or rows is favoured.
+    y = np.repeat([0, 1, 2], [4, 6, 5])
+    assert NearestMeans(centred(np.full((15, 3), 0.3, np.float32)), y).classify(1, 0).accuracies.mean() == (
+        pytest.approx(1 / 3)
+    )
+    X = np.random.default_rng(0).normal(size=(5, 200)).astype(np.float32)
+    twins, of = np.concatenate([X, X]) * 7 + 30, np.repeat([0, 1], 5)
+    found = NearestMeans(centred(twins), of).classify(1, 0)
+    assert found.accuracies.mean() == pytest.approx(by_enumeration(twins.astype(np.float64), of, 1), abs=1e-6)
+    other = np.random.default_rng(1).permutation(10)
+    assert NearestMeans(centred(twins[other]), of[other]).classify(1, 0).accuracies.mean() == (
+        pytest.approx(found.accuracies.mean(), abs=1e-6)
+    )
 
 
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=4), st.integers(1, 2), st.integers(0, 99))
@@ -77,7 +135,7 @@ def test_draws_are_different_images_of_the_class_and_the_subset(sizes: list[int]
     rng = np.random.default_rng(seed)
     subsets = rng.random((len(index), 3)) < 0.9
     chosen = draw_shots(index, subsets, shots, 2, seed)
-    enough = all(subsets[index == k].sum(axis=0).min() > shots for k in range(len(sizes)))
+    enough = all(subsets[index == k].sum(axis=0).min() >= shots for k in range(len(sizes)))
     assert (chosen is not None) == enough
     if chosen is not None:
         assert chosen.shape == (6, len(sizes), shots)

@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 from raysep.separability import halves
 from raysep.separability.engines import SklearnEngine
 from raysep.separability.few_shot import NearestMeans
-from tests.separability.test_metrics import blobs
+from tests.separability.test_metrics import blobs, right
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 99))
@@ -26,7 +26,7 @@ def test_neighbours_within_a_half_are_those_of_a_search_in_it():
     X, y = blobs([30, 40], spread=2.0)
     N, in_a = len(y), halves.draw_halves(y, 20, 0)
     neighbors = SklearnEngine().neighbors(X, N - 1)
-    nearest = halves.nearest_on_halves(y, neighbors, in_a)
+    nearest = halves.nearest_on_halves(right(y, neighbors), neighbors, in_a)
     for split in range(10):
         for half, members in enumerate((in_a[:, split], ~in_a[:, split])):
             own = NearestNeighbors(n_neighbors=1).fit(X[members]).kneighbors(return_distance=False)[:, 0]
@@ -37,9 +37,11 @@ def test_purity_within_a_half_is_of_the_neighbours_that_are_in_it():
     X, y = blobs([30, 40], spread=2.0)
     in_a, k = halves.draw_halves(y, 20, 0), np.where(np.arange(70) % 3 == 0, 20, 10)
     neighbors = SklearnEngine().neighbors(X, 25)
-    found = halves.purity_on_halves(y, neighbors, k, in_a)
+    found = halves.purity_on_halves(right(y, neighbors), neighbors, k, in_a)
     every_other = np.arange(0, 70, 2)
-    some = halves.purity_on_halves(y, neighbors[every_other], k[every_other], in_a, every_other)
+    some = halves.purity_on_halves(
+        right(y, neighbors)[every_other], neighbors[every_other], k[every_other], in_a, every_other
+    )
     for split in range(10):
         for half, members in enumerate((in_a[:, split], ~in_a[:, split])):
             shares = {}

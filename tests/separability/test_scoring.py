@@ -79,10 +79,6 @@ def test_every_score_comes_with_its_certainty():
     wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
     for score in score_layer(X, y, wanted, SklearnEngine(), Settings(resamples=40)):
         found = score.measured
-        # Halves of 20 images leave none to classify with 20 labelled ones.
-        if score.metric == "few_shot_20":
-            assert found.interval is found.halves is None
-            continue
         assert found.interval[0] <= found.value <= found.interval[1], score.metric
         assert found.halves.shape == (20, 2)
         assert found.se >= 0
@@ -92,13 +88,30 @@ def test_every_score_comes_with_its_certainty():
         assert (found.starts_sd is not None) == (score.metric in {"nmi", "ami", "ari"})
 
 
-def test_no_resamples_and_tiny_classes_are_no_intervals():
+def test_no_resamples_are_no_intervals():
     X, y = blobs([30, 30])
-    none = score_layer(X, y, [("default", "nmi")], SklearnEngine(), Settings(resamples=0))[0].measured
-    assert none.interval is none.halves is none.se is None
-    tiny = score_layer(*blobs([3, 30]), [("default", "nmi")], SklearnEngine(), Settings())[0].measured
+    for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
+        none = score_layer(X, y, [("default", metric)], SklearnEngine(), Settings(resamples=0))[0].measured
+        assert none.value is not None
+        assert none.interval is none.halves is none.se is None
+
+
+def test_a_tiny_class_costs_only_what_can_not_be_computed():
+    X, y = blobs([60, 50, 3], spread=1.0)
+    wanted = [("default", metric) for metric in METRICS]
+    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnEngine(), Settings())}
+    # A probe needs four images of a class; five can't be labelled of three.
+    undefined = {"linear_probe", "few_shot_5", "few_shot_10", "few_shot_20"}
+    assert {metric for metric, one in found.items() if one.value is None} == undefined
+    for metric in set(METRICS) - undefined:
+        one = found[metric]
+        assert one.interval[0] <= one.value <= one.interval[1], metric
+        # Two images of three can't be labelled in half of them.
+        assert (one.halves is None) == (metric == "few_shot_2"), metric
+    # Nothing but tiny classes: halves of them say nothing.
+    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnEngine(), Settings())[0].measured
     assert tiny.value is not None
-    assert tiny.interval is None
+    assert tiny.interval is tiny.se is None
 
 
 def test_diagnostics_are_rows_like_scores():

@@ -12,6 +12,10 @@ Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.integer[Any]]
 
 
+# Relative differences of float32 sums that are rounding.
+SAME_INERTIA = 1e-5
+
+
 @dataclass(frozen=True)
 class Starts:
     """k-means from several starts.
@@ -26,16 +30,12 @@ class Starts:
 
     @property
     def best(self) -> Labels:
-        """(N,) clusters of the start with the least inertia.
+        """(N,) clusters of the start with the least inertia; of several within rounding of it, the first.
 
-        As scikit-learn does it, a start whose clusters are the same as those of the best one so far never
-        takes its place, whatever rounding makes of the inertia.
+        scikit-learn takes the one that rounding makes the least.
         """
-        best = 0
-        for start in range(1, len(self.labels)):
-            if self.inertia[start] < self.inertia[best] and not same_clusters(self.labels[start], self.labels[best]):
-                best = start
-        found: Labels = self.labels[best]
+        within = self.inertia <= self.inertia.min() * (1 + SAME_INERTIA)
+        found: Labels = self.labels[int(within.argmax())]
         return found
 
 
@@ -99,16 +99,6 @@ class Engine(Protocol):
             For each fold (strengths, test rows) labels.
         """
         ...
-
-
-def same_clusters(one: Labels, other: Labels) -> bool:
-    """Whether two clusterings are the same but for the names of the clusters.
-
-    >>> same_clusters(np.array([0, 0, 1]), np.array([2, 2, 0])), same_clusters(np.array([0, 0, 1]), np.array([0, 1, 1]))
-    (True, False)
-    """
-    pairs = len(np.unique(np.stack([one, other]), axis=1).T)
-    return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
 def drop_self(found: NDArray[np.int64], queries: Positions) -> NDArray[np.int64]:
