@@ -3,35 +3,55 @@
 python jobs/benchmarks/calibration.py            # the figures of the README, minutes on two cores
 python jobs/benchmarks/calibration.py --part coverage
 python jobs/benchmarks/calibration.py --quick    # fewer data sets and wider bars, for the tests
+python jobs/benchmarks/calibration.py --part real --run runs/mine        # on embeddings of one's own
+python jobs/benchmarks/calibration.py --part real --data photos --model resnet18 --weights resnet18.safetensors
 
 Prints one JSON object a line: figure, value, bar, holds. Exits 1 where a bar is missed. The true value of a
-score is its mean over the data sets: what it is on average for so many images of this distribution.
+score is its mean over the data sets: what it is on average for so many images of this distribution. The true interval
+is between the 2.5th and the 97.5th percentile of the scores of the data sets; where nearly all of them are the same,
+at perfect separation, it is what a share of so many images can tell, as no interval could be narrower. Scores are
+shown with three digits: what they don't show is no error.
 
 K classes of n images each, D features: Gaussians around K random centres, whose directions matter less and
 less, so that neighbouring classes overlap. Layers share half of their noise, as layers of one network do.
 """
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from figures import Figure, chosen, emit
 from numpy.typing import NDArray
+from real_layers import RealLayer, of_folder, of_run
 from threadpoolctl import threadpool_limits
 
 from raysep.report.selection import select
+from raysep.separability.certainty import WIDEST, interval
 from raysep.separability.engines import open_engine
 from raysep.separability.layer import Layer, Settings
 from raysep.separability.measures import MEASURES, Measured
 from raysep.separability.names import METRICS, Metric
+from raysep.separability.sampling import balanced
 
 K, D = 5, 32
 SEPARATION = 0.8
+# Two classes, and five, that can't be told apart, can be told apart in part, and are all but perfectly apart.
+EDGES = (("no separation", 0.0), ("some", SEPARATION), ("near perfect", 1.7))
+# Images a class and classes.
+EDGE_SIZES = ((5, 2), (15, 2), (50, 2), (500, 2), (10, 5), (100, 5))
+# Of fewer images, figures are reported and nothing is demanded: halves of them are a handful.
+LEAST_IMAGES = 100
+# Half a unit of the last digit that is shown.
+SHOWN = 0.0005
+# Of real images: so many data sets of so many.
+SAMPLES, SAMPLED = 60, 250
 # Here k-means has two answers of about the same inertia: no half can say which one other images would give.
 UNSTABLE = 0.6
 # One layer is better than the others, one is close to it, the last is clearly worse.
@@ -44,23 +64,48 @@ class Bars:
     """What the figures are held to, of how many data sets (coverage, selections) of how many images a class."""
 
     sets: int
+    edge_sets: int
     selections: int
     images: int
     coverage: tuple[float, float]
+    edge_coverage: float
+    width: float
     bias: float
     left_out: float
 
 
-FULL = Bars(sets=500, selections=150, images=100, coverage=(0.92, 0.98), bias=0.005, left_out=0.05)
+FULL = Bars(
+    sets=500,
+    edge_sets=200,
+    selections=150,
+    images=100,
+    coverage=(0.92, 0.98),
+    edge_coverage=0.9,
+    width=1.25,
+    bias=0.005,
+    left_out=0.05,
+)
 # The same programs on so few sets that chance alone takes figures further from what they should be.
-QUICK = Bars(sets=24, selections=24, images=60, coverage=(0.75, 1.0), bias=0.02, left_out=0.2)
+QUICK = Bars(
+    sets=24,
+    edge_sets=16,
+    selections=24,
+    images=60,
+    coverage=(0.75, 1.0),
+    edge_coverage=0.75,
+    width=2.0,
+    bias=0.02,
+    left_out=0.2,
+)
 
 
-def simulate(seed: int, images: int, separations: Sequence[float]) -> tuple[list[NDArray[np.float32]], NDArray[Any]]:
+def simulate(
+    seed: int, images: int, separations: Sequence[float], classes: int = K
+) -> tuple[list[NDArray[np.float32]], NDArray[Any]]:
     """The layers of one data set, and its labels. Other seeds are other images of the same classes."""
     rng = np.random.default_rng(seed)
-    y = np.repeat(np.arange(K), images)
-    centres = np.random.default_rng(5).normal(size=(K, D))
+    y = np.repeat(np.arange(classes), images)
+    centres = np.random.default_rng(5).normal(size=(classes, D))
     scale = np.exp(-np.arange(D) / (D / 2))
     common = rng.normal(size=(len(y), D))
     layers = [(s * centres[y] + np.sqrt(0.5) * (common + rng.normal(size=common.shape))) * scale for s in separations]
@@ -68,24 +113,63 @@ def simulate(seed: int, images: int, separations: Sequence[float]) -> tuple[list
 
 
 def measured(
-    seed: int, images: int, separations: Sequence[float], metrics: Sequence[Metric]
+    seed: int, images: int, separations: Sequence[float], metrics: Sequence[Metric], classes: int = K
 ) -> list[dict[Metric, Measured]]:
     """The scores of each layer of one data set."""
-    layers, y = simulate(seed, images, separations)
-    engine, settings = open_engine("auto"), Settings(seed=seed)
-    scored = []
-    for X in layers:
-        layer = Layer(X, y, engine, settings)
-        scored.append({metric: MEASURES[metric](layer) for metric in metrics})
-    return scored
+    layers, y = simulate(seed, images, separations, classes)
+    return [scores_of(X, y, seed, metrics) for X in layers]
 
 
-def coverage(found: Sequence[list[dict[Metric, Measured]]], metric: Metric) -> float:
-    """How often a metric's interval holds its true value."""
-    values = np.array([scored[0][metric].value for scored in found])
-    intervals = np.array([scored[0][metric].interval for scored in found])
-    truth = values.mean()
-    return float(((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).mean())
+def scores_of(X: NDArray[np.float32], y: NDArray[Any], seed: int, metrics: Sequence[Metric]) -> dict[Metric, Measured]:
+    """The scores of one layer."""
+    layer = Layer(X, y, open_engine("auto"), Settings(seed=seed))
+    return {metric: MEASURES[metric](layer) for metric in metrics}
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """What the intervals of one metric did over all data sets.
+
+    Attributes:
+        coverage: how often they held the true value.
+        width: their mean by the true interval's.
+        too_wide: how many are wider than `WIDEST` standard errors, or than the range of their halves.
+    """
+
+    coverage: float
+    width: float
+    too_wide: int
+
+
+def intervals(scores: Sequence[Measured], metric: Metric, N: int, spread: float = 1.0) -> Intervals:
+    """Hold intervals against the truth.
+
+    Args:
+        scores: of one metric, one of each data set.
+        N: images of a data set.
+        spread: what the data sets vary by, by what independent ones would.
+    """
+    values = np.array([score.value for score in scores], dtype=np.float64)
+    ends = np.array([score.interval for score in scores])
+    truth, widths = values.mean(), ends[:, 1] - ends[:, 0]
+    low, high = np.quantile(values, [0.025, 0.975])
+    resolution = np.subtract(*interval(metric, min(1.0, truth), 0.0, N)[::-1]) if truth > 1 - 1 / N else 0.0
+    held = (ends[:, 0] <= truth + SHOWN) & (truth - SHOWN <= ends[:, 1])
+    return Intervals(
+        coverage=float(held.mean()),
+        width=float(widths.mean() / max((high - low) / spread, resolution, 2 * SHOWN)),
+        too_wide=int((widths > np.array([widest(score, metric) for score in scores]) + 1e-9).sum()),
+    )
+
+
+def widest(score: Measured, metric: Metric) -> float:
+    """How wide an interval may be: no limit where no half differs, so that there is no standard error."""
+    if not score.se:
+        return math.inf
+    # The probe's halves share their fits: their range says nothing.
+    if metric == "linear_probe" or score.halves is None:
+        return WIDEST * score.se
+    return min(WIDEST * score.se, float(np.ptp(score.halves)))
 
 
 @dataclass(frozen=True)
@@ -108,7 +192,7 @@ def selections(found: Sequence[list[dict[Metric, Measured]]], metric: Metric, im
     for own, scored in zip(values, found, strict=True):
         halves = np.array([scores[metric].halves for scores in scored])[None]
         errors = np.array([[scores[metric].se for scores in scored]])
-        selection = select(own[None], halves, errors, K * images)
+        selection = select(metric, own[None], halves, errors, K * images)
         corrected.append(selection.corrected)
         held.append(selection.corrected_interval[0] <= top <= selection.corrected_interval[1])
         left_out.append(best not in selection.tied)
@@ -125,10 +209,61 @@ def coverages(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
     low, high = bars.coverage
     found = run(workers, bars, bars.sets, [SEPARATION], METRICS)
     for metric in METRICS:
-        value = coverage(found, metric)
-        yield figure(f"coverage of {metric}", value, f"{low} to {high}", low <= value <= high)
-    unstable = coverage(run(workers, bars, bars.sets, [UNSTABLE], ["nmi"]), "nmi")
-    yield figure("coverage of nmi where k-means has two answers", unstable, "none: reported", None)
+        own = intervals([scored[0][metric] for scored in found], metric, K * bars.images)
+        yield figure(f"coverage of {metric}", own.coverage, f"{low} to {high}", low <= own.coverage <= high)
+        yield from width_figures(metric, own, bars)
+    unstable = run(workers, bars, bars.sets, [UNSTABLE], ["nmi"])
+    own = intervals([scored[0]["nmi"] for scored in unstable], "nmi", K * bars.images)
+    yield figure("coverage of nmi where k-means has two answers", own.coverage, "none: reported", None)
+
+
+def width_figures(name: str, own: Intervals, bars: Bars, demanded: bool = True) -> Iterator[Figure]:
+    """How wide intervals are."""
+    holds = own.width <= bars.width if demanded else None
+    bar = f"<= {bars.width}" if demanded else "none: reported"
+    yield figure(f"width of {name}, by the true interval's", own.width, bar, holds)
+    yield figure(f"intervals of {name} too wide for their error or halves", own.too_wide, "0", own.too_wide == 0)
+
+
+def edges(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
+    """The same at the floor and the ceiling, of two classes and few images."""
+    for images, classes in EDGE_SIZES:
+        metrics = [metric for metric in METRICS if not metric.startswith("few_shot") or int(metric[9:]) < images]
+        for name, separation in EDGES:
+            job = partial(measured, images=images, separations=[separation], metrics=metrics, classes=classes)
+            found = list(workers.map(job, range(bars.edge_sets), chunksize=4))
+            for metric in metrics:
+                what = f"{metric}, {classes} x {images} images, {name}"
+                own = intervals([scored[0][metric] for scored in found], metric, classes * images)
+                demanded = classes * images >= LEAST_IMAGES
+                yield figure(
+                    f"coverage of {what}",
+                    own.coverage,
+                    f">= {bars.edge_coverage}" if demanded else "none: reported",
+                    own.coverage >= bars.edge_coverage if demanded else None,
+                )
+                yield from width_figures(what, own, bars, demanded)
+
+
+def real(layers: Iterable[RealLayer], bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
+    """The same on samples of real embeddings, stratified by class."""
+    for layer in layers:
+        N, classes = len(layer.y), len(np.unique(layer.y))
+        size = min(SAMPLED, N // 4)
+        samples = [balanced(layer.y, size, 4, seed) for seed in range(SAMPLES)]
+        jobs = [workers.submit(scores_of, layer.X[s], layer.y[s], seed, METRICS) for seed, s in enumerate(samples)]
+        found = [job.result() for job in jobs]
+        for metric in METRICS:
+            scores = [scored[metric] for scored in found]
+            if any(score.interval is None for score in scores):
+                continue
+            # Samples of one population without replacement vary less than independent ones.
+            own = intervals(scores, metric, size, spread=float(np.sqrt(1 - size / N)))
+            what = f"{metric}, {layer.name}, {size} of {N} images of {classes} classes"
+            yield figure(
+                f"coverage of {what}", own.coverage, f">= {bars.edge_coverage}", own.coverage >= bars.edge_coverage
+            )
+            yield from width_figures(what, own, bars)
 
 
 def choices(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
@@ -174,7 +309,15 @@ def monotone(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
         yield figure(f"smallest step up of {metric} with separation, in standard errors", worst, "> -3", worst > -3)
 
 
-PARTS = {"coverage": coverages, "choice": choices, "monotone": monotone}
+PARTS = {"coverage": coverages, "edges": edges, "choice": choices, "monotone": monotone}
+
+
+def one_thread() -> None:
+    """Of each library, in a worker: there are as many workers as CPUs."""
+    import torch
+
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def figure(name: str, value: float, bar: str, holds: bool | None) -> Figure:
@@ -185,11 +328,22 @@ def figure(name: str, value: float, bar: str, holds: bool | None) -> Figure:
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer data sets, wider bars.")] = False,
     processes: Annotated[int, typer.Option(help="0: as many as there are CPUs.")] = 0,
-    part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}; unset: all.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}, real; unset: all but real.")] = None,
+    run_dir: Annotated[str | None, typer.Option("--run", help="For real: a run, whose unseen embeddings.")] = None,
+    data: Annotated[str | None, typer.Option(help="For real: a folder of images, by class.")] = None,
+    model: Annotated[str, typer.Option(help="Of the folder's images.")] = "resnet18",
+    weights: Annotated[str | None, typer.Option(help="Of the model; unset: timm's.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Of the model; unset: its own.")] = None,
 ) -> None:
     """Print the figures; exit 1 where a bar is missed."""
-    asked, count = chosen(PARTS, part), processes or os.cpu_count() or 1
-    with ProcessPoolExecutor(count, initializer=threadpool_limits, initargs=(1,)) as workers:
+    parts: dict[str, Callable[[Bars, ProcessPoolExecutor], Iterator[Figure]]] = dict(PARTS)
+    if part and "real" in part:
+        if (run_dir is None) == (data is None):
+            raise typer.BadParameter("--part real needs either --run or --data")
+        layers = of_run(run_dir) if run_dir else of_folder(str(data), model, weights, image_size)
+        parts["real"] = partial(real, layers)
+    asked, count = chosen(parts, part), processes or os.cpu_count() or 1
+    with ProcessPoolExecutor(count, initializer=one_thread, mp_context=get_context("spawn")) as workers:
         # The short form has bars of its own.
         emit((line for measure in asked for line in measure(QUICK if quick else FULL, workers)), quick=False)
 
