@@ -51,12 +51,14 @@ class Samples:
         values: (H, W) or (H, W, bands), where `image` doesn't have them in 8 bits already, else None.
         white: the value that stands for white; black is 0.
         inverted: whether it is the other way round.
+        kind: format and mode by Pillow's names, as in `TIFF I;16`.
     """
 
     image: Image.Image
     values: NDArray[Any] | None = None
     white: float = 255.0
     inverted: bool = False
+    kind: str = ""
 
 
 def decode(content: bytes, channels: int = 3, bit_depth: int | None = None) -> Image.Image:
@@ -72,7 +74,7 @@ def decode(content: bytes, channels: int = 3, bit_depth: int | None = None) -> I
     """
     samples = read_samples(content, bit_depth)
     with _in_words(content):
-        return to_mode(_eight_bits(samples), "RGB" if channels == 3 else "L")
+        return to_mode(eight_bits(samples), "RGB" if channels == 3 else "L")
 
 
 def read_samples(content: bytes, bit_depth: int | None = None) -> Samples:
@@ -81,6 +83,7 @@ def read_samples(content: bytes, bit_depth: int | None = None) -> Samples:
         opened = _open(content)
         rawmode, found = _rawmode(opened), range_of(opened, content)
         image = ImageOps.exif_transpose(_loaded(opened))
+        kind = f"{opened.format} {opened.mode}"
         given = None if bit_depth is None or found.scaled else bit_depth
         white = found.white if given is None else 2.0**given - 1
         if image.mode in {"F", "I"} or image.mode.startswith("I;16"):
@@ -91,12 +94,13 @@ def read_samples(content: bytes, bit_depth: int | None = None) -> Samples:
             values = _wide_colours(content, image, rawmode)
         elif given is not None and given < 8 and image.mode in {"L", "LA", "RGB", "RGBA"}:
             # Pillow spreads samples that are stored in fewer than 8 bits.
-            return Samples(image) if re.search(r";[124]", rawmode) else Samples(image, np.asarray(image), white)
+            packed = re.search(r";[124]", rawmode) is not None
+            return Samples(image, kind=kind) if packed else Samples(image, np.asarray(image), white, kind=kind)
         else:
-            return Samples(image)
+            return Samples(image, kind=kind)
         if given is None and opened.format == "PNG" and found.bits and is_spread(values, found.bits):
             white = 65535.0
-        return Samples(image, values, white, found.inverted)
+        return Samples(image, values, white, found.inverted, kind)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -118,8 +122,8 @@ def spread(image: Image.Image) -> int:
     return int(max(high - low for low, high in bands))
 
 
-def _eight_bits(samples: Samples) -> Image.Image:
-    """The image with 8 bits a channel, transparency included."""
+def eight_bits(samples: Samples) -> Image.Image:
+    """The image with 8 bits a channel, transparency included. Raises UnreadableImageError."""
     image, values = samples.image, samples.values
     if values is None:
         return image

@@ -1,5 +1,6 @@
 """Which files of a tree are taken: by name, else by their first bytes; and what is left aside, by suffix."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,7 +27,6 @@ SYSTEM_NAMES = frozenset(
         "system volume information",
     }
 )
-HIDDEN = "hidden or of the system"
 NO_SUFFIX, UNREADABLE = "no suffix", "that can't be read"
 # Requests to an object store that wait for each other would take minutes.
 THREADS = 16
@@ -72,16 +72,19 @@ def images_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dic
 
 
 def tables_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """As `images_among`, for Parquet files. Names that begin with an underscore belong to the program that wrote them.
+    """As `images_among`, for Parquet files. Names with an underscore before them are the writing program's own.
 
-    See the conventions of Spark and Hive: _SUCCESS, _metadata, _temporary/.
+    That is the convention of Spark and Hive: _SUCCESS, _metadata, _temporary/.
     """
 
     def by_name(path: str) -> bool | None:
-        if any(name.startswith("_") for name in path.split("/")):
+        *directories, name = path.split("/")
+        if any(directory.startswith("_") for directory in directories):
             return False
         suffix = suffix_of(path)
-        return True if suffix == ".parquet" else False if suffix in OTHER_SUFFIXES else None
+        if suffix == ".parquet":
+            return True
+        return False if name.startswith("_") or suffix in OTHER_SUFFIXES else None
 
     return _sorted_out(storage, paths, by_name, lambda head: head.startswith(b"PAR1"))
 
@@ -94,6 +97,22 @@ def in_words(counts: Mapping[str, int]) -> str:
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{n} {suffix}" + (f" ({todo})" if (todo := advice(suffix)) else "") for suffix, n in ordered)
+
+
+def left_out(others: Mapping[str, str], hidden: int, kind: str) -> tuple[str, ...]:
+    """What of a tree is not taken, a sentence each.
+
+    Args:
+        others: files that are not taken, with the suffix that each counts under.
+        hidden: how many further files are hidden.
+        kind: what those would have to be that are taken, in the plural.
+    """
+    found = []
+    if others:
+        found.append(f"files that are no {kind}: {in_words(Counter(others.values()))}")
+    if hidden:
+        found.append(f"files that are hidden, or left behind by a system: {hidden}")
+    return tuple(found)
 
 
 def _sorted_out(

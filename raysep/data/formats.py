@@ -39,7 +39,7 @@ ADVICE = {
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "an archive: unpack it"),
     **dict.fromkeys((".dcm", ".dicom", ".nii", ".mha", ".nrrd"), "medical image: convert to PNG or TIFF"),
     **dict.fromkeys((".npy", ".npz", ".mat", ".pt", ".fits", ".fit", ".fts"), "an array: save as PNG or TIFF"),
-    **dict.fromkeys((".parquet", ".arrow", ".h5", ".hdf5", ".tfrecord", ".lmdb"), "a table of images, not one image"),
+    **dict.fromkeys((".parquet", ".arrow", ".h5", ".hdf5", ".tfrecord", ".lmdb"), "a table: see data.source.kind"),
     **dict.fromkeys((".tga", ".pcx", ".ico", ".icns", ".sgi", ".exr", ".hdr", ".xcf", ".psb"), "convert to PNG"),
 }
 # Never images, and not worth a look inside.
