@@ -103,6 +103,13 @@ def read_samples(content: bytes, bit_depth: int | None = None) -> Samples:
         return Samples(image, values, white, found.inverted, kind)
 
 
+def frames(content: bytes) -> int:
+    """How many frames or pages a file has, of which the first is decoded; 1 for previews beside a photograph."""
+    with _in_words(content):
+        opened = _open(content)
+        return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
+
+
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """An image of any of Pillow's modes with 8 bits a channel as `RGB` or `L`, without transparency."""
     if image.mode in {"La", "RGBa"}:

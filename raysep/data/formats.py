@@ -22,8 +22,11 @@ FORMAT_OF_SUFFIX = {
     **{f".{name.lower()}": name for name in ("WEBP", "GIF", "BMP", "PSD", "QOI", "DDS")},
 }
 
+# What stands in a checkout for a file that was not fetched.
+GIT_LFS = "Git LFS pointer"
 # What to do with files that look like images, or that have images in them, and can't be decoded here.
 ADVICE = {
+    GIT_LFS: "git lfs pull",
     **dict.fromkeys((".heic", ".heif", ".hif", ".heics", ".heifs"), "HEIF: pip install pillow-heif"),
     **dict.fromkeys((".avif", ".avifs"), "AVIF: pip install 'pillow>=11.3'"),
     ".jxl": "JPEG XL: convert to PNG",
@@ -65,6 +68,7 @@ _SUFFIX_OF_HEAD = {
     b"\x93NUMPY": ".npy",
     b"\x89HDF": ".h5",
     b"PAR1": ".parquet",
+    b"version https://git-lfs": GIT_LFS,
     b"\x1aE\xdf\xa3": ".mkv",
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -9,7 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from raysep.config import DataConfig
-from raysep.data.decoding import LEAST_SPREAD, Samples, UnreadableImageError, eight_bits, read_samples, spread, to_mode
+from raysep.data.decoding import (
+    LEAST_SPREAD,
+    Samples,
+    UnreadableImageError,
+    eight_bits,
+    frames,
+    read_samples,
+    spread,
+    to_mode,
+)
 from raysep.data.sources import GivenBits, Reader, Remarks, Source
 from raysep.data.sources.folders import in_short
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, select
@@ -37,6 +46,7 @@ class Looked:
         sizes, kinds: how many images have which width and height, and which format and mode.
         unreadable: why an image can't be read.
         plain, faint: ids of images of one colour, and of those that use less than `LEAST_SPREAD` of the range.
+        several: ids of files of several frames or pages.
         tops: the highest value of each image, and the value that stands for white.
         contents: ids by the hash of the file's content.
     """
@@ -49,6 +59,7 @@ class Looked:
     unreadable: dict[str, str] = field(default_factory=dict)
     plain: list[str] = field(default_factory=list)
     faint: list[str] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
     tops: list[tuple[float, float]] = field(default_factory=list)
     contents: dict[str, list[str]] = field(default_factory=dict)
 
@@ -61,6 +72,8 @@ class Looked:
             content = source.read(path, row)
             samples = read_samples(content, bit_depth)
             self._measure(image_id, samples)
+            if frames(content) > 1:
+                self.several.append(image_id)
         except (UnreadableImageError, OSError) as error:
             if may_pass(error):
                 raise
@@ -129,6 +142,11 @@ def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
                 f"{len(role.faint)} {of}: under {LEAST_SPREAD:.0%} of the range from black to white: "
                 f"{in_short(role.faint)}"
             )
+        if role.several:
+            yield (
+                f"{len(role.several)} {of}: of several frames or pages, the first of which is taken: "
+                f"{in_short(role.several)}"
+            )
         if data.bit_depth is None:
             yield from _unused_bits(role)
         tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < MIN_FOR_INTERVALS]
@@ -150,7 +168,9 @@ def _unused_bits(role: Looked) -> Iterator[str]:
                 f"no value of {count} images of {role.role} that were looked at is above {highest:.6g} of {white:.10g}"
             )
             bits = next((bits for bits in USUAL_BITS if highest < 2**bits), None) if white > 1 else None
-            todo = f"; if the values have {bits} bits, set data.bit_depth: {bits}" if bits else ""
+            todo = (
+                f"; if the values have {bits} bit{'s' if bits > 1 else ''}, set data.bit_depth: {bits}" if bits else ""
+            )
             yield f"{values}, so the images are dark{todo}"
 
 

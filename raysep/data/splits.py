@@ -65,7 +65,9 @@ def draw_split(
     """
     parts = {record.part for record in records}
     if "unseen" in parts and config is not None:
-        raise ConfigError(["data.split: the directory is a split already (train, test, unseen): leave data.split out"])
+        raise ConfigError(
+            ["data.split: the directory is a split already (train, test, unseen): leave data.split, or --unseen, out"]
+        )
     if "unseen" not in parts and config is None:
         raise ConfigError(["data.split: expected `unseen` (class names) or `unseen_fraction`, got nothing"])
     tables, problems = [], []

@@ -193,6 +193,7 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         ),
         (b"\xff\x0a" + bytes(40), None, "JPEG XL: convert to PNG"),
         (b"%PDF-1.7", None, "render to PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d", None, r"Git LFS pointer \(git lfs pull\)"),
         (b"<html>", None, "not an image"),
         (tiff(filled(1))[:60], None, "begins like TIFF|Error"),
     ],

@@ -76,7 +76,7 @@ def test_everything_that_will_be_used_is_said(tmp_path: Path):
         (1023, np.uint16, None, "above 1023 of 65535, so the images are dark; if the values have 10 bits, set "),
         (255, np.uint16, None, "above 255 of 65535, so the images are dark; if the values have 8 bits, set "),
         (15, np.uint8, None, "above 15 of 255, so the images are dark; if the values have 4 bits, set "),
-        (1, np.uint8, None, "above 1 of 255, so the images are dark; if the values have 1 bits, set "),
+        (1, np.uint8, None, "above 1 of 255, so the images are dark; if the values have 1 bit, set "),
         (0.1, np.float32, None, "of 1, so the images are dark"),
         (65535, np.uint16, None, None),
         (4095, np.uint16, 12, None),
@@ -114,6 +114,14 @@ def test_low_range_one_colour_unreadable_and_doubled_images_are_warned_of(tmp_pa
         "note: 2 images that were looked at have the same content as another: a/000.png = b/same.png",
     ]
     assert f"note: 1 {of}: can't be read: b/broken.png (not an image" in notes[0]
+
+
+def test_pages_beyond_the_first_are_told_of(tmp_path: Path):
+    write_images(tmp_path, {"a": 4, "b": 4})
+    pages = [Image.fromarray(noisy(seed, 255, np.uint8)) for seed in range(3)]
+    pages[0].save(tmp_path / "a" / "stack.tif", save_all=True, append_images=pages[1:])
+    (note,) = [line for line in said(data_of(tmp_path)) if line.startswith("note: ")]
+    assert note.endswith("of several frames or pages, the first of which is taken: a/stack.tif")
 
 
 def test_domains_and_their_sources_have_their_say(tmp_path: Path):

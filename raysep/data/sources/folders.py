@@ -167,7 +167,7 @@ class Layout:
         counts = Counter(image.rpartition("/")[0] for image in [*self.class_of, *self.outside])
         lines, shown = [f"{root}/" + (f" ({counts['']} images)" if counts[""] else "")], Counter[str]()
         for place in self.directories:
-            parent, _, name = place.rpartition("/")
+            parent, _, name = place.replace("\n", "\\n").rpartition("/")
             indent = "  " * (place.count("/") + 1)
             if place.count("/") > 2 or any(shown[outer] > EXAMPLES for outer in _outer(place) if outer != place):
                 continue
@@ -181,12 +181,13 @@ class Layout:
 
 
 def in_short(names: Sequence[str]) -> str:
-    """Some of the names, and that there are more.
+    """Some of the names, each on one line, and that there are more.
 
     >>> in_short(["a", "b", "c", "d"])
     'a, b, c, ...'
     """
-    return ", ".join([*names[:EXAMPLES], *(["..."] if len(names) > EXAMPLES else [])])
+    shown = [name.replace("\n", "\\n") for name in names[:EXAMPLES]]
+    return ", ".join([*shown, *(["..."] if len(names) > EXAMPLES else [])])
 
 
 def _outer(place: str) -> Iterator[str]:
