@@ -24,8 +24,8 @@ from raysep.data.sources.folders import in_short
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, select
 from raysep.retries import may_pass
 
-# Images of each role that are looked at.
-SAMPLE = 32
+# Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
+SAMPLE, LARGE_SAMPLE = 32, 256
 # Classes, from the first and from the last, and ids that are shown.
 CLASSES_SHOWN, IDS_SHOWN = 5, 3
 # With fewer images of a class no halves can be drawn, and intervals are left out.
