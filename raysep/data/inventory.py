@@ -191,7 +191,8 @@ def _doubled(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
 def lines(looked: Sequence[Looked], remarks: Remarks) -> Iterator[str]:
     """The inventory for people, a line each."""
     for role in looked:
-        yield f"{role.role}: {role.classes.total()} images of {len(role.classes)} classes"
+        classes = len(role.classes)
+        yield f"{role.role}: {role.classes.total()} images of {classes} class{'es' if classes != 1 else ''}"
         yield f"  classes: {_classes(role.classes)}"
         yield f"  ids: {in_short(_first_middle_last(role.ids))}"
         seen = len(role.ids) - len(role.unreadable)
