@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ CLASSES_SHOWN, IDS_SHOWN = 5, 3
 MIN_FOR_INTERVALS = 4
 # Values that stay below this share of white leave two bits unused: no camera's images do by themselves.
 UNUSED = 0.25
+EXACT = ("PNG", "TIFF", "BMP")
 USUAL_BITS = (1, 2, 4, 5, 6, 8, 10, 12, 14, 16, 24)
 
 
@@ -71,7 +72,7 @@ class Looked:
         try:
             content = source.read(path, row)
             samples = read_samples(content, bit_depth)
-            self._measure(image_id, samples)
+            self._measure(image_id, samples if samples.values is not None else _all_bits(content, samples))
             if frames(content) > 1:
                 self.several.append(image_id)
         except (UnreadableImageError, OSError) as error:
@@ -94,6 +95,21 @@ class Looked:
             self.tops.append((float(np.asarray(image).max()), 255.0))
         else:
             self.tops.append((float(samples.values.max()), samples.white))
+
+    @property
+    def lossy(self) -> bool:
+        """Whether there are formats that spread their values over all bits, or whose values are not exact."""
+        return any(not kind.startswith(EXACT) for kind in self.kinds)
+
+
+def _all_bits(content: bytes, samples: Samples) -> Samples:
+    """The samples, with all 16 bits of colours of which only the high ones are read otherwise."""
+    try:
+        found = read_samples(content, 15)
+    except UnreadableImageError:
+        # Grey with transparency, whose low bits Pillow doesn't give.
+        return samples
+    return samples if found.values is None else replace(found, white=65535.0)
 
 
 def look(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, sample: int = SAMPLE) -> list[Looked]:
@@ -147,8 +163,7 @@ def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
                 f"{len(role.several)} {of}: of several frames or pages, the first of which is taken: "
                 f"{in_short(role.several)}"
             )
-        if data.bit_depth is None:
-            yield from _unused_bits(role)
+        yield from _unused_bits(role, data.bit_depth)
         tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < MIN_FOR_INTERVALS]
         if tiny and role.role != SEEN_TRAIN:
             yield (
@@ -158,20 +173,20 @@ def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
     yield from _doubled(data, looked)
 
 
-def _unused_bits(role: Looked) -> Iterator[str]:
+def _unused_bits(role: Looked, given: int | None) -> Iterator[str]:
     """Values far below white in every image: files with room for more bits than the values have."""
     for white in sorted({white for _, white in role.tops}):
-        highest = max(top for top, other in role.tops if other == white)
-        if 0 < highest <= UNUSED * white:
-            count = sum(other == white for _, other in role.tops)
-            values = (
-                f"no value of {count} images of {role.role} that were looked at is above {highest:.6g} of {white:.10g}"
-            )
-            bits = next((bits for bits in USUAL_BITS if highest < 2**bits), None) if white > 1 else None
-            todo = (
-                f"; if the values have {bits} bit{'s' if bits > 1 else ''}, set data.bit_depth: {bits}" if bits else ""
-            )
-            yield f"{values}, so the images are dark{todo}"
+        tops = [top for top, other in role.tops if other == white]
+        if 0 < max(tops) <= UNUSED * white:
+            yield (
+                f"no value of {len(tops)} images of {role.role} that were looked at is above {max(tops):.6g} of "
+                f"{white:.10g}, so the images are dark"
+            ) + ("" if given is not None or role.lossy else _bits_to_give(max(tops), white))
+
+
+def _bits_to_give(highest: float, white: float) -> str:
+    bits = next((bits for bits in USUAL_BITS if highest < 2**bits), None) if white > 1 else None
+    return f"; if the values have {bits} bit{'s' if bits > 1 else ''}, set data.bit_depth: {bits}" if bits else ""
 
 
 def _doubled(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from raysep import checks
 from raysep.config import DataConfig
 from raysep.data import inventory
 from tests.conftest import write_images
+from tests.data.test_decoding import png16
 
 CLASSES = "abcdefghijkl"
 
@@ -98,6 +99,34 @@ def test_images_that_leave_bits_unused_are_warned_of(
     else:
         assert any(warning in note for note in notes)
         assert warning.endswith("dark") or any(f"data.bit_depth: {int(white).bit_length()}" in note for note in notes)
+
+
+def test_12_bits_of_colour_in_16_are_warned_of_with_their_bits(tmp_path: Path):
+    for number, name in enumerate(f"{c}/{i}.png" for c in "ab" for i in range(4)):
+        values = np.dstack([noisy(3 * number + band, 4095, np.uint16) for band in range(3)])
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png16(values))
+    (note,) = [line for line in said(data_of(tmp_path)) if line.startswith("note")]
+    assert note.endswith("of 65535, so the images are dark; if the values have 12 bits, set data.bit_depth: 12")
+    assert not [line for line in said(data_of(tmp_path, bit_depth=12)) if line.startswith("note")]
+
+
+def test_16_bits_of_grey_with_transparency_are_no_warning(tmp_path: Path):
+    for number, name in enumerate(f"{c}/{i}.png" for c in "ab" for i in range(4)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        both = np.dstack([noisy(number, 65535, np.uint16), np.full((8, 8), 65535, np.uint16)])
+        (tmp_path / name).write_bytes(png16(both))
+    assert not [line for line in said(data_of(tmp_path)) if line.startswith("note")]
+
+
+def test_formats_that_spread_their_values_are_only_called_dark(tmp_path: Path):
+    write_images(tmp_path, {"a": 4, "b": 4})
+    for number, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        save(tmp_path, f"{path.parent.name}/{path.stem}.jpg", noisy(number, 30, np.uint8), "JPEG")
+        path.unlink()
+    for given in (None, 12):
+        (note,) = [line for line in said(data_of(tmp_path, bit_depth=given)) if "dark" in line]
+        assert note.endswith("so the images are dark")
 
 
 def test_low_range_one_colour_unreadable_and_doubled_images_are_warned_of(tmp_path: Path):
