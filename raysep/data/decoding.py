@@ -19,6 +19,7 @@ drawing). The hidden colour of transparent pixels plays no part.
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,11 @@ from raysep.data.ranges import is_spread, range_of
 
 # 268 MB as RGB. Compressed, so many may be some kilobytes.
 MOST_PIXELS = 89_478_485
+# What Pillow's readers make of damaged files, as mutated ones have shown.
+DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, RuntimeError, LookupError, ArithmeticError),
+    *(struct.error, Image.DecompressionBombError),
+)
 # A smaller share of the range between the darkest and the brightest pixel is next to nothing.
 LEAST_SPREAD = 0.05
 
@@ -243,7 +249,7 @@ def _in_words(content: bytes) -> Iterator[None]:
     except UnidentifiedImageError:
         # Pillow's own words hold an address in memory, which would make two runs differ.
         raise UnreadableImageError(_unknown(content[:HEAD_BYTES])) from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
 
 
