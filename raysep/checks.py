@@ -20,14 +20,14 @@ def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
 
 def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
     """What reads the images of each role, and the split. Raises ConfigError with all that is wrong with them."""
-    source = open_source(data.source)
+    source = open_source(data.source, data.bit_depth)
     readers: dict[str, Reader] = dict.fromkeys((SEEN_TRAIN, SEEN_TEST, UNSEEN), source)
     others = {}
     for domain in data.domains:
         if domain.corruption is not None:
             readers[domain.name] = Corrupted(source, domain.corruption, domain.severity)
         elif domain.source is not None:
-            readers[domain.name] = other = open_source(domain.source)
+            readers[domain.name] = other = open_source(domain.source, data.bit_depth)
             try:
                 others[domain.name] = other.records()
             except ConfigError as error:

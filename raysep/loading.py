@@ -91,7 +91,9 @@ def config_of_options(
         "models": [{"name": model, "pretrained": True if weights is None else weights}],
         "finetune": None,
     }
-    if unseen is not None or not (Path(data) / "unseen").is_dir():
+    from raysep.data.parts import has_unseen_part
+
+    if unseen is not None or not has_unseen_part(data):
         names = [name.strip() for name in (unseen or "all").split(",") if name.strip()]
         values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
     return _build(values, overrides, run_dir, "options")

@@ -14,7 +14,7 @@ from raysep import __version__, checks, locks, planning, retries, runs, verifica
 from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
-from raysep.data import splits
+from raysep.data import inventory, splits
 from raysep.embed import stage as embed_stage
 from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
@@ -125,10 +125,15 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current.storage)
         if not begun:
-            runs.begin(current.storage, config, current.split)
+            remarks = inventory.remarks_of(
+                config.data, current.readers, inventory.look(config.data, current.readers, current.split)
+            )
+            runs.begin(current.storage, config, current.split, remarks)
         telemetry.journal.keep_in(current.storage)
         runs.record_machines(current.storage, cluster.kinds)
         telemetry.line("data", _counted(config, current.split))
+        for sentence in runs.data_remarks(current.storage):
+            telemetry.line("data", sentence)
         for stage in stages:
             with _counting_retries(current, stage):
                 # Asked again at its turn: what a stage before it did may have left it something to do.

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from raysep import __version__, claims
 from raysep.config import RunConfig
 from raysep.data import splits
+from raysep.data.sources import Remarks
 from raysep.errors import RunDirError
 from raysep.loading import differences, to_yaml
 from raysep.retries import Why
@@ -89,8 +91,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"models": models})
 
 
-def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
-    """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run."""
+def begin(run: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:
+    """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run.
+
+    Args:
+        remarks: what there is to say of the images; kept, so that later calls say the same.
+    """
     text = to_yaml(config)
     run.write_bytes(SPLITS, splits.to_parquet(split))
     run.write_json(
@@ -103,6 +109,7 @@ def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
             "versions": versions(),
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "data_sha256": splits.fingerprint(split),
+            "data": asdict(remarks or Remarks()),
             "seeds": {
                 "split": config.data.split.seed if config.data.split else None,
                 "finetune": config.finetune.seeds if config.finetune else None,
@@ -112,6 +119,12 @@ def begin(run: Storage, config: RunConfig, split: pa.Table) -> None:
         },
     )
     run.write_bytes(CONFIG, text.encode())
+
+
+def data_remarks(run: Storage) -> list[str]:
+    """What there was to say of the images when the run was begun, a sentence each."""
+    remarks = run.read_json(MANIFEST).get("data", {})
+    return [*remarks.get("left_out", []), *remarks.get("notes", [])]
 
 
 def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:

@@ -132,6 +132,15 @@ class Storage:
         found = persistently(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
         return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
 
+    def tree(self) -> tuple[list[str], list[str]]:
+        """Relative paths of all files and of all directories below the root, hidden ones too, each list sorted."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        found: dict[Any, list[str]] = {pafs.FileType.File: [], pafs.FileType.Directory: []}
+        for info in persistently(lambda: self.fs.get_file_info(selector)):
+            if info.type in found:
+                found[info.type].append(str(PurePosixPath(info.path).relative_to(self.root)))
+        return sorted(found[pafs.FileType.File]), sorted(found[pafs.FileType.Directory])
+
     def _type(self, relative: str) -> Any:
         return persistently(lambda: self.fs.get_file_info(self.path(relative)).type)
 

@@ -96,6 +96,7 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str
         dtype=config.embed.dtype,
         precision=config.embed.precision,
         **({"compile": True} if config.embed.compile else {}),
+        **({"bit_depth": config.data.bit_depth} if config.data.bit_depth is not None else {}),
     )
 
 

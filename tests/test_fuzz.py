@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from raysep.config import ParquetSource
-from raysep.data.images import Preprocessing, load_batch
+from raysep.data.images import Preprocessing, UnreadableImageError, decode, load_batch
 from raysep.data.sources import ParquetImages
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, StorageError
 from raysep.finetune import state
 from raysep.models.build import load_weights
 from raysep.storage import Storage
+from tests.data.test_decoding import GREYS
 from tests.finetune.test_training import trial
 
 SMALL = Preprocessing((8, 8), 3, "bilinear", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
@@ -53,7 +54,7 @@ class InMemory:
         return self.contents[row]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000"])
 def test_300_damaged_images_of_each_kind_are_decoded_or_failed(kind: str):
     rng = np.random.default_rng(0)
     plain = io.BytesIO()
@@ -65,6 +66,24 @@ def test_300_damaged_images_of_each_kind_are_decoded_or_failed(kind: str):
     assert all(failed.values())
     # What is said of an image is the same each time: it is stored with the results.
     assert load_batch(InMemory(contents), [(None, row) for row in range(300)], SMALL)[2] == failed
+
+
+@pytest.mark.parametrize(
+    "kind", ["16 bits", "12 bits by sBIT, not spread", "32 bits", "floats to 1", "12 bits by maxval"]
+)
+@pytest.mark.parametrize("bit_depth", [None, 12])
+def test_300_damaged_images_of_many_bits_are_decoded_or_unreadable(kind: str, bit_depth: int | None):
+    rng = np.random.default_rng(1)
+    contents = [mutated(GREYS[kind][0], rng) for _ in range(300)]
+    failed = 0
+    for content in contents:
+        try:
+            assert decode(content, bit_depth=bit_depth).mode == "RGB"
+        except UnreadableImageError as error:
+            failed += 1
+            assert str(error)
+    # Values of more bits than are given are unreadable, damaged or not.
+    assert 0 < failed < 300 or (bit_depth == 12 and not kind.startswith("12"))
 
 
 def test_500_damaged_parquet_files_are_read_failed_or_refused(tmp_path: Path):

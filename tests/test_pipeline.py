@@ -5,17 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from raysep import pipeline
 from raysep.config import RunConfig
+from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
 from raysep.loading import build_config
 from raysep.report.schema import Summary
 from raysep.separability.names import DIAGNOSTICS, METRICS
+from raysep.storage import Storage
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN, TINY_VIT, write_images
 from tests.serial import without_ray
@@ -303,3 +307,51 @@ def test_a_run_directory_of_another_configuration_is_refused_untouched(serial, t
     with pytest.raises(RunDirError, match=r"score\.seed: 42 -> 7"):
         go(other)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_report(serial, tree: Path, tmp_path: Path):
+    # 12 bits in files of 16, and what lies beside them.
+    for number, path in enumerate(sorted(tree.rglob("*.png"))):
+        values = np.random.default_rng(number).integers(0, 4096, (16, 16), dtype=np.uint16)
+        Image.fromarray(values).save(path.with_suffix(".tif"))
+        path.unlink()
+    (tree / "a" / "notes.txt").write_text("x")
+    (tree / "b" / ".ipynb_checkpoints").mkdir()
+    (tree / "b" / ".ipynb_checkpoints" / "0.png").write_bytes(b"x")
+    dark = {
+        "data": {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "all"}},
+        "finetune": None,
+        "models": [TINY_VIT],
+        "score": {"metrics": ["nmi"], "resamples": 20},
+    }
+    summary, lines = go(config(tree, tmp_path / "run", **dark))
+    assert summary is not None
+    assert summary.left_out == [
+        "files that are no images that can be decoded: 1 .txt",
+        "files that are hidden, or left behind by a system: 1",
+    ]
+    (warning,) = summary.data_notes
+    assert "so the images are dark; if the values have 12 bits, set data.bit_depth: 12" in warning
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    for sentence in (*summary.left_out, warning):
+        assert sentence in lines
+        assert sentence in page
+    # Files that come later change nothing of what is said of this run.
+    (tree / "a" / "more.txt").write_text("x")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    again, lines = go(config(tree, tmp_path / "run", **dark))
+    assert again == summary
+    assert lines.count("nothing left to do") == 4
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+
+    bright = config(tree, tmp_path / "bright", **{**dark, "data": {**dark["data"], "bit_depth": 12}})
+    summary, _ = go(bright)
+    assert summary is not None
+    assert summary.data_notes == []
+    shard_set = ShardSet("test_vit", 0, 0, "unseen")
+    first, second = (read_manifest(Storage(str(tmp_path / name)), shard_set) for name in ("run", "bright"))
+    assert first is not None
+    assert second is not None
+    assert first.key != second.key
+    with pytest.raises(RunDirError, match=r"data\.bit_depth: null -> 12"):
+        go(bright.model_copy(update={"run_dir": str(tmp_path / "run")}))

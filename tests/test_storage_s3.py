@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from raysep.data.parts import has_unseen_part
+from raysep.data.sources import ImageFolder
 from raysep.errors import UsageError
 from raysep.places import place_exists, read_place
 from raysep.storage import Storage, is_uri
@@ -82,3 +84,24 @@ def test_other_file_systems_come_from_fsspec(tmp_path: Path):
 
 def test_of_many_that_come_at_once_one_has_the_lock(bucket: str):
     assert race(f"{bucket}/race") == (1, 4)
+
+
+def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path):
+    for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
+        place = tree / path
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes((tree / "a" / "000.png").read_bytes())
+    remote = Storage(f"{bucket}/images")
+    for path in tree.rglob("*"):
+        if path.is_file():
+            remote.write_bytes(str(path.relative_to(tree)), path.read_bytes())
+    here, there = ImageFolder(str(tree)), ImageFolder(f"{bucket}/images")
+    assert there.records() == here.records()
+    assert len(there.records()) == 61
+    assert there.remarks() == here.remarks()
+    assert len(there.remarks().left_out) == 2
+    assert not has_unseen_part(f"{bucket}/images")
+    remote.write_bytes("s/Train/a/0.png", b"x")
+    remote.write_bytes("s/unseen/b/0.png", b"x")
+    assert has_unseen_part(f"{bucket}/images/s")
+    assert not has_unseen_part(f"{bucket}/nowhere")

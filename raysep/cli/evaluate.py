@@ -58,6 +58,8 @@ def _evaluate(
             out.print(model.headline, markup=False, soft_wrap=True)
         for item in summary.left_out:
             out.print(f"left out: {printable(item)}", markup=False, soft_wrap=True)
+        for item in summary.data_notes:
+            out.print(f"data: {printable(item)}", markup=False, soft_wrap=True)
         if summary.retried:
             out.print(f"begun again: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
@@ -186,7 +188,7 @@ def schema() -> None:
 
 @app.command()
 def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
-    """Say everything that is wrong with a configuration, without starting anything."""
+    """Say everything that is wrong with a configuration, else what it will use, without starting anything."""
     from raysep.loading import load_config
 
     loaded = load_config(config, overrides or [], run_dir)
@@ -195,15 +197,22 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
     with quiet(False):
         from raysep import checks, planning, runs
         from raysep.cluster import connection
+        from raysep.data import inventory
         from raysep.storage import Storage
 
-        _, split = checks.check_all(loaded, config)
+        readers, split = checks.check_all(loaded, config)
         runs.check_belongs(Storage(loaded.run_dir), loaded, split)
         # Ray is asked only where something is asked of it.
         if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
                 planning.check(loaded.compute, cluster)
-    Console().print(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)", highlight=False)
+        looked = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
+        remarks = inventory.remarks_of(loaded.data, readers, looked)
+    typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")
+    if loaded.data.rotations > 1:
+        typer.echo(f"of {loaded.data.rotations} rotations, the first:")
+    for line in inventory.lines(looked, remarks):
+        typer.echo(printable(line.replace("\n", "\\n")))
 
 
 @app.command()

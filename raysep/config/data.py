@@ -18,10 +18,22 @@ class DigitsSource(Section):
 
 
 class ImageFolderSource(Section):
-    """A tree `path/<class>/*`, or `path/{train,test,unseen}/<class>/*`, which is a split already."""
+    """A tree `path/<class>/*`, or `path/{train,test,unseen}/<class>/*`, which is a split already.
+
+    Parts are known by their usual names in any case (training, val, validation, dev, eval, ...). Files are images by
+    suffix or content; hidden ones, and those of systems, are left out at every depth.
+    """
 
     kind: Literal["image_folder"]
     path: str = Field(description="directory or URI; a relative one is looked up from the working directory")
+    depth: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="how many directories below `path`, or below each part, a class directory lies: 2 for "
+        "path/<group>/<class>/*, a class of the name group/class; everything below a class directory is of the class; "
+        "unset: 1, and a tree whose class directories hold only directories is refused",
+    )
 
 
 class ParquetSource(Section):
@@ -134,6 +146,14 @@ class DataConfig(Section):
     split: SplitConfig | None = Field(None, description="leave out where the source is a split already")
     max_per_class: CapConfig = CapConfig()
     domains: list[DomainConfig] = Field(default_factory=list)
+    bit_depth: int | None = Field(
+        None,
+        ge=1,
+        le=32,
+        description="bits that the images' values have, where their files have room for more: 12 where white is 4095; "
+        "unset: what each file says, else all bits that it has, and 0 to 1 for floats; images of 8 bits stay as they "
+        "are unless fewer are given",
+    )
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="share of images that may be unreadable before the run fails"
     )

@@ -1,15 +1,13 @@
 """From the bytes of an image to the pixels that a model is given."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from raysep.data.decoding import UnreadableImageError, decode
 from raysep.data.sources.base import Reader
 from raysep.errors import StageError
 from raysep.retries import may_pass
@@ -17,15 +15,7 @@ from raysep.retries import may_pass
 if TYPE_CHECKING:
     import torch
 
-
-# What is decoded: no format that starts a program (EPS), or that has no pixels.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-# 268 MB as RGB. Compressed, so many may be some kilobytes.
-MOST_PIXELS = 89_478_485
-
-
-class UnreadableImageError(ValueError):
-    """The bytes are not an image that can be decoded whole."""
+__all__ = ["Preprocessing", "UnreadableImageError", "check_share", "decode", "load_batch"]
 
 
 @dataclass(frozen=True)
@@ -79,38 +69,6 @@ class Preprocessing:
         return {name: value for name, value in self.__dict__.items() if name != "_transform"}
 
 
-def decode(content: bytes, channels: int = 3) -> Image.Image:
-    """Decode an image: EXIF rotation applied, alpha dropped, 16-bit greys scaled, first frame only.
-
-    Raises:
-        UnreadableImageError: empty, truncated, of more than `MOST_PIXELS`, of floats, or not an image.
-    """
-    try:
-        with warnings.catch_warnings():
-            # About damaged metadata, and about sizes that are refused here.
-            warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
-            if image.width * image.height > MOST_PIXELS:
-                raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS}")
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    except UnreadableImageError:
-        raise
-    except UnidentifiedImageError:
-        # Pillow's own words hold an address in memory, which would make two runs differ.
-        raise UnreadableImageError("not an image" if content else "empty file") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
-    if image.mode == "F":
-        raise UnreadableImageError("pixels are floats, of a range that nothing says")
-    if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
-        image = Image.fromarray((np.clip(values, 0, 65535) // 257).astype(np.uint8))
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("RGB" if channels == 3 else "L")
-
-
 def load_batch(
     source: Reader, places: Sequence[tuple[str | None, int | None]], preprocessing: Preprocessing
 ) -> tuple["torch.Tensor", list[int], dict[int, str]]:
@@ -153,13 +111,6 @@ def check_share(failed: Mapping[str, str], total: int, allowed: float) -> None:
             f"{len(failed)} of {total} images can't be read, more than data.max_failed_share = {allowed:g} allows: "
             f"{examples}. Repair or remove them, or raise the share."
         )
-
-
-@cache
-def _formats() -> list[str]:
-    """Of `FORMATS`, what this Pillow was built with."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _float32() -> Any:

@@ -65,14 +65,16 @@ def draw_split(
     """
     parts = {record.part for record in records}
     if "unseen" in parts and config is not None:
-        raise ConfigError(["data.split: the directory is a split already (train, test, unseen): leave data.split out"])
+        raise ConfigError(
+            ["data.split: the directory is a split already (train, test, unseen): leave data.split, or --unseen, out"]
+        )
     if "unseen" not in parts and config is None:
         raise ConfigError(["data.split: expected `unseen` (class names) or `unseen_fraction`, got nothing"])
     tables, problems = [], []
     for rotation, unseen in enumerate([None] if config is None else _unseen_classes(records, config)):
         placed = _given_roles(records) if config is None or unseen is None else _drawn_roles(records, config, unseen)
         placed = _capped(placed, caps or CapConfig(), config.seed if config is not None else 42)
-        problems += _problems(placed)
+        problems += [*_problems(placed), *_untrained(placed)]
         for domain in domains:
             if domain.source is not None:
                 images = (others or {}).get(domain.name, [])
@@ -170,10 +172,16 @@ def _given_roles(records: Sequence[Record]) -> list[Placed]:
     both = sorted(seen & {record.class_name for record in records if record.part == "unseen"})
     if both:
         raise ConfigError([f"data.source.path: both seen (train, test) and unseen: {', '.join(both)}"])
-    untrained = sorted(seen - {record.class_name for record in records if record.part == "train"})
-    if untrained and any(record.part == "train" for record in records):
-        raise ConfigError([f"data.source.path: classes in test but not in train: {', '.join(untrained)}"])
     return [(record, ROLE_OF_PART[record.part or ""]) for record in records]
+
+
+def _untrained(placed: Sequence[Placed]) -> list[str]:
+    """Seen classes that only the held out part of a source has."""
+    trained = {record.class_name for record, role in placed if role == SEEN_TRAIN}
+    untrained = sorted({record.class_name for record, role in placed if role == SEEN_TEST} - trained)
+    return (
+        [f"data.source.path: classes in test but not in train: {', '.join(untrained)}"] if trained and untrained else []
+    )
 
 
 def _unseen_classes(records: Sequence[Record], config: SplitConfig) -> list[set[str]]:

@@ -10,6 +10,8 @@ from raysep.separability.table import Row
 
 # Below this agreement (adjusted Rand index) a k-means start hardly says what another one does.
 MIN_AGREEMENT = 0.5
+# How the layer before the first block is called.
+STEM = "stem"
 MAX_CONSTANT_SHARE, MAX_DUPLICATE_SHARE = 0.5, 0.05
 
 
@@ -55,11 +57,13 @@ def _warnings(worst: dict[str, Any], row: Row, classes: int) -> Sequence[str]:
         found.append(f"{worst['nonfinite_rows']} of {n} images have NaN or infinity, so it is not scored")
     constant, duplicates, rank = worst["constant_features"], worst["duplicate_rows"], worst["effective_rank"]
     if constant is not None and constant == dim:
-        return [*found, "it is the same for every image (a class token before the first block is)"]
+        return [*found, f"it is the same for every image: {_cause_of_one_value(row)}"]
     if constant is not None and constant > MAX_CONSTANT_SHARE * dim:
         found.append(f"{constant} of {dim} features are the same for every image")
     if duplicates is not None and duplicates > MAX_DUPLICATE_SHARE * n:
-        found.append(f"{duplicates} of {n} images have the same vector as another")
+        found.append(
+            f"{duplicates} of {n} images have the same vector as another (the same picture twice, or too dark)"
+        )
     if rank is not None and rank < classes - 1:
         found.append(f"its effective rank is {rank:.1f}, for {classes} classes")
     if worst["empty_clusters"]:
@@ -68,3 +72,15 @@ def _warnings(worst: dict[str, Any], row: Row, classes: int) -> Sequence[str]:
     if agreement is not None and agreement < MIN_AGREEMENT:
         found.append(f"k-means starts disagree (adjusted Rand index {agreement:.2f})")
     return found
+
+
+def _cause_of_one_value(row: Row) -> str:
+    """What can make a layer constant, for this layer and pooling."""
+    alike = "the images look alike (one colour, nearly black, one picture: `raysep validate` says so)"
+    if row["pooling"] == "none":
+        return alike
+    if row["layer_name"] == STEM and row["pooling"] == "cls":
+        return "the class token before the first block has seen nothing of an image yet"
+    if row["layer_name"] == STEM and row["pooling"] == "token0":
+        return "the first token or corner before the first block has seen next to nothing of an image yet"
+    return f"either {alike}, or the layer is dead (weights that don't fit the model, activations that are all 0)"

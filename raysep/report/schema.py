@@ -179,7 +179,12 @@ class Summary(Part):
     models: list[ModelSummary]
     findings: Findings
     unreadable_images: dict[str, str]
-    left_out: list[str] = Field(description="what failed, was stopped, can't be read or isn't defined, in words")
+    left_out: list[str] = Field(
+        description="what failed, was stopped, can't be read, is no image or isn't defined, in words"
+    )
+    data_notes: list[str] = Field(
+        default_factory=list, description="how the images were understood, and what they warn of, in words"
+    )
     machines: dict[str, int] = Field(default_factory=dict, description="nodes of the cluster by kind, in the last call")
     ran: list[Ran] = Field(default_factory=list, description="what ran where")
     retried: list[Retried] = Field(default_factory=list, description="what was begun again; none where nothing was")

@@ -45,7 +45,17 @@ def perform(run: Run) -> Summary:
         for stage, counts in manifest.get("retries", {}).items()
         for why, times in sorted(counts.items())
     ]
-    summary = summary.model_copy(update={"machines": manifest.get("machines", {}), "ran": ran, "retried": retried})
+    # As the run's first call found it: what is said of the same scores stays the same.
+    data = manifest.get("data", {})
+    summary = summary.model_copy(
+        update={
+            "left_out": [*summary.left_out, *data.get("left_out", [])],
+            "data_notes": data.get("notes", []),
+            "machines": manifest.get("machines", {}),
+            "ran": ran,
+            "retried": retried,
+        }
+    )
     run.telemetry.metrics.found(summary)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():

@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR100
 
 from raysep.config import Cifar100Source, DigitsSource, HuggingFaceSource, ImageFolderSource, ParquetSource
 from raysep.data.images import UnreadableImageError, decode
-from raysep.data.sources import Digits, HuggingFace, ImageFolder, ParquetImages, Source, open_source
+from raysep.data.sources import Digits, HuggingFace, ImageFolder, ParquetImages, Remarks, Source, open_source
 from raysep.errors import ConfigError
 from tests.conftest import write_images
 
@@ -66,7 +66,16 @@ def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": hashes["meta"]})
 
 
-KINDS = ("digits", "image_folder", "parquet", "parquet file", "nested parquet", "huggingface", "cifar100")
+KINDS = (
+    "digits",
+    "image_folder",
+    "image_folder of given bits",
+    "parquet",
+    "parquet file",
+    "nested parquet",
+    "huggingface",
+    "cifar100",
+)
 
 
 @pytest.fixture(params=KINDS)
@@ -79,6 +88,8 @@ def source(request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypat
             return open_source(DigitsSource(kind="digits"))
         case "image_folder":
             return open_source(ImageFolderSource(kind="image_folder", path=str(tree)))
+        case "image_folder of given bits":
+            return open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=12)
         case "parquet" | "nested parquet":
             write_parquet(tree, root, nested=request.param == "nested parquet")
             return open_source(ParquetSource(kind="parquet", path=str(root)))
@@ -99,6 +110,7 @@ def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: So
     assert ids == sorted(set(ids))
     assert ids == [record.image_id for record in source.records()]
     assert len({record.class_name for record in records}) > 1
+    assert source.remarks() == Remarks()
     content = pickle.dumps(source)
     assert len(content) < 2000
     # A worker has another working directory.
@@ -194,7 +206,8 @@ def test_parquet_files_that_cannot_be_used_say_why(columns: dict[str, Any], part
 
 def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
     config = ParquetSource(kind="parquet", path=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"no \*\.parquet file"):
+    (tmp_path / "x.csv").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"no \*\.parquet file below .*; files that are no Parquet files: 1 \.csv"):
         ParquetImages(config).records()
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(ConfigError, match="not a whole Parquet file"):
@@ -207,6 +220,37 @@ def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
         decode(source.read("x.parquet", 1))
     with pytest.raises(OSError, match="fewer rows"):
         source.read("x.parquet", 2)
+
+
+def test_parquet_files_are_known_by_content_and_others_are_told_of(tree: Path, tmp_path: Path):
+    root = tmp_path / "p"
+    write_parquet(tree, root)
+    write_parquet(tree, root / "label=x")
+    (root / "part-0.parquet").rename(root / "part-00000")
+    (root / "part-1.parquet").rename(root / "B.PARQUET")
+    (root / "label=x" / "part-0.parquet").rename(root / "label=x" / "a.pq")
+    (root / "label=x" / "part-1.parquet").rename(root / "label=x" / "b.parq")
+    whole = (root / "part-00000").read_bytes()
+    others = (
+        "_SUCCESS",
+        "_metadata",
+        "_temporary/0/x.parquet",
+        ".x.parquet.crc",
+        "__MACOSX/a.parquet",
+        "notes.csv",
+        "z",
+    )
+    for name in others:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"" if name == "z" else whole)
+    source = ParquetImages(ParquetSource(kind="parquet", path=str(root)))
+    paths = sorted({str(record.path) for record in source.records()})
+    assert paths == ["B.PARQUET", "label=x/a.pq", "label=x/b.parq", "part-00000"]
+    assert len(source.records()) == 120
+    assert source.remarks().left_out == (
+        "files that are no Parquet files: 3 no suffix, 1 .csv, 1 .parquet (a table: see data.source.kind)",
+        "files that are hidden, or left behind by a system: 2",
+    )
 
 
 def test_a_single_parquet_file_may_be_called_anything(tree: Path, tmp_path: Path):
@@ -274,3 +318,18 @@ def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_pat
     file.write_bytes(content)
     with pytest.raises(OSError, match=r"is damaged|deserialize"):
         ParquetImages(config).read(record.path, record.row)
+
+
+def test_given_bits_hold_for_every_reader_and_leave_8_bits_as_they_are(tree: Path):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+    Image.fromarray(values).save(tree / "a" / "wide.tif")
+    plain = ImageFolder(str(tree))
+    source = open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=12)
+    assert source.read("a/000.png", None) == plain.read("a/000.png", None)
+    expected = np.rint(values * (255 / 4095))
+    for reader in (source, pickle.loads(pickle.dumps(source))):
+        for channels in (1, 3):
+            pixels = np.asarray(decode(reader.read("a/wide.tif", None), channels)).reshape(16, 16, -1)
+            np.testing.assert_array_equal(pixels[..., 0], expected)
+    with pytest.raises(UnreadableImageError, match="expected none above 1023"):
+        open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=10).read("a/wide.tif", None)

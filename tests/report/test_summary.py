@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from raysep.loading import build_config
 from raysep.models.meta import CheckpointMeta
 from raysep.report import figures, overview, tables
 from raysep.report.curves import mean_and_sd
+from raysep.report.health import health_of
 from raysep.report.html import PAGE, write_report
 from raysep.report.schema import Summary
 from raysep.report.sentences import findings, headline
@@ -134,6 +136,26 @@ def test_baselines_and_health_stand_beside_the_curves(summary: Summary):
     assert found[2].warnings == []
     assert found[2].estimated_classes == 3.0
     assert "Beware: of this layer, k-means starts disagree" in model.headline
+
+
+@pytest.mark.parametrize(
+    ("pooling", "name", "cause"),
+    [
+        ("mean", "stem", "the images look alike .* or the layer is dead"),
+        ("mean", "features.3", "the images look alike .* or the layer is dead"),
+        ("max", "blocks.2", "the images look alike .* or the layer is dead"),
+        ("cls", "blocks.2", "the images look alike .* or the layer is dead"),
+        ("cls", "stem", "the class token before the first block"),
+        ("token0", "stem", "the first token or corner before the first block"),
+        ("none", "pixels", r"the images look alike \(.*\)$"),
+    ],
+)
+def test_a_constant_layer_is_put_down_to_what_the_model_can_have(pooling: str, name: str, cause: str):
+    constant = {**diagnostic("constant_features", 0, 4.0), "pooling": pooling, "layer_name": name}
+    (health,) = health_of([constant], {"unseen": 3})
+    (warning,) = health.warnings
+    assert re.search(f"^it is the same for every image: .*{cause}", warning)
+    assert ("token" in warning) == (name == "stem" and pooling != "mean")
 
 
 def test_without_halves_there_is_no_certainty_and_that_is_said():

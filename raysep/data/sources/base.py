@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,12 +35,30 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """What a person should know of a source's images, a sentence each.
+
+    Attributes:
+        left_out: what was there and is not used.
+        notes: how what was found was understood, where it could be understood in another way.
+    """
+
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
 class Source(Reader, Protocol):
     """What every source does."""
 
     def records(self) -> list[Record]:
         """All images, sorted by image_id. Raises ConfigError where there is nothing to use."""
         ...
+
+    def remarks(self) -> Remarks:
+        """What there is to say of the images, as `records` has found them last."""
+        return Remarks()
 
 
 def encode(image: "Image.Image") -> bytes:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from raysep.config import Cifar100Source
-from raysep.data.sources.base import Record, encode
+from raysep.data.sources.base import Record, Source, encode
 from raysep.errors import ConfigError
 
 PARTS = ("train", "test")
 
 
-class Cifar100:
+class Cifar100(Source):
     """The 60,000 images of CIFAR-100 (Krizhevsky 2009) with their fine labels, as a split into train and test.
 
     torchvision checks the files against their known hashes before it reads them, and fetches the archive

@@ -3,10 +3,10 @@
 from functools import cached_property
 from typing import Any
 
-from raysep.data.sources.base import Record, encode
+from raysep.data.sources.base import Record, Source, encode
 
 
-class Digits:
+class Digits(Source):
     """The UCI handwritten digits of scikit-learn (`sklearn.datasets.load_digits`): 1,797 images of 8x8.
 
     The 17 grey levels are spread over 0 to 255.

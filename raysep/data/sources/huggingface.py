@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from raysep.config import HuggingFaceSource
-from raysep.data.sources.base import Record, encode
+from raysep.data.sources.base import Record, Source, encode
 from raysep.errors import ConfigError
 
 
-class HuggingFace:
+class HuggingFace(Source):
     """One split of a data set: a name on the hub, a directory of `save_to_disk`, or one of data files.
 
     Needs the extra `raysep[huggingface]`. The hub is asked only for a path that is no local directory.

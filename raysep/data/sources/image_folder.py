@@ -1,60 +1,67 @@
 """Images in a directory for each class."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from raysep.data.sources.base import Record
+from raysep.data.files import images_among, is_hidden, left_out, visible
+from raysep.data.formats import suffix_of
+from raysep.data.sources.base import Record, Remarks, Source
+from raysep.data.sources.folders import Layout
 from raysep.errors import ConfigError
 from raysep.storage import Storage
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-PARTS = ("train", "test", "unseen")
 
-
-class ImageFolder:
+class ImageFolder(Source):
     """A tree `root/<class>/*`, or `root/{train,test,unseen}/<class>/*`.
 
-    The image_id is the path below the root, so two files never share one.
+    The image_id is the path below the root, so two files never share one. What lies below a class directory is of the
+    class. Hidden files and directories, and those that systems leave behind, are left out at every depth.
 
     Args:
         uri: the root: a directory or a URI of pyarrow.fs.
+        depth: how many directories below the root, or below each part of a split, a class directory lies; None: 1,
+            where class directories have images in them.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.storage = Storage(uri)
+    def __init__(self, uri: str, depth: int | None = None) -> None:
+        self.storage, self._depth = Storage(uri), depth
+        self._remarks = Remarks()
 
     def records(self) -> list[Record]:
-        """Every file with an image's suffix. Raises ConfigError for a missing root or an empty class."""
-        root = self.storage
-        if not root.exists():
-            raise ConfigError([f"data.source.path: no directory at {root.display()}"])
-        if root.is_local and (wrong := list(_unusable(root.root))):
-            raise ConfigError([f"data.source.path: {problem}" for problem in wrong[:20]])
-        classes = root.directories()
-        presplit = "unseen" in classes and set(classes) <= set(PARTS)
-        parts: Iterable[str] = sorted(classes) if presplit else [""]
-        records, empty = [], []
-        for part in parts:
-            for class_name in sorted(root.directories(part)) if part else sorted(classes):
-                folder = f"{part}/{class_name}" if part else class_name
-                paths = [path for path in root.files(folder) if _is_image(path)]
-                if not paths:
-                    empty.append(folder)
-                records += [Record(path, class_name, path=path, part=part or None) for path in paths]
-        if empty:
-            raise ConfigError(
-                [f"data.source.path: no image in the class directory {root.display(folder)}" for folder in empty]
-            )
-        if not records:
-            raise ConfigError(
-                [f"data.source.path: expected {root.display()}/<class>/<image>, found no class directory"]
-            )
+        """Every image by suffix or content. Raises ConfigError for a tree whose classes nothing says for sure."""
+        files, directories, hidden = self._listed()
+        images, others = images_among(self.storage, files)
+        layout = Layout.of(images, directories, self._depth)
+        if problems := layout.problems(self.storage.display(), self._depth, others):
+            raise ConfigError([f"data.source.path: {problem}" for problem in problems])
+        skipped = left_out(others, hidden, "images that can be decoded")
+        self._remarks = Remarks((*skipped, *layout.left_out()), tuple(layout.notes()))
+        records = [Record(path, name, path=path, part=layout.part_of(path)) for path, name in layout.class_of.items()]
         return sorted(records, key=lambda record: record.image_id)
+
+    def remarks(self) -> Remarks:
+        """Files that are no images, by suffix, and how the directories were understood."""
+        return self._remarks
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (paths only)
         """The file's bytes."""
         assert path is not None
         return self.storage.read_bytes(path)
+
+    def _listed(self) -> tuple[list[str], list[str], int]:
+        """Files and directories, and how many others are hidden. Raises ConfigError where there is no tree."""
+        root = self.storage
+        if not root.exists():
+            raise ConfigError([f"data.source.path: no directory at {root.display()}"])
+        if root.is_file():
+            todo = " (an archive: unpack it)" if suffix_of(root.root) in {".zip", ".tar", ".gz", ".tgz", ".7z"} else ""
+            raise ConfigError([f"data.source.path: expected a directory, {root.display()} is a file{todo}"])
+        if root.is_local and (wrong := list(_unusable(root.root))):
+            more = [f"and {len(wrong) - 20} more of the kind"] if len(wrong) > 20 else []
+            raise ConfigError([f"data.source.path: {problem}" for problem in [*wrong[:20], *more]])
+        files, directories = root.tree()
+        found, hidden = visible(files)
+        return found, visible(directories)[0], hidden
 
 
 def _unusable(root: str) -> Iterator[str]:
@@ -64,7 +71,8 @@ def _unusable(root: str) -> Iterator[str]:
         raise ConfigError([f"data.source.path: {_shown(error.filename)} can't be listed: {error.strerror}"])
 
     for place, directories, files in os.walk(root, followlinks=True, onerror=refuse):
-        for name in [*directories, *files]:
+        directories[:] = [name for name in directories if not is_hidden(name)]
+        for name in [*directories, *(file for file in files if not is_hidden(file))]:
             path = os.path.join(place, name)  # noqa: PTH118  (names that are no text)
             if not _is_text(name):
                 yield f"{_shown(path)}: the name is not UTF-8: rename it"
@@ -87,8 +95,3 @@ def _is_text(name: str) -> bool:
 
 def _shown(path: str) -> str:
     return ascii(path)[1:-1]
-
-
-def _is_image(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return not name.startswith(".") and "." + name.rsplit(".", 1)[-1].lower() in IMAGE_SUFFIXES

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysep.config import ParquetSource
-from raysep.data.sources.base import Record
+from raysep.data.files import left_out, tables_among, visible
+from raysep.data.sources.base import Record, Remarks, Source
 from raysep.errors import ConfigError
 from raysep.storage import Storage
 
@@ -15,7 +16,7 @@ from raysep.storage import Storage
 GROUPS_KEPT = 2
 
 
-class ParquetImages:
+class ParquetImages(Source):
     """A Parquet file, or all of them below a directory or URI, with a column of encoded images.
 
     An image_id is the file's path below the root and the row in it, so files may be added but not
@@ -30,6 +31,7 @@ class ParquetImages:
         # Absolute from here on: workers have another working directory.
         self._config = config.model_copy(update={"path": self.storage.full_uri})
         self._single = self.storage.is_file()
+        self._remarks = Remarks()
         self._image_group = lru_cache(GROUPS_KEPT)(self._read_group)
         self._group_sizes = lru_cache(None)(self._read_group_sizes)
 
@@ -41,10 +43,11 @@ class ParquetImages:
         if not self.storage.exists():
             raise ConfigError([f"data.source.path: nothing at {self.storage.display()}"])
         # A single file is its own root.
-        files = [""] if self._single else [f for f in self.storage.files() if f.endswith(".parquet")]
+        files = [""] if self._single else self._listed()
         name = self.storage.root.rpartition("/")[2]
         if not files:
-            raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}"])
+            found = "".join(f"; {sentence}" for sentence in self._remarks.left_out)
+            raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}{found}"])
         problems: list[str] = []
         records: list[Record] = []
         for file in files:
@@ -66,6 +69,17 @@ class ParquetImages:
             return self._content(path, row)
         except pa.ArrowException as error:
             raise OSError(f"{self.storage.display(path)} is damaged: {' '.join(str(error).split())}") from None
+
+    def remarks(self) -> Remarks:
+        """Files that are no Parquet files, by suffix."""
+        return self._remarks
+
+    def _listed(self) -> list[str]:
+        """Parquet files by suffix or content."""
+        shown, hidden = visible(self.storage.files())
+        files, others = tables_among(self.storage, shown)
+        self._remarks = Remarks(left_out(others, hidden, "Parquet files"))
+        return files
 
     def _content(self, path: str, row: int) -> bytes:
         for group, rows in enumerate(self._group_sizes(path)):
