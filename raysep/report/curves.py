@@ -47,7 +47,7 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
         mean, sd = means[position]
         row = group[0]
         rank = compared.index(position) if position in compared else None
-        se = float(selection.se[rank]) if selection and rank is not None else None
+        se = float(selection.se[rank]) if selection and rank is not None else _own_error(group)
         points.append(
             LayerScore(
                 layer=row["layer"],
@@ -67,6 +67,12 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
         )
     choice = None if best is None else _choice(points, best, last, selection, compared)
     return Curve(protocol=protocol, metric=metric, split=split, step=step, layers=points, choice=choice)
+
+
+def _own_error(group: Sequence[Row]) -> float | None:
+    """The standard error of a layer that is not compared with others: what trials share is not known then."""
+    error: float | None = group[0]["se"] if len(group) == 1 else None
+    return error
 
 
 def _last(layers: Sequence[list[Row]], best: int | None) -> int:
@@ -120,6 +126,7 @@ def _choice(
         g_sd=point.sd,
         interval=point.interval,
         starts_sd=point.starts_sd,
+        shuffled=point.shuffled,
         p_best=point.p_best,
         last_layer=points[last].layer,
         last_g=points[last].mean,

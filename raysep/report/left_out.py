@@ -1,10 +1,11 @@
 """What is missing from a run's answer, in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from raysep.config import RunConfig
 from raysep.finetune.trials import Trial, TrialResult, choose
-from raysep.separability.names import DIAGNOSTIC
+from raysep.report.sentences import counted
+from raysep.separability.names import DIAGNOSTIC, LEAST_IMAGES
 from raysep.separability.table import Row
 
 
@@ -14,6 +15,7 @@ def left_out(
     results: Sequence[TrialResult],
     rows: Sequence[Row],
     unreadable: dict[str, str],
+    sizes: Mapping[str, Mapping[str, int]],
 ) -> Iterable[str]:
     """What failed, was stopped early, can't be read or isn't defined, a line each."""
     ended = {(result.model_id, result.number): result for result in results}
@@ -35,10 +37,10 @@ def left_out(
     if unreadable:
         examples = ", ".join(list(unreadable)[:3])
         yield f"{len(unreadable)} images can't be read and were left out, for example {examples}"
-    yield from _undefined(config, rows)
+    yield from _undefined(config, rows, sizes)
 
 
-def _undefined(config: RunConfig, rows: Sequence[Row]) -> Iterable[str]:
+def _undefined(config: RunConfig, rows: Sequence[Row], sizes: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
     """Scores that aren't defined: metrics that are missing for the same layers in one line."""
     models = {model.id for model in config.models}
     layers_of: dict[tuple[str, str, str, str], set[str]] = {}
@@ -52,5 +54,15 @@ def _undefined(config: RunConfig, rows: Sequence[Row]) -> Iterable[str]:
     for (model_id, split, protocol, names), metrics in together.items():
         where = ", ".join(names) if len(names) < 4 else f"{len(names)} layers"
         verb = "isn't" if len(metrics) == 1 else "aren't"
-        why = "NaN or infinity, or too few images a class"
+        why = _why_undefined(metrics, sizes[split])
         yield f"{model_id}, {split}: {', '.join(metrics)} (protocol {protocol}) {verb} defined for {where} ({why})"
+
+
+def _why_undefined(metrics: Sequence[str], sizes: Mapping[str, int]) -> str:
+    if len(sizes) < 2:
+        return f"there is one class, {next(iter(sizes), 'none')}"
+    needed = min(LEAST_IMAGES.get(metric, 1) for metric in metrics)
+    small = {name: count for name, count in sizes.items() if count < needed}
+    if small:
+        return f"they need {needed} images of each class or more; {counted(small)}"
+    return "NaN or infinity in the embeddings"

@@ -52,6 +52,7 @@ class Choice(Part):
     g_sd: float | None = Field(description="over trials")
     interval: Interval | None = Field(None, description="of that g_i over images")
     starts_sd: float | None = Field(None, description="spread over single k-means starts, which is in no interval")
+    shuffled: float | None = Field(None, description="what chance gives: the same layer with shuffled labels")
     corrected_g: float | None = Field(None, description="layer chosen on one half of the images, scored on the other")
     corrected_interval: Interval | None = None
     p_best: float | None = None

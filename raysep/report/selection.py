@@ -1,4 +1,4 @@
-"""Is the best layer really the best, and what is its g without the luck of having been chosen?
+"""Is the best layer really the best, and what is its g after correction for selection bias?
 
 L layers, T trials, S splits of the images into halves a and b (`separability/halves.py`). A maximum over
 layers on the images that chose it is biased upwards (the winner's curse). So the layer is chosen on one
@@ -28,7 +28,7 @@ class Selection:
         tied: positions of the layers that can't be told from the best at 95 %.
         corrected: g of the chosen layer, on images that didn't choose it.
         corrected_interval: 95 % over images.
-        loss: what the last layer is worse by than the chosen one, without the luck of the choice.
+        loss: what the last layer is worse by than the chosen one, after correction for selection bias.
         loss_interval: 95 % over images.
     """
 

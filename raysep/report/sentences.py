@@ -1,12 +1,16 @@
 """What the numbers say, in words."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from raysep.report.schema import Choice, Findings, Interval, ModelSummary
+from raysep.separability.halves import LEAST_HALVED, can_be_halved
 
+# A chance level that can be taken for a score.
+SHOWN_CHANCE = 0.01
 # Up to so many models every order of them is counted; the usual formula for p is wrong for few.
 EXACT_MODELS = 6
 
@@ -19,6 +23,7 @@ def headline(
     warnings: Sequence[str],
     several_poolings: bool = False,
     protocol: str = "default",
+    uncertain: str = "",
 ) -> str:
     """The answer for one model.
 
@@ -28,18 +33,26 @@ def headline(
         warnings: what is wrong with the best layer.
         several_poolings: whether the layer's name alone doesn't say which one is meant.
         protocol: of the curve; the paper's is a single k-means start.
+        uncertain: why layers are not compared, where they are not.
     """
     if best is None:
         return f"{model}: no layer could be scored."
     where = f"{best.name}, {best.pooling} pooled" if several_poolings else best.name
     text = f"{model}: layer {best.layer} of 0 to {layers - 1} ({where}), with {metric} {best.g:.3f}"
+    if best.shuffled is not None and best.shuffled >= SHOWN_CHANCE:
+        text += f" where chance gives {best.shuffled:.3f}"
     if best.corrected_g is not None:
-        text += f", or {best.corrected_g:.3f} without the luck of the choice"
+        text += f", or {best.corrected_g:.3f} after correction for selection bias"
         if best.corrected_interval is not None:
             text += f" ({_range(best.corrected_interval)})"
-    text += _against_last(best) + _ties(best)
+    else:
+        text += _in_brackets(best.interval)
+    text += _against_last(best) + _ties(best, uncertain)
     if protocol == "paper" and best.starts_sd:
-        text += f" Not in these intervals: the luck of the one k-means start, which varies by {best.starts_sd:.3f}."
+        text += (
+            " Not in these intervals: the one k-means start; the standard deviation over starts is "
+            f"{best.starts_sd:.3f}."
+        )
     if warnings:
         text += f" Beware: of this layer, {'; '.join(warnings)}."
     return text
@@ -123,13 +136,48 @@ def _against_last(best: Choice) -> str:
     return "; the last layer has no score."
 
 
-def _ties(best: Choice) -> str:
+def _ties(best: Choice, uncertain: str) -> str:
     if best.tied_layers is None:
-        return " How sure that is was not computed."
+        return f" Layers were not compared: {uncertain or 'not all of them have scores in every trial'}."
     others = [layer for layer in best.tied_layers if layer != best.layer]
     if not others:
         return " No other layer is tied with it at 95 %."
     return f" Tied with it at 95 %: layer{'s' if len(others) > 1 else ''} {_runs(others)}."
+
+
+def why_uncertain(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
+    """Why layers can't be compared by a metric; empty where they can.
+
+    Args:
+        sizes: images of each class.
+        resamples: of the configuration.
+    """
+    if not resamples:
+        return "score.resamples is 0"
+    counts = np.array(list(sizes.values()))
+    if not can_be_halved(counts):
+        small = {name: count for name, count in sizes.items() if count < LEAST_HALVED}
+        return (
+            f"halves of the images need two classes of {LEAST_HALVED} images or more, and so many on average; "
+            f"{counted(small)}"
+        )
+    shots = int(metric.rpartition("_")[2]) if metric.startswith("few_shot") else 0
+    small = {name: count for name, count in sizes.items() if count < 2 * shots}
+    if small:
+        return f"{metric} on halves of the images needs {2 * shots} images of each class; {counted(small)}"
+    return ""
+
+
+def counted(sizes: Mapping[str, int]) -> str:
+    """Classes and their images, the smallest first.
+
+    >>> counted({"b": 3, "a": 2, "c": 4, "d": 5})
+    'a has 2, b has 3, c has 4, and 1 more class'
+    """
+    ordered = sorted(sizes.items(), key=lambda item: (item[1], item[0]))
+    parts = [f"{name} has {count}" for name, count in ordered[:3]]
+    more = len(ordered) - 3
+    return ", ".join([*parts, *([f"and {more} more class{'es' if more > 1 else ''}"] if more > 0 else [])])
 
 
 def _runs(layers: Sequence[int]) -> str:

@@ -1,5 +1,7 @@
 """The stage: write the summary and the report from what the run has, finished or not."""
 
+from collections import Counter
+
 from raysep import runs, work
 from raysep.context import Run
 from raysep.data import splits
@@ -34,7 +36,7 @@ def perform(run: Run) -> Summary:
     ended = {(result.model_id, result.number): result for result in found.values()}
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
-    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _classes(run), unfinished)
+    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _sizes(run), unfinished)
     ran = [
         Ran(stage=stage, node=node, pieces=int(entry["pieces"]), worker_seconds=entry["seconds"])
         for stage, state in manifest["stages"].items()
@@ -67,10 +69,9 @@ def perform(run: Run) -> Summary:
     return summary
 
 
-def _classes(run: Run) -> dict[str, int]:
-    """The number of classes of each split, and of unseen images, in the first rotation."""
-    found = {}
-    for name in work.splits_of(run.config, run.split):
-        found[name] = len(splits.select(run.split, work.role_of(name))["class_name"].unique())
-    found["unseen_images"] = splits.select(run.split, splits.UNSEEN).num_rows
-    return found
+def _sizes(run: Run) -> dict[str, Counter[str]]:
+    """Images of each class of each split, in the first rotation."""
+    return {
+        name: Counter(splits.select(run.split, work.role_of(name))["class_name"].to_pylist())
+        for name in work.splits_of(run.config, run.split)
+    }

@@ -15,8 +15,11 @@ from raysep.report.curves import curves_of, mean_and_sd
 from raysep.report.health import health_of
 from raysep.report.left_out import left_out
 from raysep.report.schema import Baseline, ModelSummary, Summary, find
-from raysep.report.sentences import findings, headline
+from raysep.report.sentences import findings, headline, why_uncertain
 from raysep.separability.table import Row
+
+# Images of each class of each split.
+Sizes = Mapping[str, Mapping[str, int]]
 
 
 def summarize(
@@ -26,7 +29,7 @@ def summarize(
     results: Sequence[TrialResult],
     manifests: dict[ShardSet, Manifest],
     rows: Sequence[Row],
-    classes: Mapping[str, int],
+    sizes: Sizes,
     unfinished: Sequence[str] = (),
 ) -> Summary:
     """The summary of what a run has, complete or not.
@@ -36,15 +39,14 @@ def summarize(
         trials, results: all trials, and how they ended so far.
         manifests: the shard sets that are there.
         rows: the scores of those.
-        classes: number of classes of each split, and under `unseen_images` that of unseen images.
+        sizes: images of each class of each split.
         unfinished: what the stages before have not done yet, in words.
     """
     by_model: dict[str, list[Row]] = {}
     for row in rows:
         by_model.setdefault(row["model"], []).append(row)
-    counts = {split: count for split, count in classes.items() if split != "unseen_images"}
     models = [
-        _model(config, model, [meta for meta in metas if meta.model.id == model.id], by_model, counts)
+        _model(config, model, [meta for meta in metas if meta.model.id == model.id], by_model, sizes)
         for model in config.models
         if any(meta.model.id == model.id for meta in metas)
     ]
@@ -57,12 +59,12 @@ def summarize(
         name=config.name,
         headline_protocol=config.score.protocols[0],
         headline_metric=config.report.metric,
-        unseen_classes=classes["unseen"],
-        unseen_images=classes["unseen_images"],
+        unseen_classes=len(sizes["unseen"]),
+        unseen_images=sum(sizes["unseen"].values()),
         models=models,
         findings=findings(models, config.report.metric),
         unreadable_images=dict(sorted(unreadable.items())),
-        left_out=[*unfinished, *left_out(config, trials, results, rows, unreadable)],
+        left_out=[*unfinished, *left_out(config, trials, results, rows, unreadable, sizes)],
     )
 
 
@@ -71,9 +73,10 @@ def _model(
     model: ModelConfig,
     metas: Sequence[CheckpointMeta],
     rows: Mapping[str, Sequence[Row]],
-    classes: dict[str, int],
+    sizes: Sizes,
 ) -> ModelSummary:
     own = rows.get(model.id, [])
+    classes = {split: len(of_class) for split, of_class in sizes.items()}
     steps = sorted({meta.step for meta in metas})
     curves = curves_of(own)
     health = health_of(own, classes)
@@ -105,7 +108,16 @@ def _model(
         classes=classes,
         layers=layers,
         best=best,
-        headline=headline(model.id, config.report.metric, best, layers, warnings, several, config.score.protocols[0]),
+        headline=headline(
+            model.id,
+            config.report.metric,
+            best,
+            layers,
+            warnings,
+            several,
+            config.score.protocols[0],
+            why_uncertain(config.report.metric, sizes["unseen"], config.score.resamples),
+        ),
         curves=curves,
         health=health,
         baselines=[Baseline(kind=kind, curves=curves_of(rows[name])) for kind, name in kinds if rows.get(name)],

@@ -24,6 +24,13 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 LOWEST = {"ami": -1.0, "ari": -1.0}
 # Between labels and clusters, and no mean over images.
 CLUSTERINGS = frozenset({"nmi", "ami", "ari"})
+
+# Images that a class must have for a score to be defined, where that is more than one.
+LEAST_IMAGES = {
+    "knn_purity": 2,
+    "linear_probe": 4,
+    **{f"few_shot_{shots}": shots + 1 for shots in (1, 2, 5, 10, 20)},
+}
 # Of a layer itself rather than of how it separates the classes; rows of protocol `diagnostic`.
 DIAGNOSTIC = "diagnostic"
 DIAGNOSTICS = (

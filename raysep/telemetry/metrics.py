@@ -77,7 +77,9 @@ class Metrics:
             "raysep_seen_accuracy_ratio", "Accuracy on seen classes, last step.", ["model"], registry=registry
         )
         self.g = Gauge("raysep_g", "g of the headline metric, last step, unseen.", ["model"], registry=registry)
-        self.corrected_g = Gauge("raysep_corrected_g", "g without the luck of choice.", ["model"], registry=registry)
+        self.corrected_g = Gauge(
+            "raysep_corrected_g", "g after correction for selection bias.", ["model"], registry=registry
+        )
         self.layer_g = Gauge("raysep_layer_g", "g_i of each layer.", ["model", "layer"], registry=registry)
         self.sweep_cells = Gauge("raysep_sweep_cells", "Cells of the sweep.", ["sweep", "state"], registry=registry)
         self.sweep_success = Gauge(

@@ -15,7 +15,7 @@ from raysep.report.curves import mean_and_sd
 from raysep.report.health import health_of
 from raysep.report.html import PAGE, write_report
 from raysep.report.schema import Summary
-from raysep.report.sentences import findings, headline
+from raysep.report.sentences import findings, headline, why_uncertain
 from raysep.report.summary import summarize
 from raysep.storage import Storage
 
@@ -71,7 +71,7 @@ ROWS = [
     )
     for name, value in found.items()
 ]
-CLASSES = {"unseen": 3, "seen": 7, "unseen_images": 533}
+SIZES = {"unseen": {"7": 179, "8": 174, "9": 180}, "seen": dict.fromkeys("0123456", 40)}
 METAS = [
     CheckpointMeta(CONFIG.models[0], list("xyz"), PRE, t, {"learning_rate": 0.1}, t, s, 0.5, 0.8 + 0.1 * t, "sha")
     for t in (0, 1)
@@ -95,7 +95,7 @@ RESULTS = [
 
 @pytest.fixture
 def summary() -> Summary:
-    return summarize(CONFIG, METAS, TRIALS, RESULTS, {}, ROWS, CLASSES)
+    return summarize(CONFIG, METAS, TRIALS, RESULTS, {}, ROWS, SIZES)
 
 
 def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summary):
@@ -160,9 +160,9 @@ def test_a_constant_layer_is_put_down_to_what_the_model_can_have(pooling: str, n
 
 def test_without_halves_there_is_no_certainty_and_that_is_said():
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
-    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES).models[0]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
-    assert "How sure that is was not computed" in model.headline
+    assert "Layers were not compared: not all of them have scores in every trial." in model.headline
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 
@@ -170,7 +170,7 @@ def test_layers_of_one_place_in_several_poolings():
     rows = []
     for r in ROWS[:24]:
         rows += [{**r, "layer": 2 * r["layer"]}, {**r, "layer": 2 * r["layer"] + 1, "pooling": "max", "value": 0.1}]
-    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES).models[0]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert (model.best.layer, model.best.pooling, model.best.last_layer) == (2, "mean", 4)
     assert figures.curves(model, "default").startswith(b"\x89PNG")
 
@@ -190,9 +190,40 @@ def test_deviations_are_of_the_population_and_unknown_for_one_trial():
 
 def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
     rows = [{**r, "value": None if r["layer"] == 1 else r["value"]} for r in ROWS]
-    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES)
+    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES)
     assert summary.models[0].best.layer == 2
-    assert any("nmi, nn1 (protocol default) aren't defined for l1" in item for item in summary.left_out)
+    expected = "nmi, nn1 (protocol default) aren't defined for l1 (NaN or infinity in the embeddings)"
+    assert any(expected in item for item in summary.left_out)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sizes", "resamples", "why"),
+    [
+        ("nmi", {"a": 9, "b": 9}, 200, ""),
+        ("nmi", {"a": 9, "b": 9}, 0, "score.resamples is 0"),
+        ("nmi", {"a": 250, "b": 2, "c": 30}, 200, ""),
+        ("nmi", {"heron": 2, "b": 30}, 200, "heron has 2"),
+        ("nmi", dict.fromkeys("abcdefgh", 3), 200, "a has 3, b has 3, c has 3, and 5 more classes"),
+        ("few_shot_5", {"a": 30, "egret": 8}, 200, "few_shot_5 on halves of the images needs 10 images of each class"),
+    ],
+)
+def test_why_layers_are_not_compared_names_the_class(metric: str, sizes: dict, resamples: int, why: str):
+    assert (why in why_uncertain(metric, sizes, resamples)) if why else not why_uncertain(metric, sizes, resamples)
+
+
+def test_what_is_not_defined_names_the_class_that_is_too_small():
+    rows = [{**r, "value": None if r["metric"] == "nn1" else r["value"]} for r in ROWS]
+    rows = [{**r, "metric": "linear_probe"} if r["metric"] == "nn1" else r for r in rows]
+    sizes = {"unseen": {"heron": 3, "b": 40}, "seen": {"c": 4, "d": 9}}
+    left = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, sizes).left_out
+    assert any("linear_probe (protocol default) isn't defined" in item and "heron has 3" in item for item in left)
+
+
+def test_a_layer_without_halves_keeps_its_own_interval():
+    rows = [{**r, "halves": None} for r in ROWS if r["trial"] == 0]
+    model = summarize(CONFIG, METAS[:2], TRIALS[:1], RESULTS[:1], {}, rows, SIZES).models[0]
+    assert model.best.corrected_g is None
+    assert model.best.interval[0] < model.best.g < model.best.interval[1]
 
 
 def test_the_report_is_whole_and_reads_back(summary: Summary, tmp_path: Path):
@@ -214,18 +245,25 @@ def test_the_report_is_whole_and_reads_back(summary: Summary, tmp_path: Path):
 
 def test_headlines(summary: Summary):
     best = summary.models[0].best
-    assert headline("a", "nmi", best, 3, []).startswith("a: layer 1 of 0 to 2 (l1), with nmi 0.500, or 0.")
+    start = "a: layer 1 of 0 to 2 (l1), with nmi 0.500 where chance gives 0.100, or 0."
+    assert headline("a", "nmi", best, 3, []).startswith(start)
+    low = best.model_copy(update={"shuffled": 0.004})
+    assert headline("a", "nmi", low, 3, []).startswith("a: layer 1 of 0 to 2 (l1), with nmi 0.500, or 0.")
     assert headline("a", "nmi", best, 3, []).endswith("No other layer is tied with it at 95 %.")
     tied = best.model_copy(update={"tied_layers": [0, 1, 2], "loss": 0.19, "loss_interval": (0.15, 0.23)})
     text = headline("a", "nmi", tied, 3, [])
     assert "the last layer is worse by 0.190 (95 % interval 0.150 to 0.230). Tied with it at 95 %: layers 0, 2." in text
     last = best.model_copy(update={"layer": 2, "tied_layers": None})
-    assert "it is the last one. How sure that is was not computed." in headline("a", "nmi", last, 3, [])
+    text = headline("a", "nmi", last, 3, [], uncertain="score.resamples is 0")
+    assert "it is the last one. Layers were not compared: score.resamples is 0." in text
+    # The score's own interval is told where nothing else is.
+    alone = best.model_copy(update={"corrected_g": None, "tied_layers": None})
+    assert f"(95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f})" in headline("a", "nmi", alone, 3, [])
     pooled = best.model_copy(update={"pooling": "max"})
     assert "(l1, max pooled)" in headline("a", "nmi", pooled, 3, [], several_poolings=True)
     assert headline("a", "nmi", None, 3, []) == "a: no layer could be scored."
     paper = headline("a", "nmi", best, 3, [], protocol="paper")
-    assert paper.endswith("Not in these intervals: the luck of the one k-means start, which varies by 0.010.")
+    assert paper.endswith("the one k-means start; the standard deviation over starts is 0.010.")
     assert "the last layer is no worse" in headline("a", "nmi", best.model_copy(update={"loss": -0.003}), 3, [])
 
 
@@ -288,13 +326,13 @@ def test_there_is_no_figure_of_what_is_not_there(summary: Summary):
 
 def test_a_curve_over_labelled_images():
     rows = [{**r, "metric": f"few_shot_{n}"} for n in (1, 5) for r in ROWS if r["metric"] == "nmi"]
-    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, ROWS + rows, CLASSES).models[0]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, ROWS + rows, SIZES).models[0]
     assert overview.few_shot(model, "default").startswith(b"\x89PNG")
 
 
 def test_a_report_of_a_run_whose_last_step_is_not_scored_yet(tmp_path: Path):
     rows = [row for row in ROWS if row["step"] == 0]
-    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, CLASSES, ["not scored yet"])
+    summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES, ["not scored yet"])
     assert summary.models[0].best is None
     write_report(Storage(str(tmp_path)), summary)
     assert "no layer could be scored" in (tmp_path / PAGE).read_text()
