@@ -32,7 +32,9 @@ def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
                 others[domain.name] = other.records()
             except ConfigError as error:
                 raise ConfigError([f"data.domains, {domain.name}: {problem}" for problem in error.problems]) from None
-    return readers, draw_split(source.records(), data.split, data.max_per_class, data.domains, others)
+    return readers, draw_split(
+        source.records(), data.split, data.max_per_class, data.domains, others, data.min_per_class
+    )
 
 
 def check_models(models: list[ModelConfig]) -> None:

@@ -4,25 +4,25 @@
 `null` mean what they mean there.
 """
 
-import difflib
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysep.config import RunConfig
+from raysep.config.problems import in_words
 from raysep.errors import ConfigError
 
 Key = tuple[str | int, ...]
 MOST_VALUES = 100_000
 M = TypeVar("M", bound=BaseModel)
 
-# How pydantic calls the members of the unions in `config/`.
-UNION_TAGS = {"number", "grid", "space", "digits", "image_folder", "parquet", "huggingface", "cifar100"}
+# Lists of class names: `007` and `yes` in them are text.
+NAME_LISTS = (("split", "unseen"), ("split", "seen"))
 
 
 def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = None) -> RunConfig:
@@ -37,7 +37,8 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
 def read_yaml(path: str) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError([f"can't be read: {error.strerror or error}"], path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -46,7 +47,25 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
     if not _is_small(values):
         raise ConfigError([f"more than {MOST_VALUES} values once its aliases are followed, or one within itself"], path)
-    return values
+    found: dict[str, Any] = _with_names(values, yaml.load(text, yaml.BaseLoader))
+    return found
+
+
+def _with_names(value: Any, written: Any, key: tuple[str, ...] = ()) -> Any:
+    """A value of YAML, with the class names in it as they are written.
+
+    Args:
+        written: the same value with all scalars as text.
+        key: where it is.
+    """
+    if key[-3:-1] in NAME_LISTS and isinstance(written, str):
+        return written
+    if isinstance(value, dict) and isinstance(written, dict):
+        # Keys of overrides have dots in them.
+        return {k: _with_names(v, written.get(k), (*key, *str(k).split("."))) for k, v in value.items()}
+    if isinstance(value, list) and isinstance(written, list):
+        return [_with_names(v, w, (*key, str(n))) for n, (v, w) in enumerate(zip(value, written, strict=True))]
+    return value
 
 
 def _is_small(values: Any) -> bool:
@@ -78,8 +97,8 @@ def config_of_options(
         model: name of a timm model, evaluated as it is.
         weights: a safetensors file; timm's own weights if unset.
         data: a directory of a directory for each class.
-        unseen: class names with commas between them, or `all`; unset: all, or what the directory says itself
-            where it is split into train, test and unseen.
+        unseen: class names with commas between them, in double quotes those that have commas; or `all`; unset: all, or
+            what the directory says itself where it is split into train, test and unseen.
         overrides, run_dir: as for `load_config`.
 
     Raises:
@@ -94,7 +113,9 @@ def config_of_options(
     from raysep.data.parts import has_unseen_part
 
     if unseen is not None or not has_unseen_part(data):
-        names = [name.strip() for name in (unseen or "all").split(",") if name.strip()]
+        # In quotes a name may have commas and blanks of its own.
+        quoted = next(csv.reader([unseen or "all"], skipinitialspace=True), [])
+        names = [name if '"' in (unseen or "") else name.strip() for name in quoted if name.strip()]
         values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
     return _build(values, overrides, run_dir, "options")
 
@@ -117,7 +138,7 @@ def validated(kind: type[M], values: Mapping[str, Any], source: str) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_in_words(item, kind) for item in error.errors()], source) from None
+        raise ConfigError(in_words(error.errors(), values, kind), source) from None
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -157,8 +178,8 @@ def apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError([f"expected key=value, as in models.0.name=resnet18; got {override!r}"], "override")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _with_names({key: yaml.safe_load(text)}, {key: yaml.load(text, yaml.BaseLoader)})[key]
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{override}: the value is not YAML: {' '.join(str(error).split())}"], "override") from None
     put(values, key, value)
 
@@ -185,50 +206,3 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
                 place = place[part]
         else:
             raise ConfigError([f"{key}: {where} is the value {place!r}, it has no keys"], "override")
-
-
-def _in_words(item: Any, root: type[BaseModel]) -> str:
-    """One pydantic error as a line: where, what was expected, what came."""
-    place: Key = item["loc"]
-    where = ".".join(str(part) for part in _without_tags(place)) or "configuration"
-    if item["type"] == "extra_forbidden":
-        known = _keys_at(place[:-1], root)
-        close = difflib.get_close_matches(str(place[-1]), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"{where}: unknown key.{hint} The keys here are {', '.join(known)}."
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    came = item.get("input")
-    if item["type"] in {"missing", "value_error", "union_tag_invalid"} or isinstance(came, Mapping | BaseModel):
-        return f"{where}: {message}"
-    return f"{where}: {message}, got {came!r}"
-
-
-def _without_tags(place: Key) -> Key:
-    """A path as the YAML has it: pydantic names the chosen member of a union in between."""
-    return tuple(part for part in place if part not in UNION_TAGS)
-
-
-def _keys_at(place: Key, root: type[BaseModel]) -> list[str]:
-    """The valid keys of the section at a place."""
-    sections: list[type[BaseModel]] = [root]
-    for part in place:
-        if part in UNION_TAGS:
-            sections = [s for s in sections if _tag(s) in {part, None}]
-        elif isinstance(part, str):
-            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-            sections = [found for field in fields for found in _sections(field.annotation)]
-    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
-
-
-def _tag(section: type[BaseModel]) -> str | None:
-    kind = section.model_fields.get("kind")
-    return str(get_args(kind.annotation)[0]) if kind is not None else None
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in {Union, UnionType, list} or hasattr(annotation, "__metadata__"):
-        return [found for inner in get_args(annotation) for found in _sections(inner)]
-    return []

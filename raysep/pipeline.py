@@ -125,9 +125,9 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current.storage)
         if not begun:
-            remarks = inventory.remarks_of(
-                config.data, current.readers, inventory.look(config.data, current.readers, current.split)
-            )
+            looked = inventory.look(config.data, current.readers, current.split)
+            inventory.check_readable(config.data, looked)
+            remarks = inventory.remarks_of(config.data, current.readers, current.split, looked)
             runs.begin(current.storage, config, current.split, remarks)
         telemetry.journal.keep_in(current.storage)
         runs.record_machines(current.storage, cluster.kinds)

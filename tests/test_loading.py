@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raysep.config import RunConfig
 from raysep.errors import ConfigError
-from raysep.loading import build_config, differences, load_config, put, to_yaml
+from raysep.loading import build_config, config_of_options, differences, load_config, put, to_yaml
 from tests.conftest import REPOSITORY
 
 DIGITS = {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}}
@@ -223,3 +223,73 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any):
             assert isinstance(build_config(values), RunConfig)
         except ConfigError as error:
             assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("[yes, no]", ["yes", "no"]),
+        ("[007, 7]", ["007", "7"]),
+        ("[0x1F, 1e3, 1.10, 1_000]", ["0x1F", "1e3", "1.10", "1_000"]),
+        ("[2026-01-01, 12:30]", ["2026-01-01", "12:30"]),
+        ("[null, ~, on, True]", ["null", "~", "on", "True"]),
+        ("['no', \"8\", grey heron]", ["no", "8", "grey heron"]),
+        ("\n      - yes\n      - .5", ["yes", ".5"]),
+    ],
+)
+def test_names_of_classes_are_text_as_it_is_written(written: str, names: list[str], tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"data:\n  source: {{kind: digits}}\n  split:\n    unseen: {written}\n"
+        "models: [{name: resnet18, pretrained: false}]\n"
+    )
+    assert load_config(str(path)).data.split.unseen == names
+    # The resolved configuration says the same.
+    path.write_text(to_yaml(load_config(str(path))))
+    assert load_config(str(path)).data.split.unseen == names
+
+
+@pytest.mark.parametrize("override", ["data.split.unseen=[yes, 007]", "data.split={unseen: [yes, 007]}"])
+def test_names_of_classes_in_overrides_are_text(override: str, file: str):
+    assert load_config(file, [override]).data.split.unseen == ["yes", "007"]
+
+
+def test_one_name_of_a_list_may_be_overridden(file: str):
+    assert load_config(file, ["data.split.unseen=[a, b]", "data.split.unseen.1=no"]).data.split.unseen == ["a", "no"]
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None])
+def test_names_that_are_no_text_are_refused_with_what_to_do(value: Any):
+    (found,) = problems(base(data={"source": {"kind": "digits"}, "split": {"unseen": ["a", value]}}))
+    assert found == f"data.split.unseen.1: expected the name of a class as text, got {value!r}: put it in quotes"
+
+
+def test_options_take_names_with_commas_in_quotes():
+    config = config_of_options("resnet18", None, "photos", '"red, ripe",green')
+    assert config.data.split.unseen == ["red, ripe", "green"]
+    assert config_of_options("resnet18", None, "photos", "red , green").data.split.unseen == ["red", "green"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("data.split.unseen", 5, "data.split.unseen: expected a list, or 'all', got 5"),
+        ("data.split", [1], "data.split: expected keys and values, got [1]"),
+        ("data.source", {}, "expected the key `kind`, one of digits, image_folder, parquet, huggingface, cifar100"),
+        ("data.source", {"kind": "x"}, "data.source: expected the kind 'digits', 'image_folder'"),
+        ("models.0", "resnet", "models.0: expected keys and values, got 'resnet'"),
+        ("models.0.layers", [1], "models.0.layers.0: expected text, got 1: put it in quotes"),
+        ("models.0.name", 2026, "models.0.name: expected text, got 2026: put it in quotes"),
+        ("models.0.pretrained", 3, "models.0.pretrained: expected true or false, got 3; expected text, got 3"),
+        ("finetune", {"steps": True}, "finetune: `steps` can't be true or false"),
+        ("finetune", {"seeds": [True]}, "finetune: `seeds` can't be true or false"),
+        ("finetune", {"learning_rate": True}, "finetune: `learning_rate` can't be true or false"),
+        ("report", None, "report: expected keys and values, got null"),
+    ],
+)
+def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expected: str):
+    values = base()
+    put(values, key, value)
+    found = "\n".join(problems(values))
+    assert expected in found
+    assert not re.search(r"Config|Section|function-|literal\[|list\[|pydantic|input should", found)

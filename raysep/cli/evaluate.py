@@ -207,7 +207,8 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
             with connection(may_add=loaded.compute.addable) as cluster:
                 planning.check(loaded.compute, cluster)
         looked = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
-        remarks = inventory.remarks_of(loaded.data, readers, looked)
+        inventory.check_readable(loaded.data, looked)
+        remarks = inventory.remarks_of(loaded.data, readers, split, looked)
     typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")
     if loaded.data.rotations > 1:
         typer.echo(f"of {loaded.data.rotations} rotations, the first:")

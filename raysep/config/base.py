@@ -2,15 +2,22 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 Dtype = Literal["float32", "float16"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-# Class names are strings even where YAML reads a number: `unseen: [7, 8, 9]`.
-ClassName = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)]
+
+def _class_name(value: Any) -> Any:
+    # From a file they come as they are written (`loading.py`); other callers may give whole numbers.
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise ValueError(f"expected the name of a class as text, got {value!r}: put it in quotes")
+
+
+ClassName = Annotated[str, BeforeValidator(_class_name)]
 
 
 def repeated(names: Iterable[str]) -> list[str]:
@@ -22,3 +29,20 @@ class Section(BaseModel):
     """A frozen part of the configuration that refuses keys it doesn't know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """YAML reads `yes` and `on` as true, which would count as 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            items = value if isinstance(value, list) else [value]
+            if field is None or _takes_truth(field.annotation) or not any(isinstance(item, bool) for item in items):
+                continue
+            raise ValueError(f"`{key}` can't be true or false, which yes, no, on and off mean as well")
+        return values
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether values of a type may be true or false, or are not looked at here."""
+    return annotation in (bool, Any, str) or any(_takes_truth(inner) for inner in get_args(annotation))

@@ -145,6 +145,9 @@ class DataConfig(Section):
     source: SourceConfig
     split: SplitConfig | None = Field(None, description="leave out where the source is a split already")
     max_per_class: CapConfig = CapConfig()
+    min_per_class: int = Field(
+        1, ge=1, description="classes with fewer images are left out, and named; 4 keeps all scores defined"
+    )
     domains: list[DomainConfig] = Field(default_factory=list)
     bit_depth: int | None = Field(
         None,

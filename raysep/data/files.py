@@ -1,7 +1,7 @@
 """Which files of a tree are taken: by name, else by their first bytes; and what is left aside, by suffix."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raysep.data.formats import (
@@ -18,6 +18,8 @@ from raysep.data.formats import (
 from raysep.retries import may_pass
 from raysep.storage import Storage
 
+# Of what a message shows.
+EXAMPLES = 3
 # What systems and programs leave behind, beside all that is hidden by a dot (.DS_Store, ._x.jpg, .ipynb_checkpoints).
 SYSTEM_NAMES = frozenset(
     {
@@ -142,3 +144,13 @@ def _head(storage: Storage, path: str) -> bytes | None:
         if may_pass(error):
             raise
         return None
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Some of the names, each on one line, and that there are more.
+
+    >>> in_short(["a", "b", "c", "d"])
+    'a, b, c, ...'
+    """
+    shown = [name.replace("\n", "\\n") for name in names[:EXAMPLES]]
+    return ", ".join([*shown, *(["..."] if len(names) > EXAMPLES else [])])

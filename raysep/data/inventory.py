@@ -1,6 +1,7 @@
 """What a run will use, and what its images warn of, from the split and a look at a few images of each role."""
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +20,18 @@ from raysep.data.decoding import (
     spread,
     to_mode,
 )
+from raysep.data.files import in_short
 from raysep.data.sources import GivenBits, Reader, Remarks, Source
-from raysep.data.sources.folders import in_short
-from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, select
+from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, in_code, left_out, select
+from raysep.errors import ConfigError
 from raysep.retries import may_pass
 
 # Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
 SAMPLE, LARGE_SAMPLE = 32, 256
 # Classes, from the first and from the last, and ids that are shown.
 CLASSES_SHOWN, IDS_SHOWN = 5, 3
-# With fewer images of a class no halves can be drawn, and intervals are left out.
-MIN_FOR_INTERVALS = 4
+# Fewer images of a class leave scores of the run undefined.
+LEAST_HALVED = 4
 # Values that stay below this share of white leave two bits unused: no camera's images do by themselves.
 UNUSED = 0.25
 EXACT = ("PNG", "TIFF", "BMP")
@@ -131,17 +133,29 @@ def look(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, sampl
     return found
 
 
-def remarks_of(data: DataConfig, readers: Mapping[str, Reader], looked: Sequence[Looked]) -> Remarks:
+def check_readable(data: DataConfig, looked: Sequence[Looked]) -> None:
+    """Raise ConfigError where no image of a role that was looked at can be read, and some must be."""
+    problems = [
+        f"data: none of {len(role.ids)} images of {role.role} that were looked at can be read: "
+        + in_short([f"{image_id} ({why})" for image_id, why in sorted(role.unreadable.items())])
+        for role in looked
+        if role.ids and len(role.unreadable) == len(role.ids) and data.max_failed_share < 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def remarks_of(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, looked: Sequence[Looked]) -> Remarks:
     """What there is to say of the images of a run: what was left out, how it was understood, and warnings."""
-    left_out, notes = list[str](), list[str]()
+    skipped, notes = left_out(split), list[str]()
     named = [("", UNSEEN), *((f"data.domains, {domain.name}: ", domain.name) for domain in data.domains)]
     for where, role in named:
         reader = readers[role]
         if isinstance(reader, Source):
             remarks = reader.remarks()
-            left_out += [where + sentence for sentence in remarks.left_out]
+            skipped += [where + sentence for sentence in remarks.left_out]
             notes += [where + sentence for sentence in remarks.notes]
-    return Remarks(tuple(left_out), (*notes, *warnings(data, looked)))
+    return Remarks(tuple(skipped), (*notes, *warnings(data, looked)))
 
 
 def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
@@ -164,11 +178,18 @@ def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
                 f"{in_short(role.several)}"
             )
         yield from _unused_bits(role, data.bit_depth)
-        tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < MIN_FOR_INTERVALS]
+        alike: dict[str, list[str]] = {}
+        for name in sorted(role.classes):
+            alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        pairs = [" and ".join(in_code(name) for name in names) for names in alike.values() if len(names) > 1]
+        if pairs:
+            yield f"classes of {role.role} whose names hardly differ, each counted for itself: {in_short(pairs)}"
+        tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < LEAST_HALVED]
         if tiny and role.role != SEEN_TRAIN:
             yield (
-                f"classes of {role.role} with under {MIN_FOR_INTERVALS} images, too few for intervals: {len(tiny)} of "
-                f"{len(role.classes)}: {in_short(tiny)}"
+                f"classes of {role.role} with under {LEAST_HALVED} images: {len(tiny)} of {len(role.classes)}: "
+                f"{in_short(tiny)}; some scores are not defined with them"
+                + ("" if role.role == SEEN_TEST else f" (data.min_per_class: {LEAST_HALVED} leaves them out)")
             )
     yield from _doubled(data, looked)
 

@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import io
+import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysep.config import CapConfig, DomainConfig, SplitConfig
+from raysep.data.files import in_short
 from raysep.data.sources import Record
 from raysep.errors import ConfigError
 
@@ -33,6 +36,8 @@ SCHEMA = pa.schema(
 ROLE_OF_PART = {"train": SEEN_TRAIN, "test": SEEN_TEST, "unseen": UNSEEN}
 # A class must leave something on each side of what is done with it.
 MIN_SEEN, MIN_UNSEEN = 3, 2
+# Under this key of a table's metadata is what was left out.
+LEFT_OUT = b"raysep.left_out"
 # A record, and the role that it has in one rotation.
 Placed = tuple[Record, str]
 
@@ -43,6 +48,7 @@ def draw_split(
     caps: CapConfig | None = None,
     domains: Sequence[DomainConfig] = (),
     others: Mapping[str, Sequence[Record]] | None = None,
+    least: int = 1,
 ) -> pa.Table:
     """Give each image its role and its label, in each rotation.
 
@@ -56,13 +62,22 @@ def draw_split(
         caps: how many images of a class are kept; all if unset.
         domains: further images that are evaluated.
         others: the images of each domain that has a source of its own.
+        least: images that a class must have: smaller ones are left out, also where `config` names them.
 
     Returns:
         A table of `SCHEMA`, sorted by rotation, role and image_id. The same arguments always give the same.
+        `left_out` has what was left out of it.
 
     Raises:
         ConfigError: with every reason why no split can be drawn.
     """
+    records, small = _of_large_classes(records, least)
+    too_small = {"": small}
+    if config is not None:
+        config = _with_known_names(config, sorted({record.class_name for record in records}), set(small))
+    large: dict[str, Sequence[Record]] = {}
+    for name, images in (others or {}).items():
+        large[name], too_small[f"data.domains, {name}: "] = _of_large_classes(images, least)
     parts = {record.part for record in records}
     if "unseen" in parts and config is not None:
         raise ConfigError(
@@ -77,7 +92,7 @@ def draw_split(
         problems += [*_problems(placed), *_untrained(placed)]
         for domain in domains:
             if domain.source is not None:
-                images = (others or {}).get(domain.name, [])
+                images = large.get(domain.name, [])
                 if len({record.class_name for record in images}) < 2:
                     problems.append(f"data.domains, {domain.name}: 2 classes or more can be told apart")
                 placed += [(record, domain.name) for record in images]
@@ -90,7 +105,29 @@ def draw_split(
         tables.append(_table(placed, rotation))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return pa.concat_tables(tables)
+    sentences = [
+        f"{where}{len(small)} classes with fewer images than data.min_per_class = {least}: {in_short(_counts(small))}"
+        for where, small in too_small.items()
+        if small
+    ]
+    return pa.concat_tables(tables).replace_schema_metadata({LEFT_OUT: json.dumps(sentences)})
+
+
+def left_out(split: pa.Table) -> list[str]:
+    """What `draw_split` left out, a sentence each. Not kept in the file of a split."""
+    sentences: list[str] = json.loads((split.schema.metadata or {}).get(LEFT_OUT, b"[]"))
+    return sentences
+
+
+def _of_large_classes(records: Sequence[Record], least: int) -> tuple[Sequence[Record], dict[str, int]]:
+    """The images of classes that have enough of them, and the sizes of the others."""
+    sizes = Counter(record.class_name for record in records)
+    small = {name: count for name, count in sizes.items() if count < least}
+    return [record for record in records if record.class_name not in small] if small else records, small
+
+
+def _counts(sizes: Mapping[str, int]) -> list[str]:
+    return [f"{name} ({count})" for name, count in sorted(sizes.items())]
 
 
 def hold_out(labels: NDArray[np.int32], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -187,7 +224,6 @@ def _untrained(placed: Sequence[Placed]) -> list[str]:
 def _unseen_classes(records: Sequence[Record], config: SplitConfig) -> list[set[str]]:
     """The unseen classes of each rotation."""
     classes = sorted({record.class_name for record in records})
-    _refuse_unknown(classes, unseen=config.unseen if isinstance(config.unseen, list) else [], seen=config.seen or [])
     if config.unseen == "all":
         return [set(classes)]
     if config.unseen is not None:
@@ -239,15 +275,43 @@ def _capped(placed: Sequence[Placed], caps: CapConfig, seed: int) -> list[Placed
     return kept
 
 
-def _refuse_unknown(classes: list[str], **asked: Sequence[str]) -> None:
-    problems = []
-    for key, names in asked.items():
+def _with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -> SplitConfig:
+    """The names of classes as the data has them, without those of classes that are left out.
+
+    Raises ConfigError for names that no class has. A name in another form of Unicode is the same name: file systems
+    and editors change them (Unicode Standard Annex 15).
+    """
+    problems, update = [], {}
+    forms: dict[str, list[str]] = {}
+    for name in [*classes, *small]:
+        forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    for key, names in (("unseen", config.unseen), ("seen", config.seen)):
+        if not isinstance(names, list):
+            continue
+        known = []
         for name in names:
-            if name not in classes:
-                close = difflib.get_close_matches(name, classes, n=3) or classes[:10]
-                problems.append(f"data.split.{key}: no class {name!r} in the data; there are {', '.join(close)}")
+            same = [name] if name in classes or name in small else forms.get(unicodedata.normalize("NFC", name), [])
+            if len(same) == 1:
+                known += [same[0]] if same[0] not in small else []
+            else:
+                close = same or difflib.get_close_matches(name, classes, n=3, cutoff=0.5) or classes[:10]
+                problems.append(
+                    f"data.split.{key}: no class {in_code(name)} in the data; there are "
+                    + ", ".join(in_code(other) for other in close)
+                )
+        update[key] = known
     if problems:
         raise ConfigError(problems)
+    return config.model_copy(update=update)
+
+
+def in_code(name: str) -> str:
+    r"""A name so that no other one looks the same: what is no ASCII is spelt out as well.
+
+    >>> in_code("heron") + in_code("caf\u00e9")
+    "'heron''café' ('caf\\xe9')"
+    """
+    return repr(name) if ascii(name) == repr(name) else f"{name!r} ({name!a})"
 
 
 def _problems(placed: Sequence[Placed]) -> list[str]:
@@ -258,12 +322,15 @@ def _problems(placed: Sequence[Placed]) -> list[str]:
         problems.append(f"data: 2 unseen classes or more can be told apart, got {len(unseen)}")
     for name, count in sorted(unseen.items()):
         if count < MIN_UNSEEN:
-            problems.append(f"data: the unseen class {name!r} has {count} image, expected {MIN_UNSEEN} or more")
+            problems.append(
+                f"data: the unseen class {name!r} has {count} image, expected {MIN_UNSEEN} or more; "
+                f"data.min_per_class: {MIN_UNSEEN} leaves such classes out"
+            )
     for name, count in sorted(seen.items()):
         if count < MIN_SEEN:
             problems.append(
                 f"data: the seen class {name!r} has {count} images, expected {MIN_SEEN} or more "
-                "(train, validation, test)"
+                f"(train, validation, test); data.min_per_class: {MIN_SEEN} leaves such classes out"
             )
     doubled = [name for name, count in Counter(record.image_id for record, _ in placed).items() if count > 1]
     if doubled:

@@ -27,7 +27,7 @@ def data_of(root: Path, **values: Any) -> DataConfig:
 def said(data: DataConfig) -> list[str]:
     readers, split = checks.check_images(data)
     looked = inventory.look(data, readers, split)
-    return list(inventory.lines(looked, inventory.remarks_of(data, readers, looked)))
+    return list(inventory.lines(looked, inventory.remarks_of(data, readers, split, looked)))
 
 
 def save(root: Path, name: str, pixels: np.ndarray, kind: str = "PNG") -> None:
@@ -61,7 +61,8 @@ def test_everything_that_will_be_used_is_said(tmp_path: Path):
         "  11 images looked at: 16 x 16 (10), 30 x 20 (1); PNG RGB (10), JPEG L (1)",
         "left out: files that are no images that can be decoded: 2 .txt",
         "left out: files that are hidden, or left behind by a system: 1",
-        "note: classes of seen_test with under 4 images, too few for intervals: 10 of 10: c (1), d (1), e (1), ...",
+        "note: classes of seen_test with under 4 images: 10 of 10: c (1), d (1), e (1), ...; "
+        "some scores are not defined with them",
         "note: 1 of 11 images of unseen that were looked at: of one colour: a/100.jpg",
     ]
     everything = said(data_of(tmp_path, split={"unseen": "all"}))

@@ -280,7 +280,7 @@ def test_huggingface_names_what_is_missing(tree: Path, tmp_path: Path):
     path = str(tmp_path / "source")
     with pytest.raises(ConfigError, match="no column picture; there are image, label"):
         HuggingFace(HuggingFaceSource(kind="huggingface", path=path, image_column="picture")).records()
-    with pytest.raises(ConfigError, match="split none, can't be loaded"):
+    with pytest.raises(ConfigError, match="has no split none; there are train"):
         HuggingFace(HuggingFaceSource(kind="huggingface", path=path, split="none")).records()
 
 

@@ -155,3 +155,52 @@ def test_domains_are_roles_of_their_own():
         splits.draw_split(FIVE, SplitConfig(unseen="all"), None, [seen_noise])
     with pytest.raises(ConfigError, match=r"other: 2 classes or more"):
         splits.draw_split(FIVE, SplitConfig(unseen=["d", "e"]), None, [other], {"other": records({"a": 4})})
+
+
+def test_small_classes_are_left_out_and_named():
+    records = [
+        Record(f"{name}{n}", name) for name, count in (("a", 5), ("b", 4), ("c", 9), ("d", 3)) for n in range(count)
+    ]
+    table = splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]), least=4)
+    assert set(table["class_name"].to_pylist()) == {"a", "b", "c"}
+    assert splits.left_out(table) == ["1 classes with fewer images than data.min_per_class = 4: d (3)"]
+    assert splits.left_out(splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]))) == []
+    with pytest.raises(ConfigError, match="2 unseen classes or more can be told apart, got 1"):
+        splits.draw_split(records, SplitConfig(unseen=["a", "d"]), least=4)
+    with pytest.raises(ConfigError, match="'d' has 1 image, expected 2 or more; data\.min_per_class: 2 leaves"):
+        splits.draw_split([*records[:18], Record("d0", "d")], SplitConfig(unseen=["a", "d"]))
+
+
+def test_small_classes_of_a_domain_are_left_out():
+    domain = DomainConfig.model_validate({"name": "other", "source": {"kind": "digits"}})
+    others = {"other": [Record(f"{name}{n}", name) for name in "xyz" for n in range(3 if name == "z" else 5)]}
+    table = splits.draw_split(FIVE, SplitConfig(unseen=["a", "b"]), None, [domain], others, least=4)
+    assert set(splits.select(table, "other")["class_name"].to_pylist()) == {"x", "y"}
+    assert "data.domains, other: 1 classes with fewer images" in splits.left_out(table)[0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "existing", "shown"),
+    [
+        # A Cyrillic letter, a blank that does not break, a full-width digit.
+        ("cаt", "cat", r"no class 'cаt' ('c\u0430t') in the data; there are 'cat'"),
+        ("grey heron", "grey\xa0heron", r"no class 'grey heron' in the data; there are 'grey\xa0heron'"),
+        ("７", "7", r"no class '７' ('\uff17') in the data"),
+        ("heron ", "heron", "no class 'heron ' in the data; there are 'heron'"),
+        ("heron", "he\u200bron", r"no class 'heron' in the data; there are 'he\u200bron'"),
+    ],
+)  # fmt: skip
+def test_names_that_look_the_same_are_told_apart_in_messages(wanted: str, existing: str, shown: str):
+    records = [Record(f"{name}{n}", name) for name in (existing, "b", "c") for n in range(5)]
+    with pytest.raises(ConfigError) as caught:
+        splits.draw_split(records, SplitConfig(unseen=[wanted, "b"]))
+    assert shown in str(caught.value)
+
+
+def test_a_name_in_another_form_of_unicode_is_the_same_name():
+    # As a Mac's file system has it, and as an editor writes it.
+    records = [Record(f"{name}{n}", name) for name in ("cafe\u0301", "b", "c") for n in range(5)]
+    table = splits.draw_split(records, SplitConfig(unseen=["caf\u00e9", "b"]))
+    assert set(splits.select(table, "unseen")["class_name"].to_pylist()) == {"cafe\u0301", "b"}
+    both = [*records, *(Record(f"x{n}", "caf\u00e9") for n in range(5))]
+    assert splits.draw_split(both, SplitConfig(unseen=["caf\u00e9", "b"])).num_rows == 20

@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raysep.data.files import in_words
+from raysep.data.files import EXAMPLES, in_short, in_words
 from raysep.data.parts import PARTS, parts_of
 
-# Of what a message shows.
-EXAMPLES = 3
 EXPECTED = ("<class>/<image>", "{train,test,unseen}/<class>/<image>")
 
 
@@ -178,16 +176,6 @@ class Layout:
                 lines.append(f"{indent}...")
         found = "".join(f"\n        {line}" for line in lines)
         return f"\n      found:{found}\n      expected: {root}/" + f", or {root}/".join(EXPECTED)
-
-
-def in_short(names: Sequence[str]) -> str:
-    """Some of the names, each on one line, and that there are more.
-
-    >>> in_short(["a", "b", "c", "d"])
-    'a, b, c, ...'
-    """
-    shown = [name.replace("\n", "\\n") for name in names[:EXAMPLES]]
-    return ", ".join([*shown, *(["..."] if len(names) > EXAMPLES else [])])
 
 
 def _outer(place: str) -> Iterator[str]:

@@ -4,8 +4,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from raysep.config import HuggingFaceSource
 from raysep.data.sources.base import Record, Source, encode
+from raysep.data.sources.columns import class_names, column_problems, names_in
 from raysep.errors import ConfigError
 
 
@@ -29,25 +32,15 @@ class HuggingFace(Source):
     def records(self) -> list[Record]:
         """Every row. Labels of a ClassLabel column have their names, others are taken as text."""
         config, data = self._config, self._data
-        missing = [name for name in (config.image_column, config.label_column) if name not in data.column_names]
-        if missing:
-            raise ConfigError(
-                [
-                    f"data.source: {config.path} has no column {', '.join(missing)}; "
-                    f"there are {', '.join(data.column_names)}"
-                ]
-            )
-        feature = data.features[config.label_column]
-        names = getattr(feature, "names", None)
-        labels = data.select_columns(config.label_column).with_format("arrow")[:][config.label_column].to_pylist()
+        schema = data.features.arrow_schema
+        if wrong := column_problems(schema, config.image_column, config.label_column):
+            raise ConfigError([f"data.source: {config.path}: {problem}" for problem in wrong])
+        values = data.select_columns(config.label_column).with_format("arrow")[:][config.label_column]
         # The hub marks images without a label with -1.
-        without = sum(label is None or (names is not None and label < 0) for label in labels)
-        if without:
+        found = class_names(pa.chunked_array(values), names_in(schema, config.label_column))
+        if without := found.count(None):
             raise ConfigError([f"data.source: {without} rows of {config.path} have no label"])
-        return [
-            Record(f"{config.split}#{row:08d}", names[label] if names else str(label), row=row)
-            for row, label in enumerate(labels)
-        ]
+        return [Record(f"{config.split}#{row:08d}", name or "", row=row) for row, name in enumerate(found)]
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
         """The image of a row as it is stored, without decoding it."""
@@ -76,9 +69,15 @@ class HuggingFace(Source):
             if (Path(config.path) / "dataset_dict.json").is_file() or (Path(config.path) / "state.json").is_file():
                 data = datasets.load_from_disk(config.path)
                 if isinstance(data, datasets.DatasetDict):
+                    if config.split not in data:
+                        raise ConfigError(
+                            [f"data.source: {config.path} has no split {config.split}; there are {', '.join(data)}"]
+                        )
                     data = data[config.split]
             else:
                 data = datasets.load_dataset(config.path, config.subset, split=config.split)
+        except ConfigError:
+            raise
         # The library raises its own errors, the hub's, those of the file system and of its builders.
         except Exception as error:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,9 @@ import pyarrow.parquet as pq
 from raysep.config import ParquetSource
 from raysep.data.files import left_out, tables_among, visible
 from raysep.data.sources.base import Record, Remarks, Source
+from raysep.data.sources.columns import class_names, column_problems, names_in
 from raysep.errors import ConfigError
+from raysep.retries import may_pass
 from raysep.storage import Storage
 
 # Row groups whose images a worker keeps: consecutive rows of one group are read from storage once.
@@ -53,7 +56,7 @@ class ParquetImages(Source):
         for file in files:
             labels = self._labels(file, problems)
             records += [
-                Record(f"{file or name}#{row:08d}", str(label), path=file, row=row) for row, label in enumerate(labels)
+                Record(f"{file or name}#{row:08d}", label, path=file, row=row) for row, label in enumerate(labels)
             ]
         if problems:
             raise ConfigError(problems)
@@ -100,35 +103,59 @@ class ParquetImages(Source):
         image = self._config.image_column
         return self.storage.read_with(path, lambda opened: pq.ParquetFile(opened).read_row_group(group, [image]))[image]
 
-    def _labels(self, file: str, problems: list[str]) -> list[Any]:
+    def _labels(self, file: str, problems: list[str]) -> list[str]:
+        """The class name of each row of a file. What is wrong with it is added to `problems`."""
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"
         try:
-            schema = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).schema_arrow)
-            missing = [name for name in (image, label) if name not in schema.names]
-            if missing:
-                problems.append(f"{where}: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
+            metadata, schema = self.storage.read_with(file, _schemas_of)
+            partition = None if label in schema.names else _partition_of(file, label)
+            wrong = column_problems(schema, image, None if partition is not None else label)
+            if not wrong and _is_empty(metadata, f"{image}.bytes"):
+                wrong = [f"no row of column {image} has `bytes`: save the data set with the images embedded in it"]
+            if wrong:
+                problems += [f"{where}: {problem}" for problem in wrong]
                 return []
-            kind = schema.field(label).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-                problems.append(f"{where}: column {label} holds {kind}, expected text or integers")
-                return []
-            if not _holds_images(content := schema.field(image).type):
-                problems.append(f"{where}: column {image} holds {content}, expected binary, or a struct with `bytes`")
-                return []
-            values = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).read(columns=[label]))[label]
-        except (pa.ArrowInvalid, OSError) as error:
+            if partition is not None:
+                found: list[str | None] = [partition or None] * metadata.num_rows
+            else:
+                read = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).read(columns=[label]))
+                found = class_names(read[label], names_in(schema, label))
+        except (pa.ArrowException, OSError) as error:
+            if may_pass(error):
+                raise
             problems.append(f"{where}: not a whole Parquet file ({' '.join(str(error).split())})")
             return []
-        if values.null_count:
-            problems.append(f"{where}: column {label} has {values.null_count} rows without a value")
-        found: list[Any] = values.to_pylist()
-        return found
+        if without := found.count(None):
+            problems.append(f"{where}: column {label} has {without} rows without a value, or without a name for it")
+        return [name for name in found if name is not None]
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    """Whether a column can have encoded images: as they are, or as Hugging Face's data sets have them."""
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_images(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+def _schemas_of(opened: Any) -> tuple[Any, pa.Schema]:
+    file = pq.ParquetFile(opened)
+    return file.metadata, file.schema_arrow
+
+
+def _partition_of(file: str, column: str) -> str | None:
+    """The value of a column that directories are called after, as in `label=heron/part-0.parquet`; empty for none.
+
+    >>> _partition_of("a=1/label=grey%20heron/part-0.parquet", "label"), _partition_of("label.parquet", "label")
+    ('grey heron', None)
+    """
+    values = [part.partition("=")[2] for part in file.split("/")[:-1] if part.startswith(f"{column}=")]
+    if not values:
+        return None
+    return "" if values[-1] == "__HIVE_DEFAULT_PARTITION__" else unquote(values[-1])
+
+
+def _is_empty(metadata: Any, column: str) -> bool:
+    """Whether the statistics of a file say that a column has no value in any row."""
+    nulls = 0
+    for group in range(metadata.num_row_groups):
+        of_group = metadata.row_group(group)
+        chunks = [of_group.column(number) for number in range(of_group.num_columns)]
+        found = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
+        if not found or found[0] is None or found[0].null_count is None:
+            return False
+        nulls += found[0].null_count
+    return bool(metadata.num_rows) and nulls == metadata.num_rows

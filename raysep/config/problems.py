@@ -1,0 +1,136 @@
+"""What is wrong with a configuration, in words: pydantic's errors without its own names for things."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+Key = tuple[str | int, ...]
+# What was expected, by pydantic's type of an error: its own words name classes of this package and of Python.
+EXPECTED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected keys and values"),
+    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    "string_type": "expected text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_pattern_mismatch": "expected letters, digits and some of _ . -, a letter, digit or _ first",
+    "missing": "field required",
+}
+
+
+def in_words(errors: Sequence[Any], values: Any, root: type[BaseModel]) -> list[str]:
+    """pydantic's errors, a line each: where, what was expected, what came.
+
+    Of a value that fits none of several types, which is an error for each, one line says all that was expected.
+    """
+    lines: dict[str, list[str]] = {}
+    depths: dict[Key, int] = {}
+    places = []
+    for item in errors:
+        place, several = _place(item, values)
+        places.append((item, place, several))
+        depths[several] = max(depths.get(several, 0), len(place))
+    for item, place, several in places:
+        # What is wrong deeper inside of one type says more than that it is not of another.
+        if len(place) == depths[several]:
+            where = ".".join(map(str, place)) or "configuration"
+            lines.setdefault(where, []).append(_message(item, place, root))
+    return [f"{where}: {_joined(messages)}" for where, messages in lines.items()]
+
+
+def _place(item: Any, values: Any) -> tuple[Key, Key]:
+    """The keys that lead to an error, as the YAML has them, and as far as there is one type for what they lead to.
+
+    pydantic names the chosen type of several in between.
+    """
+    found: list[str | int] = []
+    several: Key | None = None
+    inner = values
+    for position, part in enumerate(item["loc"]):
+        is_last = position + 1 == len(item["loc"])
+        known = isinstance(inner, Mapping) and part in inner
+        if known or (isinstance(inner, list | tuple) and isinstance(part, int) and part < len(inner)):
+            inner = inner[part]
+            found.append(part)
+        elif is_last and item["type"] == "missing":
+            found.append(part)
+        elif several is None and not is_last:
+            several = tuple(found)
+        elif is_last:
+            several = tuple(found) if several is None else several
+    place = tuple(found)
+    return place, place if several is None else several
+
+
+def _message(item: Any, place: Key, root: type[BaseModel]) -> str:
+    """What was expected and what came."""
+    came, kind = item.get("input"), item["type"]
+    if kind == "extra_forbidden":
+        known = _keys_at(item["loc"][:-1], root)
+        close = difflib.get_close_matches(str(place[-1]), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown key.{hint} The keys here are {', '.join(known)}."
+    if kind == "union_tag_not_found":
+        kinds = [tag for section in _sections_at(item["loc"], root) if (tag := _tag(section))]
+        return f"expected the key `kind`, one of {', '.join(kinds)}"
+    if kind == "union_tag_invalid":
+        return f"expected the kind {item['ctx']['expected_tags']}, got {item['ctx']['tag']!r}"
+    message: str = item["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ", 1)
+    message = EXPECTED.get(kind, message[:1].lower() + message[1:])
+    if kind in {"missing", "value_error"} or isinstance(came, Mapping | BaseModel):
+        return message
+    quotes = ": put it in quotes" if kind == "string_type" and not isinstance(came, list | None) else ""
+    return f"{message}, got {_shown(came)}{quotes}"
+
+
+def _joined(messages: Sequence[str]) -> str:
+    """Messages of one value: `expected a list, or 'all', got 5`."""
+    distinct = list(dict.fromkeys(messages))
+    came = {message.rpartition(", got ")[1:] for message in distinct}
+    if len(distinct) > 1 and len(came) == 1 and all(message.startswith("expected ") for message in distinct):
+        expected = [message.rpartition(", got ")[0].removeprefix("expected ") for message in distinct]
+        return f"expected {', or '.join(expected)}{''.join(came.pop())}"
+    return "; ".join(distinct)
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, str):
+        return repr(value)
+    text: str = yaml.safe_dump(value, default_flow_style=True)
+    return text.split("\n")[0]
+
+
+def _keys_at(place: Key, root: type[BaseModel]) -> list[str]:
+    """The valid keys of the section at a place."""
+    return list(dict.fromkeys(name for section in _sections_at(place, root) for name in section.model_fields))
+
+
+def _sections_at(place: Key, root: type[BaseModel]) -> list[type[BaseModel]]:
+    """The sections that may be at a place, whose keys are pydantic's."""
+    sections: list[type[BaseModel]] = [root]
+    for part in place:
+        tagged = [section for section in sections if _tag(section) == part]
+        if tagged:
+            sections = tagged
+        elif isinstance(part, str):
+            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+            sections = [found for field in fields for found in _sections(field.annotation)] or sections
+    return sections
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    kind = section.model_fields.get("kind")
+    return str(get_args(kind.annotation)[0]) if kind is not None else None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in {Union, UnionType, list} or hasattr(annotation, "__metadata__"):
+        return [found for inner in get_args(annotation) for found in _sections(inner)]
+    return []
