@@ -197,7 +197,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         from raysep.cluster import connection
         from raysep.storage import Storage
 
-        _, split = checks.check_all(loaded, config)
+        _, split = checks.check_all(loaded, config, lambda line: typer.echo(printable(line)))
         runs.check_belongs(Storage(loaded.run_dir), loaded, split)
         # Ray is asked only where something is asked of it.
         if any(value not in (None, []) for _, value in loaded.compute):
