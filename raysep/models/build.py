@@ -16,6 +16,7 @@ from timm.data.config import resolve_data_config
 from torch import nn
 
 from raysep.config import ModelConfig
+from raysep.config.arguments import REFUSED
 from raysep.data.images import Preprocessing
 from raysep.errors import ConfigError, printable
 from raysep.models.hub import heard, told_of_weights
@@ -152,9 +153,13 @@ def _own_weights(config: ModelConfig, name: ModelName) -> str | None:
 def _not_built(error: Exception, config: ModelConfig, name: ModelName, hub: bool) -> str:
     """Why timm did not build a model, in words."""
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if unknown or isinstance(error, TypeError | AssertionError | ValueError) or not hub:
-        why = _unknown_argument(unknown.group(1), name) if unknown else in_words(error)
+    if unknown or not hub:
+        given = f" (kwargs: {', '.join(config.kwargs)})" if config.kwargs else ""
+        why = _unknown_argument(unknown.group(1), name) if unknown else in_words(error) + given
         return f"models: {config.id}: it can't be built with these arguments: {why}"
+    if "state_dict" in str(error):
+        arguments = f" (kwargs: {', '.join(config.kwargs)})" if config.kwargs else ""
+        return f"models: {config.id}: timm's weights don't fit the network{arguments}: {in_words(error)}"
     return (
         f"models: {config.id}: its weights could not be fetched: {in_words(error)}. Without a network, give a path: "
         "`pretrained: path/to/model.safetensors`, or `pretrained: false` to start from scratch"
@@ -165,7 +170,7 @@ def _unknown_argument(argument: str, name: ModelName) -> str:
     """The argument that isn't one, and those that the network's class takes."""
     with torch.device("meta"):
         kind = type(timm.create_model(name.architecture, pretrained=False))
-    known = sorted(set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs", "num_classes"})
+    known = sorted(set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"} - set(REFUSED))
     if argument == "img_size":
         return f"{name.architecture} takes images of any size and no argument img_size: set models[].image_size"
     close = difflib.get_close_matches(argument, known, n=1)
@@ -175,10 +180,13 @@ def _unknown_argument(argument: str, name: ModelName) -> str:
 
 def in_words(error: BaseException) -> str:
     """An error of a library's as part of a sentence, on one line."""
-    text = printable(" ".join(re.sub(r"\w+\.__\w+__\(\)", "it", str(error)).split())).rstrip(".")
+    text = re.sub(r"\w+\.__\w+__\(\)", "it", str(error))
+    # Where a library lies on this machine says nothing to anybody.
+    text = re.sub(r"[^\s'\"]*/site-packages/", "", text)
+    text = printable(" ".join(text.split())).rstrip(".")
     if isinstance(error, KeyError):
         text = f"there is no {text}"
-    text = text or f"it says no more than {type(error).__name__}"
+    text = text or "timm doesn't say why"
     return text if len(text) < 300 else text[:297] + "..."
 
 
@@ -193,7 +201,8 @@ def passes(model: nn.Module, config: ModelConfig) -> Iterator[None]:
         if any(parameter.is_meta for parameter in model.parameters()):
             # It may be for the lack of values.
             raise
-        size = "its own size" if config.input_size is None else "x".join(map(str, config.input_size))
+        own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
+        size = "x".join(str(edge) for edge in config.input_size or own)
         arguments = f", or models[].kwargs ({', '.join(config.kwargs)})" if config.kwargs else ""
         raise ConfigError(
             [f"models: {config.id} can't take images of {size}: {in_words(error)}. Set models[].image_size{arguments}"]

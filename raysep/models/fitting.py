@@ -1,5 +1,6 @@
 """Which of a file's sets of tensors fit a model, without which prefix, and what is left over then."""
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -67,7 +68,7 @@ class Attempt:
         beside: keys that don't.
         taken: of `given`, how many are in what timm's rules for the family made of them.
         heads: keys of classifiers that don't fit.
-        of_training: keys that take no part in features.
+        of_training: keys that take no part in features, or that the model computes itself.
         missing, unknown: keys of the model that are not there, and the other way round.
         shapes: by key, what was expected and what came.
         summed: channels of the file that the first convolution's were made of; 0 where they fit.
@@ -145,7 +146,8 @@ class Target:
             elif self.is_head(key):
                 attempt.heads.append(key)
             elif expected is None:
-                (attempt.of_training if OF_TRAINING.search(key) else attempt.unknown).append(key)
+                aside = OF_TRAINING.search(key) or key.endswith(DERIVED)
+                (attempt.of_training if aside else attempt.unknown).append(key)
             elif (summed := self._summed(key, value)) is not None:
                 attempt.state[key], attempt.summed = summed, value.shape[1]
             else:
@@ -176,8 +178,11 @@ class Target:
             return None
         for name in ("checkpoint_filter_fn", "_checkpoint_filter_fn", "_filter_torchvision_pretrained", "_filter_fn"):
             if name in module:
+                rules = module[name]
+                # timm's own loader calls the older ones with the state dict alone.
+                inputs = (dict(state), self.model)[: len(inspect.signature(rules).parameters)]
                 try:
-                    found = module[name](dict(state), self.model)
+                    found = rules(*inputs)
                 except Exception:  # noqa: BLE001  (of keys that it doesn't expect it may raise anything)
                     return None
                 right = isinstance(found, Mapping) and all(isinstance(value, torch.Tensor) for value in found.values())

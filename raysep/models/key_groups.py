@@ -23,8 +23,8 @@ def grouped(keys: Iterable[str]) -> list[str]:
             text = f"{', '.join(rests)} ({count} keys)"
         else:
             text = f"{_span(stem, indices)}: {_inner(rests)} ({count} keys)"
-        found.append((stem.count(".") if stem else -1, stem, text.rstrip(".")))
-    return [text for *_, text in sorted(found, key=lambda item: item[:2])]
+        found.append(text.rstrip("."))
+    return sorted(found, key=_parts)
 
 
 def tops(keys: Iterable[str], depth: int = 1) -> str:
@@ -41,6 +41,12 @@ def tops(keys: Iterable[str], depth: int = 1) -> str:
     return ", ".join(
         top if count == 1 and not top.endswith("*") else f"{top} ({count})" for top, count in counts.items()
     )
+
+
+def _parts(text: str) -> tuple[int, str]:
+    """Of how many parts the common part is."""
+    common = text.partition(":")[0].partition(" ")[0]
+    return common.count("."), common
 
 
 def _families(keys: Iterable[str]) -> list[tuple[str, tuple[int, ...], list[str]]]:

@@ -44,11 +44,6 @@ class ModelName:
     directory: Path | None = None
     renamed: str | None = None
 
-    @property
-    def on_hub(self) -> bool:
-        """Whether its settings, and not its weights alone, lie on the Hugging Face hub."""
-        return self.text.startswith(f"{HUB}:")
-
 
 def look_up(name: str, cache_dir: str | None = None) -> ModelName:
     """What a name stands for.

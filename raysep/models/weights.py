@@ -132,7 +132,7 @@ def _sentence(chosen: Attempt, fitting: Sequence[Attempt], target: Target, path:
     if chosen.beside:
         parts.append(f"left out beside the prefix: {_count(chosen.beside)}")
     if chosen.of_training:
-        parts.append(f"left out, of training alone: {_count(chosen.of_training)}")
+        parts.append(f"left out, not part of the features: {_count(chosen.of_training)}")
     if chosen.heads:
         parts.append(f"left out, the classifier: {'; '.join(grouped(chosen.heads))}")
     return "; ".join(parts)
@@ -153,9 +153,14 @@ def _depth(keys: Sequence[str]) -> int:
 
 def _misfit(attempts: Sequence[Attempt], target: Target, path: str, name: str) -> str:
     """Why nothing fits: all unknown and all missing keys of the set that comes nearest."""
-    nearest = min(attempts, key=lambda attempt: (-len(attempt.state) - len(attempt.shapes), attempt.problems))
+
+    def distance(attempt: Attempt) -> tuple[bool, int, int]:
+        """A prefix behind which little of the model is found explains nothing: then all keys are unknown."""
+        known = len(attempt.state) + len(attempt.shapes)
+        return bool(attempt.beside) and 2 * known < len(target.own), -known, -attempt.given
+
+    nearest = min(attempts, key=distance)
     where = f", `{nearest.where}` in it," if nearest.where else ""
-    # What lies behind no prefix of the model's is as unknown as what lies behind one.
     lines = [f"models: {path}{where} doesn't fit {name}"]
     if not nearest.state and not nearest.shapes:
         lines[0] += f": none of its {nearest.given} keys is one of the model's {len(target.own)}"
@@ -169,6 +174,7 @@ def _misfit(attempts: Sequence[Attempt], target: Target, path: str, name: str) -
         pairs.setdefault(pair, []).append(key)
     for (expected, came), keys in pairs.items():
         lines += [f"shape of {text}: expected {expected}, got {came}" for text in grouped(keys)]
+    lines += [f"beside the prefix `{nearest.prefix}`: {text}" for text in grouped(nearest.beside)]
     lines += _hints(nearest, target)
     if others := sorted({attempt.container.name for attempt in attempts} - {nearest.container.name, ""}):
         lines.append(f"also tried: {', '.join(f'`{other}`' for other in others)}")
