@@ -417,7 +417,8 @@ def test_what_was_taken_reaches_whoever_checks(tmp_path: Path):
     head = "left out, the classifier: head: weight, bias (2 keys)"
     assert lines == [
         f"a: weights of {path}: 30 tensors in `state_dict_ema`, without the prefix `module.`; "
-        f"not taken, though they fit: `state_dict`; {head}; a pickle, of which only tensors are read: safetensors is safer",
+        f"not taken, though they fit: `state_dict`; {head}; "
+        "a pickle, of which only tensors are read: safetensors is safer",
         f"b: weights of {tmp_path / 'w.safetensors'}: 30 tensors; "
         "left out, the classifier: head: bias, weight (2 keys)",
     ]
