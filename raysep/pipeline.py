@@ -69,7 +69,7 @@ def run(
         readers, split = checks.check_data(config)
         begun = runs.check_belongs(storage, config, split)
     else:
-        fetched = sum(model.pretrained is True for model in config.models)
+        fetched = sum(model.pretrained is True and model.local_directory is None for model in config.models)
         hub = f", weights of {fetched} from the hub" if fetched else ""
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
         readers, split = checks.check_all(config, config_name, lambda line: telemetry.line("checks", line))

@@ -40,6 +40,8 @@ def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -
         ConfigError: unknown name, arguments that the model doesn't take, or weights that can't be had.
     """
     if config.name == PIXELS:
+        if not {"of", "kwargs", "edge"} <= config.kwargs.keys():
+            raise ConfigError([f"models: {PIXELS} is the baseline that raysep makes itself: see baselines.pixels"])
         return Pixels(config.kwargs["edge"])
     name = look_up(config.name, config.kwargs.get("cache_dir"))
     own = _own_weights(config, name)

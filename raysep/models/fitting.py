@@ -71,7 +71,7 @@ class Attempt:
         of_training: keys that take no part in features, or that the model computes itself.
         missing, unknown: keys of the model that are not there, and the other way round.
         shapes: by key, what was expected and what came.
-        summed: channels of the file that the first convolution's were made of; 0 where they fit.
+        summed: whether the first convolution's three channels were made one.
     """
 
     container: Container
@@ -85,7 +85,7 @@ class Attempt:
     missing: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    summed: int = 0
+    summed: bool = False
 
     @property
     def problems(self) -> int:
@@ -149,7 +149,7 @@ class Target:
                 aside = OF_TRAINING.search(key) or key.endswith(DERIVED)
                 (attempt.of_training if aside else attempt.unknown).append(key)
             elif (summed := self._summed(key, value)) is not None:
-                attempt.state[key], attempt.summed = summed, value.shape[1]
+                attempt.state[key], attempt.summed = summed, True
             else:
                 attempt.shapes[key] = _in_words(expected), _in_words(value)
         known = attempt.state.keys() | attempt.shapes.keys()
@@ -162,7 +162,7 @@ class Target:
         expected = self.own[key]
         if key not in {f"{name}.weight" for name in self._first} or expected.ndim != 4 or value.ndim != 4:
             return None
-        if expected.shape[1] != 1 or value.shape[1] != 3:
+        if getattr(self.model, "in_chans", None) != 1 or value.shape[1] != 3 * expected.shape[1]:
             return None
         summed: torch.Tensor = adapt_input_conv(1, value)
         return summed if summed.shape == expected.shape else None

@@ -6,19 +6,31 @@ import io
 import pathlib
 import re
 import types
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """In place of a defaultdict."""
+    return {}
+
+
+def _plain_list(*_: Any) -> list[Any]:
+    """In place of a deque."""
+    return []
+
 
 # Training programs keep their arguments and figures beside the weights. Making one of these runs no code of the
 # file's. numpy 1 and 2, Python before and after 3.13, and Windows call the same things by different names.
 _SAFE: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
-    *(defaultdict, frozenset, slice, range),
-    # What a defaultdict makes.
+    *(frozenset, slice, range),
+    # torch's reader fills no others than dicts and lists. What a defaultdict makes of a missing key is a type.
+    (_plain_dict, "collections.defaultdict"),
+    (_plain_list, "collections.deque"),
     *(dict, list, set, tuple, int, float, str, bool),
     *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
     *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),

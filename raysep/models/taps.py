@@ -218,7 +218,11 @@ def open_layers(
     """A model ready to be read layer by layer, as its configuration asks. Raises as `LayeredModel` does."""
     if isinstance(model, Pixels):
         return LayeredPixels(model, input_size)
-    return LayeredModel(model, input_size, config.layers, config.pooling)
+    try:
+        return LayeredModel(model, input_size, config.layers, config.pooling)
+    except ConfigError as error:
+        problems = [problem.removeprefix("models: ") for problem in error.problems]
+        raise ConfigError([f"models: {config.id}: {problem}" for problem in problems], error.source) from None
 
 
 def describe(config: ModelConfig) -> list[Layer]:

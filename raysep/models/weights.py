@@ -126,7 +126,7 @@ def _sentence(chosen: Attempt, fitting: Sequence[Attempt], target: Target, path:
     if chosen.taken < chosen.given:
         parts.append(f"timm's rules for {target.architecture} took {chosen.taken} of {chosen.given} keys")
     if chosen.summed:
-        parts.append(f"the first convolution summed over {chosen.summed} channels, for grey images")
+        parts.append("the first convolution summed over 3 channels, for grey images")
     if others := [other.where or "the file itself" for other in fitting if other.where != chosen.where]:
         parts.append(f"not taken, though they fit: {', '.join(f'`{other}`' for other in dict.fromkeys(others))}")
     if chosen.beside:
@@ -176,6 +176,8 @@ def _misfit(attempts: Sequence[Attempt], target: Target, path: str, name: str) -
         lines += [f"shape of {text}: expected {expected}, got {came}" for text in grouped(keys)]
     lines += [f"beside the prefix `{nearest.prefix}`: {text}" for text in grouped(nearest.beside)]
     lines += _hints(nearest, target)
+    if re.search(r"-\d+-of-\d+\.", path):
+        lines.append("by its name it is one of several files: join them into one, and give that")
     if others := sorted({attempt.container.name for attempt in attempts} - {nearest.container.name, ""}):
         lines.append(f"also tried: {', '.join(f'`{other}`' for other in others)}")
     return "\n      ".join(lines)
