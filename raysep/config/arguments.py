@@ -1,6 +1,7 @@
 """Arguments of `timm.create_model` in a configuration: which raysep sets itself, and which values they may have."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _LAYERS = "it changes what the network gives back; name layers in models[].layers"
@@ -58,7 +59,7 @@ def argument_problems(arguments: Mapping[str, Any]) -> list[str]:
             )
         elif name in _SWITCHES and not isinstance(value, bool):
             problems.append(f"{name}: expected true or false, got {value!r}")
-        elif name == "cache_dir" and (not isinstance(value, str) or not value.startswith(("/", "~"))):
+        elif name == "cache_dir" and (not isinstance(value, str) or not Path(value).is_absolute()):
             problems.append(f"cache_dir: expected an absolute path, which every worker has, got {value!r}")
         elif name.endswith(("drop_rate", "drop_path_rate", "drop_block_rate")) and not _is_share(value):
             problems.append(f"{name}: expected a number from 0 up to 1, without 1, got {value!r}")

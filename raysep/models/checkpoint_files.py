@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, load_file
 
-from raysep.errors import ConfigError
+from raysep.errors import ConfigError, RaysepError
 from raysep.models.pickles import unpickled
 from raysep.places import read_place
 from raysep.storage import is_uri
@@ -70,6 +70,15 @@ def read_checkpoint(path: str, name: str) -> CheckpointFile:
         ConfigError: it is damaged, of another kind, or holds no named tensors.
     """
     where = f"models: {name}: {path}"
+    try:
+        return _read(path, where)
+    except RaysepError:
+        raise
+    except OSError as error:
+        raise ConfigError([f"{where} can't be read: {error.strerror or error}"]) from error
+
+
+def _read(path: str, where: str) -> CheckpointFile:
     head = _head(path)
     problem = next((words for start, words in OTHER_KINDS if head.startswith(start)), None)
     if not head:

@@ -82,7 +82,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> Loaded:
     if broken := [key for key, value in chosen.state.items() if value.is_floating_point() and not _finite(value)]:
         raise ConfigError([f"models: {name}: {path} has NaN or infinity in {'; '.join(grouped(broken))}"])
     model.load_state_dict(chosen.state, strict=False)
-    return Loaded(_sentence(chosen, fitting, target, path), file.pickled)
+    return Loaded(_sentence(chosen, attempts, target, path), file.pickled)
 
 
 def _finite(value: torch.Tensor) -> bool:
@@ -119,7 +119,7 @@ def _same(one: Attempt, other: Attempt) -> bool:
     )
 
 
-def _sentence(chosen: Attempt, fitting: Sequence[Attempt], target: Target, path: str) -> str:
+def _sentence(chosen: Attempt, attempts: Sequence[Attempt], target: Target, path: str) -> str:
     container = f" in `{chosen.container.name}`" if chosen.container.path else ""
     prefix = f", without the prefix `{chosen.prefix}`" if chosen.prefix else ""
     parts = [f"{path}: {len(chosen.state)} tensors{container}{prefix}"]
@@ -127,8 +127,13 @@ def _sentence(chosen: Attempt, fitting: Sequence[Attempt], target: Target, path:
         parts.append(f"timm's rules for {target.architecture} took {chosen.taken} of {chosen.given} keys")
     if chosen.summed:
         parts.append("the first convolution summed over 3 channels, for grey images")
-    if others := [other.where or "the file itself" for other in fitting if other.where != chosen.where]:
-        parts.append(f"not taken, though they fit: {', '.join(f'`{other}`' for other in dict.fromkeys(others))}")
+    others = [other for other in attempts if other.where != chosen.where]
+    if fitting := [other for other in others if other.state and not other.problems]:
+        parts.append(f"not taken, though they fit: {_names(fitting)}")
+    # What would come first, and is nearly the model's.
+    nearly = [other for other in others if other.problems and 2 * len(other.state) >= len(target.own)]
+    if nearly := [other for other in nearly if _rank(other) < _rank(chosen)]:
+        parts.append(f"not taken, since they don't fit: {_names(nearly)}")
     if chosen.beside:
         parts.append(f"left out beside the prefix: {_count(chosen.beside)}")
     if chosen.of_training:
@@ -136,6 +141,11 @@ def _sentence(chosen: Attempt, fitting: Sequence[Attempt], target: Target, path:
     if chosen.heads:
         parts.append(f"left out, the classifier: {'; '.join(grouped(chosen.heads))}")
     return "; ".join(parts)
+
+
+def _names(attempts: Sequence[Attempt]) -> str:
+    names = dict.fromkeys(attempt.where or "the file itself" for attempt in attempts)
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _count(keys: Sequence[str]) -> str:

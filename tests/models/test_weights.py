@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -74,6 +74,17 @@ CHECKPOINTS: dict[str, tuple[object, str]] = {
         "30 tensors in `state_dict_ema`; not taken, though they fit: `state_dict`",
     ),
     "timm without EMA": ({"state_dict": RIGHT, "state_dict_ema": None, "args": ARGS}, "30 tensors in `state_dict`"),
+    "EMA of a part": (
+        {"state_dict": RIGHT, "state_dict_ema": {key: value for key, value in OTHER.items() if "norm" not in key}},
+        "30 tensors in `state_dict`; not taken, since they don't fit: `state_dict_ema`",
+    ),
+    "an average in a callback": (
+        {
+            "state_dict": behind("model.", OTHER),
+            "callbacks": {"EMA": {"ema_weights": behind("model.", RIGHT), "step": 3}},
+        },
+        "in `callbacks.EMA.ema_weights`, without the prefix `model.`; not taken, though they fit: `state_dict.model`",
+    ),
     "timm's order": ({"model": OTHER, "state_dict": RIGHT}, "in `state_dict`; not taken, though they fit: `model`"),
     "DeiT": ({"model": OTHER, "model_ema": RIGHT, "args": ARGS}, "in `model_ema`; not taken, though they fit: `model`"),
     "EMA of ResNets": ({"params": OTHER, "params_ema": RIGHT}, "in `params_ema`; not taken, though they fit: `params`"),
@@ -429,12 +440,35 @@ def test_a_directory_in_place_of_a_file(tmp_path: Path):
         check_models([ModelConfig(name="test_vit", pretrained=str(tmp_path))])
 
 
-@pytest.mark.shared_data
-def test_real_weights_in_a_trainers_checkpoint(shared_data: Path, tmp_path: Path):
-    from safetensors.torch import load_file
+def test_a_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def locked(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
 
-    state = load_file(shared_data / "weights" / "mobilenetv2_100.safetensors")
-    content = {"epoch": 3, "model": behind("module.", state), "args": ARGS}
-    torch.save(content, tmp_path / "w.pth")
-    model = create(ModelConfig(name="mobilenetv2_100", pretrained=str(tmp_path / "w.pth")))
-    torch.testing.assert_close(model.state_dict()["conv_head.weight"], state["conv_head.weight"])
+    torch.save(RIGHT, tmp_path / "w.pth")
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(ConfigError, match=r"w\.pth can't be read: Permission denied"):
+        load_weights(network(), str(tmp_path / "w.pth"), "test_vit")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "file", "key"),
+    [
+        ("mobilenetv2_100", "mobilenetv2_100.safetensors", "conv_head.weight"),
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.safetensors", "conv_stem.weight"),
+        ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.fp16.safetensors", "blocks.11.ls2.gamma"),
+    ],
+)
+def test_real_weights_in_trainers_checkpoints(shared_data: Path, tmp_path: Path, name: str, file: str, key: str):
+    state = load_file(shared_data / "weights" / file)
+    plain = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=98)).state_dict()
+    student = {name: torch.zeros_like(value) for name, value in state.items()}
+    for content in (
+        {"epoch": 3, "model": behind("module.", state), "args": ARGS},
+        {"student": behind("module.backbone.", student), "teacher": behind("backbone.", state)},
+        {"state_dict": student, "state_dict_ema": behind("_orig_mod.", state)},
+    ):
+        torch.save(content, tmp_path / "w.pth")
+        found = create(ModelConfig(name=name, pretrained=str(tmp_path / "w.pth"), image_size=98)).state_dict()
+        torch.testing.assert_close(found[key], state[key].float(), rtol=0, atol=0)
+        assert all(torch.equal(value, plain[name]) for name, value in found.items())
