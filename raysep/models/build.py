@@ -44,7 +44,7 @@ def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -
             raise ConfigError([f"models: {PIXELS} is the baseline that raysep makes itself: see baselines.pixels"])
         return Pixels(config.kwargs["edge"])
     name = look_up(config.name, config.kwargs.get("cache_dir"))
-    own = _own_weights(config, name)
+    own = _own_weights(config, name) if weights else None
     hub = weights and config.pretrained is True and own is None
     if hub and not name.has_weights:
         raise ConfigError(
@@ -60,7 +60,7 @@ def create(config: ModelConfig, num_classes: int = 0, *, weights: bool = True) -
             model: nn.Module = timm.create_model(name.text, pretrained=hub, **arguments)
     except Exception as error:
         raise ConfigError([_not_built(error, config, name, hub)]) from error
-    if weights and own is not None:
+    if own is not None:
         load_weights(model, own, config.name)
     return model
 
@@ -71,10 +71,12 @@ def look_into_weights(config: ModelConfig) -> list[str]:
     Raises:
         ConfigError: as `create` does, or timm's weights leave parts of the network as they start.
     """
-    if config.name == PIXELS or config.pretrained is False:
+    if config.name == PIXELS:
         return []
     name = look_up(config.name, config.kwargs.get("cache_dir"))
     renamed = [f"{config.id}: timm calls this model {name.renamed} now"] if name.renamed else []
+    if config.pretrained is False:
+        return renamed
     own = _own_weights(config, name)
     if own is not None:
         loaded = load_weights(create(config, weights=False), own, config.name)

@@ -85,6 +85,7 @@ def test_an_old_name_is_told(tmp_path: Path):
     save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
     lines = check_models([ModelConfig(name=old, pretrained=str(tmp_path / "w.safetensors"), image_size=32)])
     assert lines[0] == f"{old}: timm calls this model {new} now"
+    assert check_models([ModelConfig(name=old, pretrained=False, image_size=32)]) == lines[:1]
 
 
 @pytest.mark.parametrize(
