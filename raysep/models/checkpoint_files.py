@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load, load_file
 
@@ -135,10 +136,14 @@ def _containers(found: Any, path: tuple[str, ...]) -> Iterator[Container]:
     """A dict's own tensors, then those of the dicts in it. An optimizer's tensors are no weights."""
     if not isinstance(found, Mapping) or "param_groups" in found or len(path) > MOST_LEVELS:
         return
-    tensors = {
-        key: value
+    # Some programs keep arrays of numpy in their place.
+    values = {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fib" else value
         for key, value in found.items()
-        if isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout is torch.strided
+        if isinstance(key, str)
+    }
+    tensors = {
+        key: value for key, value in values.items() if isinstance(value, torch.Tensor) and value.layout is torch.strided
     }
     if tensors:
         yield Container(path, tensors)

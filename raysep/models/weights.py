@@ -128,7 +128,8 @@ def _sentence(chosen: Attempt, attempts: Sequence[Attempt], target: Target, path
     if chosen.summed:
         parts.append("the first convolution summed over 3 channels, for grey images")
     others = [other for other in attempts if other.where != chosen.where]
-    if fitting := [other for other in others if other.state and not other.problems]:
+    # timm's rules may find the same tensors without that the prefix is taken off.
+    if fitting := [other for other in others if other.state and not other.problems and not _same(chosen, other)]:
         parts.append(f"not taken, though they fit: {_names(fitting)}")
     # What would come first, and is nearly the model's.
     nearly = [other for other in others if other.problems and 2 * len(other.state) >= len(target.own)]

@@ -172,6 +172,11 @@ CHECKPOINTS: dict[str, tuple[object, str]] = {
         "left out, not part of the features: 2 keys (total_ops, blocks.* (1))",
     ),
     "the same twice": ({"last": RIGHT, "best": {key: value.clone() for key, value in RIGHT.items()}}, "in `last`"),
+    "arrays": ({"model": {key: value.numpy() for key, value in RIGHT.items()}}, "30 tensors in `model`"),
+    "OpenCLIP": (
+        {**behind("visual.trunk.", BODY), "text.proj.weight": torch.ones(2), "logit_scale": torch.ones(())},
+        "30 tensors, without the prefix `visual.trunk.`; left out beside the prefix: 2 keys (text.* (1), logit_scale)",
+    ),
     "parameters": ({key: nn.Parameter(value) for key, value in RIGHT.items()}, "30 tensors"),
     "an ordered dict, tensors and other things": (OrderedDict(RIGHT, _extra_state=None, epoch=3), "30 tensors"),
 }
