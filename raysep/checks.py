@@ -1,5 +1,8 @@
 """Everything that can be wrong with a configuration and what it points to, found before any work."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pyarrow as pa
 
 from raysep.config import DataConfig, ModelConfig, RunConfig
@@ -8,6 +11,7 @@ from raysep.data.sources import Reader, open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
 from raysep.places import place_exists
+from raysep.storage import is_uri
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
@@ -37,46 +41,81 @@ def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
     )
 
 
-def check_models(models: list[ModelConfig]) -> None:
-    """Build each model. Raises ConfigError with what is wrong with all of them.
+def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[str]:
+    """Build each model, pass an image through it, and load its weights for real.
 
-    Weights are loaded for real, so that a hub out of reach and keys which don't fit are found here.
+    So a hub out of reach, arguments that break the forward pass and keys which don't fit are found here.
+
+    Args:
+        trained: they will be trained, which needs a classifier that gives a number for each class.
+
+    Returns:
+        A line for each model with something to tell: which weights of a file were taken, what was left out.
+
+    Raises:
+        ConfigError: with what is wrong with all of them.
     """
-    missing = [
-        f"models.{position}.pretrained: no file {model.pretrained}"
-        for position, model in enumerate(models)
-        if isinstance(model.pretrained, str) and not place_exists(model.pretrained)
-    ]
     # torch and timm take seconds to import: a wrong path is answered without them.
-    if missing:
+    if missing := [problem for position, model in enumerate(models) if (problem := _no_file(position, model))]:
         raise ConfigError(missing)
-    from raysep.models.build import create
+    from raysep.models.build import look_into_weights
+    from raysep.models.classifier import check_classifier
     from raysep.models.taps import describe
 
+    lines: list[str] = []
     problems: list[str] = []
     for model in models:
         try:
             describe(model)
-            if model.pretrained is not False:
-                create(model)
+            if trained:
+                check_classifier(model)
+            lines += look_into_weights(model)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
+    return lines
 
 
-def check_all(config: RunConfig, source_name: str) -> tuple[dict[str, Reader], pa.Table]:
-    """Data and models together. Raises one ConfigError with the problems of both."""
+def _no_file(position: int, model: ModelConfig) -> str | None:
+    """Why there can be no weights at the path that a model names; None where there is a file, or no path."""
+    path = model.pretrained
+    if not isinstance(path, str) or place_exists(path):
+        return None
+    where = f"models.{position}.pretrained"
+    if not is_uri(path) and Path(path).expanduser().is_dir():
+        return (
+            f"{where}: {path} is a directory: give the file of weights in it, or `name: local-dir:{path}` where it "
+            "has a config.json of timm"
+        )
+    return f"{where}: no file {path}"
+
+
+def check_all(
+    config: RunConfig, source_name: str, tell: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Reader], pa.Table]:
+    """Data and models together.
+
+    Args:
+        source_name: of the configuration, for messages.
+        tell: called with each line that `check_models` returns, once nothing is wrong.
+
+    Raises:
+        ConfigError: with the problems of both.
+    """
     problems: list[str] = []
+    lines: list[str] = []
     found = None
     try:
         found = check_data(config)
     except ConfigError as error:
         problems += error.problems
     try:
-        check_models(config.models)
+        lines = check_models(config.models, trained=config.finetune is not None)
     except ConfigError as error:
         problems += error.problems
     if problems or found is None:
         raise ConfigError(problems, source_name)
+    for line in lines:
+        tell(line)
     return found

@@ -18,7 +18,6 @@ from raysep.data import inventory, splits
 from raysep.embed import stage as embed_stage
 from raysep.errors import UsageError
 from raysep.finetune import stage as finetune_stage
-from raysep.models.meta import is_pickle
 from raysep.resources import Resources
 from raysep.separability import stage as score_stage
 from raysep.storage import Storage, is_uri
@@ -70,13 +69,10 @@ def run(
         readers, split = checks.check_data(config)
         begun = runs.check_belongs(storage, config, split)
     else:
-        fetched = sum(model.pretrained is True for model in config.models)
+        fetched = sum(model.pretrained is True and model.local_directory is None for model in config.models)
         hub = f", weights of {fetched} from the hub" if fetched else ""
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
-        for weights in [model.pretrained for model in config.models if isinstance(model.pretrained, str)]:
-            if is_pickle(weights):
-                telemetry.line("checks", f"{weights} is a pickle, of which only tensors are read: safetensors is safer")
-        readers, split = checks.check_all(config, config_name)
+        readers, split = checks.check_all(config, config_name, lambda line: telemetry.line("checks", line))
         begun = runs.check_belongs(storage, config, split)
     current = Run(runs.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
     wanted = [stage for stage in stages if stage in WORK]
@@ -148,6 +144,7 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
 def _check_shared(config: RunConfig, storage: Storage) -> None:
     """Raise UsageError where nodes don't see what the run reads and writes on this node's disk."""
     places = [model.pretrained for model in config.models if isinstance(model.pretrained, str)]
+    places += [model.local_directory for model in config.models if model.local_directory is not None]
     sources = [config.data.source, *(domain.source for domain in config.data.domains)]
     places += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
     places.append(storage.full_uri)

@@ -81,14 +81,19 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Paths of weights as workers must know them, and as a run's config.yaml has them: theirs is another directory."""
-    models = [
-        model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
-        if isinstance(model.pretrained, str) and not is_uri(model.pretrained)
-        else model
-        for model in config.models
-    ]
+    """Paths of models as workers must know them, and as a run's config.yaml has them: theirs is another directory."""
+    models = []
+    for model in config.models:
+        if isinstance(model.pretrained, str) and not is_uri(model.pretrained):
+            model = model.model_copy(update={"pretrained": _absolute(model.pretrained)})
+        if model.local_directory is not None:
+            model = model.model_copy(update={"name": f"local-dir:{_absolute(model.local_directory)}"})
+        models.append(model)
     return config.model_copy(update={"models": models})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def begin(run: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:

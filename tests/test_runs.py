@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from raysep import runs
-from raysep.config import RunConfig, SplitConfig
+from raysep.config import ModelConfig, RunConfig, SplitConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import RunDirError
@@ -80,3 +80,16 @@ def test_weights_may_be_named_by_a_relative_path(
     runs.begin(run, runs.with_absolute_paths(relative), split)
     assert str(tmp_path) in run.read_bytes(runs.CONFIG).decode()
     assert runs.check_belongs(run, relative, split)
+
+
+def test_paths_of_weights_and_models_are_absolute_for_workers(config: RunConfig, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = [
+        ModelConfig(name="a", pretrained="w.pth"),
+        ModelConfig(name="b", pretrained="s3://bucket/w.pth"),
+        ModelConfig(name="local-dir:net", id="c"),
+        ModelConfig(name="hf-hub:owner/net", id="d"),
+    ]
+    found = runs.with_absolute_paths(config.model_copy(update={"models": models})).models
+    assert [model.pretrained for model in found] == [str(tmp_path / "w.pth"), "s3://bucket/w.pth", True, True]
+    assert [model.name for model in found] == ["a", "b", f"local-dir:{tmp_path / 'net'}", "hf-hub:owner/net"]

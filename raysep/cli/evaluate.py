@@ -200,7 +200,8 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         from raysep.data import inventory
         from raysep.storage import Storage
 
-        readers, split = checks.check_all(loaded, config)
+        of_models: list[str] = []
+        readers, split = checks.check_all(loaded, config, of_models.append)
         runs.check_belongs(Storage(loaded.run_dir), loaded, split)
         # Ray is asked only where something is asked of it.
         if any(value not in (None, []) for _, value in loaded.compute):
@@ -212,7 +213,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
     typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")
     if loaded.data.rotations > 1:
         typer.echo(f"of {loaded.data.rotations} rotations, the first:")
-    for line in inventory.lines(looked, remarks):
+    for line in [*of_models, *inventory.lines(looked, remarks)]:
         typer.echo(printable(line.replace("\n", "\\n")))
 
 

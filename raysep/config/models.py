@@ -1,10 +1,11 @@
 """Section `models`: which networks, and how their layers become vectors."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from raysep.config.arguments import argument_problems, size_of
 from raysep.config.base import Section
 
 Pooling = Literal["auto", "cls", "mean", "token0", "max"]
@@ -12,15 +13,33 @@ Pooling = Literal["auto", "cls", "mean", "token0", "max"]
 BASELINE = "--"
 
 
+def source_of(name: str) -> tuple[str, str]:
+    """What stands before the colon of a model's name, as timm writes it, and what comes after.
+
+    >>> source_of("hf_hub:timm/resnet18.a1_in1k"), source_of("resnet18")
+    (('hf-hub', 'timm/resnet18.a1_in1k'), ('', 'resnet18'))
+    """
+    source, colon, identifier = name.partition(":")
+    return (source.strip().lower().replace("_", "-"), identifier.strip()) if colon else ("", name)
+
+
 class ModelConfig(Section):
     """One timm model and how its layers become vectors."""
 
-    name: str = Field(min_length=1, description="as timm.create_model takes it")
+    name: str = Field(
+        min_length=1,
+        description="as timm.create_model takes it: `resnet18`, `resnet18.a1_in1k`, `hf-hub:owner/name`, "
+        "`local-dir:path`",
+    )
     id: str = Field("", description="the name in results and paths; unset: made from `name`")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="further arguments of timm.create_model")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further arguments of timm.create_model: `{in_chans: 1}` for grey images, `{drop_path_rate: 0.1}`",
+    )
     pretrained: bool | str = Field(
         True,
-        description="true: timm's weights; false: from scratch; or a path or URI of a safetensors or .pth file",
+        description="true: timm's weights; false: from scratch; or a path or URI of a checkpoint: safetensors, or what "
+        "torch.save wrote",
     )
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels; unset: the model's own")
     crop_pct: float | None = Field(None, gt=0, le=1, description="unset: the model's own; 1 crops nothing")
@@ -33,8 +52,23 @@ class ModelConfig(Section):
     @classmethod
     def _id_from_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("id") and isinstance(values.get("name"), str):
-            return {**values, "id": re.sub(r"[^A-Za-z0-9._-]+", "-", values["name"])}
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", values["name"]).strip("-.")
+            return {**values, "id": plain or "model"}
         return values
+
+    @field_validator("name")
+    @classmethod
+    def _name_without_blanks(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("expected the name of a model of timm")
+        return value.strip()
+
+    @field_validator("kwargs")
+    @classmethod
+    def _arguments_that_can_be_passed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if problems := argument_problems(value):
+            raise ValueError("; ".join(problems))
+        return value
 
     @field_validator("id")
     @classmethod
@@ -52,6 +86,26 @@ class ModelConfig(Section):
     @classmethod
     def _different_poolings(cls, value: list[Pooling]) -> list[Pooling]:
         return list(dict.fromkeys(value))
+
+    @property
+    def local_directory(self) -> str | None:
+        """The directory of a model that is named `local-dir:path`."""
+        source, identifier = source_of(self.name)
+        return identifier if source == "local-dir" else None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels that are asked for; None: the model's own."""
+        return size_of(self.image_size) or size_of(self.kwargs.get("img_size"))
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        asked = size_of(self.kwargs.get("img_size"))
+        if self.image_size is not None and asked is not None and asked != size_of(self.image_size):
+            raise ValueError(
+                f"image_size is {self.image_size} and kwargs.img_size {self.kwargs['img_size']}: set image_size alone"
+            )
+        return self
 
     @field_validator("layers")
     @classmethod

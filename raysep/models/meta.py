@@ -43,15 +43,6 @@ class CheckpointMeta:
     sha256: str = ""
 
 
-def is_pickle(weights: str) -> bool:
-    """Whether a file of weights is one of torch's own, by its name.
-
-    >>> is_pickle("a.pth"), is_pickle("s3://b/a.safetensors")
-    (True, False)
-    """
-    return weights.lower().endswith((".pth", ".pt", ".bin", ".ckpt", ".tar"))
-
-
 def directory(model_id: str, trial: int, step: int) -> str:
     """Where a checkpoint lies, relative to the run."""
     return f"checkpoints/{model_id}/trial={trial}/step={step}"

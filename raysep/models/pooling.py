@@ -1,6 +1,6 @@
 """From a layer's features to one vector an image. B images, D features, L tokens, H x W places."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -49,3 +49,18 @@ def pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Ten
     if pooling == "max":
         return tokens[:, prefix_tokens:].amax(dim=1)
     return tokens[:, prefix_tokens:].mean(dim=1)
+
+
+def tensor_of_batch(values: Any, batch: int) -> Tensor | None:
+    """The features among a module's inputs or outputs: of the whole batch, with a feature axis."""
+    found: list[Tensor] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == batch and value.is_floating_point():
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            for inner in value:
+                visit(inner)
+
+    visit(values)
+    return found[0] if found else None

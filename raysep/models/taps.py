@@ -3,15 +3,14 @@
 B images, D features. Layer 0 is the output of the stem (for a ViT: patch embedding + position), then one
 layer per block (plain transformers) or per stage (hierarchical nets), as timm's `forward_intermediates`
 has them; where timm's first intermediate is the stem already, it is layer 0. Named modules are tapped
-at their output by forward hooks. Each layer is pooled to (B, D) as soon as it is at hand.
+at their output by forward hooks. Each layer is pooled to (B, D) as soon as it is at hand. Layers are numbered
+in the order in which the network executes them: what is inside a block comes before the block itself, and the
+last one is the network's last block, or what was asked for behind it.
 """
 
-import fnmatch
 import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,27 +18,12 @@ from torch import Tensor, nn
 
 from raysep.config import ModelConfig, Pooling
 from raysep.errors import ConfigError
-from raysep.models.build import create, preprocessing_of
+from raysep.models.build import create, on_meta, passes, preprocessing_of
+from raysep.models.execution import Execution
 from raysep.models.layers import Layer
 from raysep.models.pixels import LayeredPixels, Pixels
-from raysep.models.pooling import Layout, layout_of, pool
-
-STEM = "stem"
-# timm's names for the first block or stage, whose input is the stem's output.
-FIRST_BLOCK = re.compile(
-    r"^(.*\.)?(blocks|block|stages|layers|levels|network|transformers|dense_stages|features)\.0$"
-    r"|^(serial_blocks1|stage1|level0)$"
-)
-
-
-@dataclass(frozen=True)
-class _Tap:
-    """Where a layer is read off: an intermediate of timm's, or a module's input or output."""
-
-    name: str
-    intermediate: int | None = None
-    module: str | None = None
-    at_input: bool = False
+from raysep.models.pooling import Layout, layout_of, pool, tensor_of_batch
+from raysep.models.selection import select, taps_of
 
 
 class LayeredModel(nn.Module):
@@ -65,9 +49,10 @@ class LayeredModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        # A class token is at hand only where timm gives back the tokens that stand before the patches.
+        intermediates = taps_of(model)
         # timm's interface, which torch's Module has no type for.
         self._intermediates: Callable[..., list[Any]] = model.forward_intermediates  # type: ignore[assignment]
+        # A class token is at hand only where timm gives back the tokens that stand before the patches.
         options = inspect.signature(self._intermediates).parameters
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         self._ask_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
@@ -76,10 +61,10 @@ class LayeredModel(nn.Module):
             raise ConfigError(["models: pooling `cls`: the model has no class token; take `mean`, `token0` or `auto`"])
         auto = "cls" if self._has_cls else "mean"
         self._poolings = list(dict.fromkeys(auto if one == "auto" else one for one in pooling))
-        self._taps = _taps_of(model)
-        self._layouts: dict[int, Layout] = {}
-        if layers != "all":
-            self._taps = _select(self._taps, model, layers)
+        self._taps = intermediates if layers == "all" else select(intermediates, model, layers)
+        self._layouts: dict[str, Layout] = {}
+        # Whether something was asked for that comes after timm's last intermediate.
+        self._to_the_end = False
         self.layers = self._measure(input_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,33 +105,40 @@ class LayeredModel(nn.Module):
 
     def _vectors(self, x: Tensor) -> list[Tensor]:
         """A vector for each tap and pooling, the poolings of a tap side by side."""
-        pooled: dict[int, list[Tensor]] = {}
-        with self._hooks(pooled, len(x)):
-            arguments = {"return_prefix_tokens": True} if self._ask_prefix else {}
-            intermediates = self._intermediates(x, intermediates_only=True, **arguments)
-        for position, tap in enumerate(self._taps):
+        pooled = self._pooled(x)
+        return [vector for tap in self._taps for vector in pooled[tap.name]]
+
+    def _pooled(self, x: Tensor, fired: Callable[[str], None] = lambda _: None) -> dict[str, list[Tensor]]:
+        """One forward pass: by the tap's name, a vector for each pooling. A hook that has read calls `fired`."""
+        pooled: dict[str, list[Tensor]] = {}
+        arguments = {"return_prefix_tokens": True} if self._ask_prefix else {}
+        with self._hooks(pooled, len(x), fired):
+            if self._to_the_end:
+                final, intermediates = self._intermediates(x, **arguments)
+                self.model.forward_head(final, pre_logits=True)  # type: ignore[operator]
+            else:
+                intermediates = self._intermediates(x, intermediates_only=True, **arguments)
+        for tap in self._taps:
             if tap.intermediate is not None:
-                pooled[position] = self._pool_intermediate(intermediates[tap.intermediate])
-        missing = [tap.name for position, tap in enumerate(self._taps) if position not in pooled]
-        if missing:
-            raise ConfigError([f"models: the forward pass doesn't go through {', '.join(missing)}"])
-        return [vector for position in range(len(self._taps)) for vector in pooled[position]]
+                pooled[tap.name] = self._pool_intermediate(intermediates[tap.intermediate])
+        return pooled
 
     @contextmanager
-    def _hooks(self, pooled: dict[int, list[Tensor]], batch: int) -> Iterator[None]:
+    def _hooks(self, pooled: dict[str, list[Tensor]], batch: int, fired: Callable[[str], None]) -> Iterator[None]:
         """Hooks live for one forward pass, so that they hold no tensor after it."""
         handles = []
         modules = dict(self.model.named_modules())
-        for position, tap in enumerate(self._taps):
+        for tap in self._taps:
             if tap.module is None:
                 continue
 
-            def keep(values: Any, position: int = position) -> None:
+            def keep(values: Any, name: str = tap.name) -> None:
                 # The first pass of a module counts: some models run a block once per branch.
-                if position not in pooled:
-                    value = _tensor_of_batch(values, batch)
+                if name not in pooled:
+                    value = tensor_of_batch(values, batch)
                     if value is not None:
-                        pooled[position] = self._pool_hooked(position, value)
+                        pooled[name] = self._pool_hooked(name, value)
+                        fired(name)
 
             module = modules[tap.module]
             if tap.at_input:
@@ -171,27 +163,53 @@ class LayeredModel(nn.Module):
             for pooling in self._poolings
         ]
 
-    def _pool_hooked(self, position: int, value: Tensor) -> list[Tensor]:
-        layout = self._layouts.setdefault(position, layout_of(value, self.model))
+    def _pool_hooked(self, name: str, value: Tensor) -> list[Tensor]:
+        layout = self._layouts.setdefault(name, layout_of(value, self.model))
         # A sequence holds the prefix tokens where the model has them: ViT blocks and what is in them.
         prefix_tokens = self._prefix_tokens if layout == "NLC" else 0
         return [pool(value, layout, pooling, prefix_tokens) for pooling in self._poolings]
 
     def _measure(self, input_size: tuple[int, int, int]) -> list[Layer]:
+        """Put the taps into the order of execution, and say what each gives."""
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                vectors = self._vectors(torch.zeros(1, *input_size, device=device))
+                pooled = self._dry_pass(torch.zeros(1, *input_size, device=device))
         finally:
             self.model.train(training)
         last = max(1, len(self._taps) - 1)
-        places = [(tap.name, place / last, one) for place, tap in enumerate(self._taps) for one in self._poolings]
-        return [
-            Layer(index, name, depth, vector.shape[1], pooling)
-            for index, ((name, depth, pooling), vector) in enumerate(zip(places, vectors, strict=True))
+        places = [
+            (tap.name, place / last, pooling, vector.shape[1])
+            for place, tap in enumerate(self._taps)
+            for pooling, vector in zip(self._poolings, pooled[tap.name], strict=True)
         ]
+        return [Layer(index, name, depth, dim, pooling) for index, (name, depth, pooling, dim) in enumerate(places)]
+
+    def _dry_pass(self, x: Tensor) -> dict[str, list[Tensor]]:
+        """The first pass, which orders the taps: up to the last intermediate, or on where that isn't enough."""
+        for self._to_the_end in (False, True):
+            execution = Execution(self.model)
+            steps: dict[str, int] = {}
+
+            def fired(name: str, steps: dict[str, int] = steps, execution: Execution = execution) -> None:
+                steps[name] = execution.now()
+
+            with execution.recorded():
+                pooled = self._pooled(x, fired)
+            missing = [tap.name for tap in self._taps if tap.name not in pooled]
+            if not missing:
+                break
+        else:
+            raise ConfigError(
+                [
+                    f"models: no features pass through {', '.join(missing)}: expected layers, modules in or between "
+                    "them, or what comes before the classifier"
+                ]
+            )
+        self._taps = execution.ordered(self._taps, taps_of(self.model), steps)
+        return pooled
 
 
 def open_layers(
@@ -200,7 +218,11 @@ def open_layers(
     """A model ready to be read layer by layer, as its configuration asks. Raises as `LayeredModel` does."""
     if isinstance(model, Pixels):
         return LayeredPixels(model, input_size)
-    return LayeredModel(model, input_size, config.layers, config.pooling)
+    try:
+        return LayeredModel(model, input_size, config.layers, config.pooling)
+    except ConfigError as error:
+        problems = [problem.removeprefix("models: ") for problem in error.problems]
+        raise ConfigError([f"models: {config.id}: {problem}" for problem in problems], error.source) from None
 
 
 def describe(config: ModelConfig) -> list[Layer]:
@@ -209,88 +231,11 @@ def describe(config: ModelConfig) -> list[Layer]:
     Raises:
         ConfigError: as `create` and `LayeredModel` do, or an image size that the model can't take.
     """
-    try:
-        # Meta tensors have shapes and no values: the pass takes milliseconds for a model of any size.
-        with torch.device("meta"):
-            return _described(config)
-    except ConfigError:
-        raise
-    except Exception:  # noqa: BLE001  (a few models ask for values, which raises whatever it raises)
-        return _described(config)
+    return on_meta(lambda: _described(config))
 
 
 def _described(config: ModelConfig) -> list[Layer]:
     model = create(config, weights=False)
-    preprocessing = preprocessing_of(model, config)
-    size = (preprocessing.channels, *preprocessing.size)
-    try:
-        return open_layers(model, size, config).layers
-    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        if next(model.parameters()).is_meta:
-            raise
-        raise ConfigError(
-            [f"models: {config.id} can't take images of {size[1]}x{size[2]}: {type(error).__name__}: {error}"]
-        ) from error
-
-
-def _taps_of(model: nn.Module) -> list[_Tap]:
-    feature_info: Any = model.feature_info
-    names = [info["module"] or STEM for info in feature_info]
-    # Some families name a module per branch or pass, so a name may come twice.
-    taps = [
-        _Tap(name if names.count(name) == 1 else f"{name}#{names[:index].count(name)}", intermediate=index)
-        for index, name in enumerate(names)
-    ]
-    first = _first_block(model, names[0])
-    return [_Tap(STEM, module=first, at_input=True), *taps] if first else taps
-
-
-def _first_block(model: nn.Module, name: str) -> str | None:
-    """The module whose input is the stem's output, or None where timm's first layer is the stem."""
-    if not FIRST_BLOCK.match(name) or (name == "features.0" and not hasattr(model, "stem")):
-        return None
-    modules = dict(model.named_modules())
-    # A wrapped encoder keeps its inner names, and two families say `block` for `blocks` or `stages`.
-    candidates = [name, *(known for known in modules if known.endswith(f".{name}")), "blocks.0", "stages.0"]
-    found = next((candidate for candidate in candidates if candidate in modules), None)
-    if found is not None and isinstance(modules[found], nn.ModuleList):
-        found = f"{found}.0"
-    return found
-
-
-def _select(taps: Sequence[_Tap], model: nn.Module, wanted: Sequence[str]) -> list[_Tap]:
-    """The taps that names and patterns ask for: layers in their order, then modules in the model's."""
-    modules = [name for name, _ in model.named_modules() if name]
-    chosen: dict[str, _Tap] = {}
-    problems = []
-    for pattern in wanted:
-        layers = {tap.name: tap for tap in taps if pattern == "all" or fnmatch.fnmatchcase(tap.name, pattern)}
-        hooked = {name: _Tap(name, module=name) for name in modules if fnmatch.fnmatchcase(name, pattern)}
-        # `blocks.*` means the blocks and not everything inside them: a `*` stays within one part of a name.
-        depth = pattern.count(".")
-        found = layers or {name: tap for name, tap in hooked.items() if name.count(".") == depth}
-        if not found:
-            problems.append(
-                f"models: no layer or module {pattern!r}; the layers are {', '.join(tap.name for tap in taps)}"
-            )
-        chosen |= found
-    if problems:
-        raise ConfigError(problems)
-    order = {name: index for index, name in enumerate([tap.name for tap in taps] + modules)}
-    position = {name: index for index, name in enumerate(modules)}
-    return sorted(chosen.values(), key=lambda tap: (position.get(tap.name.partition("#")[0], -1), order[tap.name]))
-
-
-def _tensor_of_batch(values: Any, batch: int) -> Tensor | None:
-    """The features among a module's inputs or outputs: of the whole batch, with a feature axis."""
-    found: list[Tensor] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == batch and value.is_floating_point():
-            found.append(value)
-        elif isinstance(value, tuple | list):
-            for inner in value:
-                visit(inner)
-
-    visit(values)
-    return found[0] if found else None
+    with passes(model, config):
+        preprocessing = preprocessing_of(model, config)
+        return open_layers(model, (preprocessing.channels, *preprocessing.size), config).layers

@@ -167,7 +167,7 @@ def test_small_classes_are_left_out_and_named():
     assert splits.left_out(splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]))) == []
     with pytest.raises(ConfigError, match="2 unseen classes or more can be told apart, got 1"):
         splits.draw_split(records, SplitConfig(unseen=["a", "d"]), least=4)
-    with pytest.raises(ConfigError, match="'d' has 1 image, expected 2 or more; data\.min_per_class: 2 leaves"):
+    with pytest.raises(ConfigError, match=r"'d' has 1 image, expected 2 or more; data\.min_per_class: 2 leaves"):
         splits.draw_split([*records[:18], Record("d0", "d")], SplitConfig(unseen=["a", "d"]))
 
 

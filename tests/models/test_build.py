@@ -5,6 +5,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from raysep.checks import check_models
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models.build import create, preprocessing_of
@@ -127,3 +128,74 @@ def test_of_a_pickle_tensors_are_read_and_no_code(weights: Path, tmp_path: Path,
         with pytest.raises(ConfigError, match="state dict"):
             create(config(tmp_path / "bad.pth"))
     assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "part"),
+    [
+        (
+            {"flavour": 1},
+            r"can't be built with these arguments: test_vit takes no argument 'flavour'; it takes act_layer, ",
+        ),
+        ({"drop_path": 0.1}, r"takes no argument 'drop_path' \(is 'drop_path_rate' meant\?\)"),
+        ({"global_pool": "foo"}, r"can't be built with these arguments: .*\(kwargs: global_pool\)"),
+        ({"depth": "x"}, r"can't be built with these arguments: .*\(kwargs: depth\)"),
+        ({"depth": -1}, "can't be built with these arguments"),
+        ({"num_heads": 0}, "can't be built with these arguments"),
+        ({"act_layer": "nope"}, r"there is no 'nope' \(kwargs: act_layer\)"),
+        ({"norm_layer": 5}, r"timm doesn't say why \(kwargs: norm_layer\)"),
+        ({"self": 1}, "can't be built with these arguments"),
+        # What breaks in the forward pass alone.
+        (
+            {"patch_size": 7},
+            r"can't take images of 160x160: .*Set models\[\].image_size, or models\[\].kwargs \(patch_size\)",
+        ),
+        ({"depth": 0}, "can't take images of 160x160"),
+    ],
+)
+def test_no_argument_of_timm_is_a_traceback(kwargs: dict[str, object], part: str):
+    config = ModelConfig(name="test_vit", id="mine", pretrained=False, kwargs=kwargs)
+    with pytest.raises(ConfigError, match=part) as caught:
+        check_models([config], trained=True)
+    (problem,) = caught.value.problems
+    assert problem.startswith("models: mine")
+    # Neither a class of timm's, nor where it lies on this machine.
+    assert "__init__" not in problem
+    assert "site-packages" not in problem
+
+
+def test_a_classifier_that_gives_no_number_a_class_can_not_be_trained():
+    config = ModelConfig(name="inception_v3", pretrained=False, kwargs={"aux_logits": True})
+    assert check_models([config]) == []
+    with pytest.raises(
+        ConfigError, match=r"its classifier gives 2 outputs for 2 images and 3 classes, expected \[2, 3\]"
+    ):
+        check_models([config], trained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "image_size", "size"),
+    [
+        ("test_vit", {"img_size": 64}, None, (64, 64)),
+        ("test_vit", {"img_size": [64, 32]}, None, (64, 32)),
+        ("test_vit", {"dynamic_img_size": True}, 64, (64, 64)),
+        ("test_resnet", {}, 48, (48, 48)),
+    ],
+)
+def test_images_have_the_size_that_the_network_is_built_for(
+    name: str, kwargs: dict[str, object], image_size: int | None, size: tuple[int, int]
+):
+    config = ModelConfig(name=name, pretrained=False, kwargs=kwargs, image_size=image_size)
+    assert check_models([config], trained=True) == []
+    assert preprocessing_of(create(config), config).size == size
+
+
+def test_all_problems_of_all_models_come_together():
+    models = [
+        ModelConfig(name="resnet19", pretrained=False),
+        ModelConfig(name="test_vit", pretrained=False, kwargs={"flavour": 1}),
+        ModelConfig(name="test_vit", id="third", pretrained=False, layers=["nope"]),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        check_models(models)
+    assert len(caught.value.problems) == 3

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from raysep.checks import check_models
 from raysep.config import ModelConfig
+from raysep.errors import ConfigError
 from raysep.models.build import create, preprocessing_of
 from raysep.models.meta import PIXELS
 from raysep.models.taps import describe, open_layers
@@ -33,3 +35,10 @@ def test_large_images_are_averaged_down_and_small_ones_are_not():
     small = open_layers(create(CONFIG), (3, 4, 4), CONFIG)
     torch.testing.assert_close(small(x[:, :, :4, :4]), x[:, :, :4, :4].flatten(1))
     assert describe(CONFIG)[0].dim == 192
+
+
+def test_the_name_of_the_baseline_is_no_model_to_ask_for():
+    with pytest.raises(
+        ConfigError, match=r"raysep:pixels is the baseline that raysep makes itself: see baselines\.pixels"
+    ):
+        check_models([ModelConfig(name=PIXELS)])

@@ -118,17 +118,88 @@ def test_several_poolings_are_layers_side_by_side():
     torch.testing.assert_close(vectors[1], layers_of(model, pooling=["mean"])["blocks.0"])
 
 
-def test_all_layers_and_named_modules_go_together():
-    found = layers_of(vit(), layers=["all", "blocks.*.mlp.act"])
-    assert list(found) == [
-        "stem",
-        "blocks.0",
-        "blocks.0.mlp.act",
-        "blocks.1",
-        "blocks.1.mlp.act",
-        "blocks.2",
-        "blocks.2.mlp.act",
-    ]
+def test_what_is_inside_a_block_comes_before_it_and_the_last_block_is_last():
+    model = vit()
+    layered = LayeredModel(model, (3, 32, 32), ["all", "blocks.*.mlp.act"])
+    blocks = [name for index in range(3) for name in (f"blocks.{index}.mlp.act", f"blocks.{index}")]
+    assert [layer.name for layer in layered.layers] == ["stem", *blocks]
+    assert [layer.depth for layer in layered.layers] == pytest.approx([index / 6 for index in range(7)])
+    with torch.no_grad():
+        tokens = model.blocks(model.norm_pre(model._pos_embed(model.patch_embed(X))))
+        torch.testing.assert_close(layered.split(layered(X))[-1], tokens[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "expected"),
+    [
+        # Asked for in any order.
+        ("test_vit", ["blocks.5.mlp.act", "blocks.5", "blocks.4"], ["blocks.4", "blocks.5.mlp.act", "blocks.5"]),
+        # What is inside of the last block alone: the last that is executed.
+        (
+            "test_vit",
+            ["blocks.5.mlp.*"],
+            [f"blocks.5.mlp.{part}" for part in ("fc1", "act", "drop1", "norm", "fc2", "drop2")],
+        ),
+        # Before the stem, which is the input of the first block, and behind the last block.
+        (
+            "test_vit",
+            ["patch_embed.proj", "stem", "blocks.5", "norm"],
+            ["patch_embed.proj", "stem", "blocks.5", "norm"],
+        ),
+        ("test_vit", ["norm", "head_drop", "blocks.5"], ["blocks.5", "norm", "head_drop"]),
+        ("test_resnet", ["layer4", "layer4.0.conv1", "global_pool"], ["layer4.0.conv1", "layer4", "global_pool"]),
+        ("test_efficientnet", ["conv_head", "blocks.4", "blocks.4.*"], ["blocks.4.0", "blocks.4", "conv_head"]),
+        (
+            "test_convnext",
+            ["head.norm", "stages.3", "stages.3.blocks.0"],
+            ["stages.3.blocks.0", "stages.3", "head.norm"],
+        ),
+        # A list of modules, other names than the modules have, branches, names that no module has.
+        (
+            "twins_svt_small",
+            ["block.3", "blocks.3.*"],
+            ["blocks.3.0", "blocks.3.1", "blocks.3.2", "blocks.3.3", "block.3"],
+        ),
+        ("mvitv2_tiny", ["block.3", "stages.3.blocks.0"], ["stages.3.blocks.0", "block.3"]),
+        (
+            "crossvit_tiny_240",
+            ["blocks.2#0", "blocks.2#1", "blocks.2.blocks.1.0"],
+            ["blocks.2.blocks.1.0", "blocks.2#0", "blocks.2#1"],
+        ),
+        ("coat_tiny", ["parallel_blocks#2", "parallel_blocks.5"], ["parallel_blocks.5", "parallel_blocks#2"]),
+        ("hrnet_w18_small", ["stage1", "stem", "layer1.0"], ["stem", "layer1.0", "stage1"]),
+    ],
+)
+def test_layers_have_the_order_of_execution(name: str, layers: list[str], expected: list[str]):
+    found = describe(ModelConfig(name=name, pretrained=False, layers=layers))
+    assert [layer.name for layer in found] == expected
+    assert [layer.index for layer in found] == list(range(len(found)))
+    assert (found[0].depth, found[-1].depth) == (0, 1)
+
+
+def test_modules_that_are_registered_before_they_are_executed():
+    model = vit()
+    first = dict(model.named_children())
+    # The norm behind the blocks is listed first now.
+    model._modules = {"norm": first.pop("norm"), **first}
+    assert list(layers_of(model, layers=["norm", "all"])) == ["stem", "blocks.0", "blocks.1", "blocks.2", "norm"]
+
+
+def test_what_comes_after_the_last_block_is_read_from_the_whole_pass():
+    model = vit()
+    found = layers_of(model, layers=["all", "norm", "head_drop"])
+    with torch.no_grad():
+        features = model.forward_features(X)
+        torch.testing.assert_close(found["norm"], features[:, 0])
+        torch.testing.assert_close(found["head_drop"], model.forward_head(features, pre_logits=True))
+        torch.testing.assert_close(found["blocks.2"], layers_of(model)["blocks.2"])
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_the_classifiers_outputs_are_no_layer(classes: int):
+    model = timm.create_model("test_vit", num_classes=classes, img_size=32)
+    with pytest.raises(ConfigError, match="no features pass through head: expected layers"):
+        LayeredModel(model, (3, 32, 32), ["all", "head"])
 
 
 def test_patterns_stay_within_one_part_of_a_name():

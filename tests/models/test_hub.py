@@ -1,0 +1,76 @@
+"""What timm's own loader only logs is told, or refused, when arguments make another network than its weights are of."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from raysep.checks import check_models
+from raysep.config import ModelConfig
+from raysep.errors import ConfigError
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's weights of test_vit, without a hub."""
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
+    source = ("file", str(tmp_path / "w.safetensors"))
+    monkeypatch.setattr("timm.models._builder._resolve_pretrained_source", lambda _: source)
+
+
+def check(**kwargs: Any) -> list[str]:
+    return check_models([ModelConfig(name="test_vit", kwargs=kwargs)], trained=True)
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize("kwargs", [{}, {"in_chans": 1}, {"drop_path_rate": 0.1}, {"img_size": 64}])
+def test_weights_that_fit_need_no_word(kwargs: dict[str, Any]):
+    assert check(**kwargs) == []
+
+
+@pytest.mark.usefixtures("fetched")
+def test_blocks_without_weights_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"test_vit: timm's weights have nothing for blocks.6 to blocks.7: .*\(depth\)"
+    ):
+        check(depth=8)
+
+
+@pytest.mark.usefixtures("fetched")
+def test_weights_without_blocks_are_told():
+    (line,) = check(depth=4)
+    assert line.startswith("test_vit: of timm's weights, not used by this network: blocks.4 to blocks.5: ")
+    assert line.endswith("(24 keys)")
+
+
+@pytest.mark.usefixtures("fetched")
+def test_a_norm_behind_the_blocks_is_told():
+    lines = check(global_pool="avg")
+    assert any(
+        "timm's weights have nothing for fc_norm: weight, bias (2 keys), which start from scratch" in x for x in lines
+    )
+
+
+@pytest.mark.usefixtures("fetched")
+def test_weights_of_another_shape_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"timm's weights don't fit the network \(kwargs: embed_dim\): .*size mismatch"
+    ):
+        check(embed_dim=32)
+
+
+@pytest.mark.usefixtures("fetched")
+def test_the_log_is_as_it_was():
+    logger = logging.getLogger("timm.models._builder")
+    before = (logger.level, logger.propagate, list(logger.handlers))
+    check(depth=4)
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+def test_a_model_without_weights():
+    name = next(name for name in timm.list_models() if not timm.is_model_pretrained(name) and name.startswith("resnet"))
+    with pytest.raises(ConfigError, match=f"timm has no weights for {name}: `pretrained: false`, or a path"):
+        check_models([ModelConfig(name=name)])
