@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysep.config import DataConfig
+from raysep.data.classes import in_code
 from raysep.data.decoding import (
     LEAST_SPREAD,
     Samples,
@@ -22,7 +23,7 @@ from raysep.data.decoding import (
 )
 from raysep.data.files import in_short
 from raysep.data.sources import GivenBits, Reader, Remarks, Source
-from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, in_code, left_out, select
+from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
 from raysep.retries import may_pass
 

@@ -1,10 +1,8 @@
 """The split of a domain into seen_train, seen_test and unseen, and its table in the run directory."""
 
-import difflib
 import hashlib
 import io
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysep.config import CapConfig, DomainConfig, SplitConfig
+from raysep.data.classes import of_large_classes, with_known_names
 from raysep.data.files import in_short
 from raysep.data.sources import Record
 from raysep.errors import ConfigError
@@ -71,13 +70,13 @@ def draw_split(
     Raises:
         ConfigError: with every reason why no split can be drawn.
     """
-    records, small = _of_large_classes(records, least)
+    records, small = of_large_classes(records, least)
     too_small = {"": small}
     if config is not None:
-        config = _with_known_names(config, sorted({record.class_name for record in records}), set(small))
+        config = with_known_names(config, sorted({record.class_name for record in records}), set(small))
     large: dict[str, Sequence[Record]] = {}
     for name, images in (others or {}).items():
-        large[name], too_small[f"data.domains, {name}: "] = _of_large_classes(images, least)
+        large[name], too_small[f"data.domains, {name}: "] = of_large_classes(images, least)
     parts = {record.part for record in records}
     if "unseen" in parts and config is not None:
         raise ConfigError(
@@ -106,9 +105,10 @@ def draw_split(
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     sentences = [
-        f"{where}{len(small)} classes with fewer images than data.min_per_class = {least}: {in_short(_counts(small))}"
-        for where, small in too_small.items()
-        if small
+        f"{where}{len(of_class)} classes with fewer images than data.min_per_class = {least}: "
+        + in_short([f"{name} ({count})" for name, count in sorted(of_class.items())])
+        for where, of_class in too_small.items()
+        if of_class
     ]
     return pa.concat_tables(tables).replace_schema_metadata({LEFT_OUT: json.dumps(sentences)})
 
@@ -117,17 +117,6 @@ def left_out(split: pa.Table) -> list[str]:
     """What `draw_split` left out, a sentence each. Not kept in the file of a split."""
     sentences: list[str] = json.loads((split.schema.metadata or {}).get(LEFT_OUT, b"[]"))
     return sentences
-
-
-def _of_large_classes(records: Sequence[Record], least: int) -> tuple[Sequence[Record], dict[str, int]]:
-    """The images of classes that have enough of them, and the sizes of the others."""
-    sizes = Counter(record.class_name for record in records)
-    small = {name: count for name, count in sizes.items() if count < least}
-    return [record for record in records if record.class_name not in small] if small else records, small
-
-
-def _counts(sizes: Mapping[str, int]) -> list[str]:
-    return [f"{name} ({count})" for name, count in sorted(sizes.items())]
 
 
 def hold_out(labels: NDArray[np.int32], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -273,45 +262,6 @@ def _capped(placed: Sequence[Placed], caps: CapConfig, seed: int) -> list[Placed
         chosen = range(len(members)) if limit is None else sorted(rng.permutation(len(members))[:limit].tolist())
         kept += [members[position] for position in chosen]
     return kept
-
-
-def _with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -> SplitConfig:
-    """The names of classes as the data has them, without those of classes that are left out.
-
-    Raises ConfigError for names that no class has. A name in another form of Unicode is the same name: file systems
-    and editors change them (Unicode Standard Annex 15).
-    """
-    problems, update = [], {}
-    forms: dict[str, list[str]] = {}
-    for name in [*classes, *small]:
-        forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
-    for key, names in (("unseen", config.unseen), ("seen", config.seen)):
-        if not isinstance(names, list):
-            continue
-        known = []
-        for name in names:
-            same = [name] if name in classes or name in small else forms.get(unicodedata.normalize("NFC", name), [])
-            if len(same) == 1:
-                known += [same[0]] if same[0] not in small else []
-            else:
-                close = same or difflib.get_close_matches(name, classes, n=3, cutoff=0.5) or classes[:10]
-                problems.append(
-                    f"data.split.{key}: no class {in_code(name)} in the data; there are "
-                    + ", ".join(in_code(other) for other in close)
-                )
-        update[key] = known
-    if problems:
-        raise ConfigError(problems)
-    return config.model_copy(update=update)
-
-
-def in_code(name: str) -> str:
-    r"""A name so that no other one looks the same: what is no ASCII is spelt out as well.
-
-    >>> in_code("heron") + in_code("caf\u00e9")
-    "'heron''café' ('caf\\xe9')"
-    """
-    return repr(name) if ascii(name) == repr(name) else f"{name!r} ({name!a})"
 
 
 def _problems(placed: Sequence[Placed]) -> list[str]:
