@@ -47,6 +47,8 @@ class Storage:
                     "profile, or the machine's role"
                 )
             self.fs, root = _file_system(uri)
+            if not root.strip("/"):
+                raise UsageError(f"{uri}: expected a bucket and a directory behind the scheme, got neither")
             self.uri, _, self._options = uri.partition("?")
             self.uri = self.uri.rstrip("/")
         else:

@@ -44,14 +44,12 @@ K, D = 5, 32
 SEPARATION = 0.8
 # Two classes, and five, that can't be told apart, can be told apart in part, and are all but perfectly apart.
 EDGES = (("no separation", 0.0), ("some", SEPARATION), ("near perfect", 1.7))
-# Images a class and classes.
-EDGE_SIZES = ((5, 2), (15, 2), (50, 2), (500, 2), (10, 5), (100, 5))
 # Of fewer images, figures are reported and nothing is demanded: halves of them are a handful.
 LEAST_IMAGES = 100
 # Half a unit of the last digit that is shown.
 SHOWN = 0.0005
 # Of real images: so many data sets of so many.
-SAMPLES, SAMPLED = 60, 250
+SAMPLES, SAMPLED = 200, 250
 # Here k-means has two answers of about the same inertia: no half can say which one other images would give.
 UNSTABLE = 0.6
 # One layer is better than the others, one is close to it, the last is clearly worse.
@@ -61,10 +59,16 @@ SELECTED: tuple[Metric, ...] = ("nmi", "knn_purity", "nn1", "few_shot_5")
 
 @dataclass(frozen=True)
 class Bars:
-    """What the figures are held to, of how many data sets (coverage, selections) of how many images a class."""
+    """What the figures are held to, of how many data sets of how many images a class.
+
+    Attributes:
+        sets, edge_sets, selections: data sets of each part.
+        edge_sizes: images a class, and classes.
+    """
 
     sets: int
     edge_sets: int
+    edge_sizes: tuple[tuple[int, int], ...]
     selections: int
     images: int
     coverage: tuple[float, float]
@@ -77,6 +81,7 @@ class Bars:
 FULL = Bars(
     sets=500,
     edge_sets=200,
+    edge_sizes=((5, 2), (15, 2), (50, 2), (500, 2), (10, 5), (100, 5)),
     selections=150,
     images=100,
     coverage=(0.92, 0.98),
@@ -89,6 +94,7 @@ FULL = Bars(
 QUICK = Bars(
     sets=24,
     edge_sets=16,
+    edge_sizes=((5, 2), (50, 2)),
     selections=24,
     images=60,
     coverage=(0.75, 1.0),
@@ -227,7 +233,7 @@ def width_figures(name: str, own: Intervals, bars: Bars, demanded: bool = True) 
 
 def edges(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
     """The same at the floor and the ceiling, of two classes and few images."""
-    for images, classes in EDGE_SIZES:
+    for images, classes in bars.edge_sizes:
         metrics = [metric for metric in METRICS if not metric.startswith("few_shot") or int(metric[9:]) < images]
         for name, separation in EDGES:
             job = partial(measured, images=images, separations=[separation], metrics=metrics, classes=classes)

@@ -9,6 +9,8 @@ app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
     no_args_is_help=True,
     add_completion=False,
+    # Plain lines: panels break sentences, and a script can't read them.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -75,7 +75,9 @@ def run(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the run.")] = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Instead of CONFIG: a timm model, evaluated as it is.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Its weights, a safetensors file; unset: timm's.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Its checkpoint: safetensors, or of torch.save; unset: timm's.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Directory with a directory of images for each class.")] = None,
     unseen: Annotated[str | None, typer.Option(help="Classes new to the model: a,b,c or all; unset: all.")] = None,
     run_dir: RunDir = None,
@@ -247,17 +249,12 @@ def layers(
     pooling: Annotated[str, typer.Option(help="auto, cls, mean, token0 or max.")] = "auto",
 ) -> None:
     """The layers of any timm model. No weights are loaded."""
-    from pydantic import ValidationError
-
     from raysep.config import ModelConfig
-    from raysep.errors import ConfigError
+    from raysep.loading import validated
     from raysep.quiet import quiet
 
     values = {"name": model, "image_size": image_size, "layers": layer or "all", "pooling": pooling}
-    try:
-        config = ModelConfig.model_validate({**values, "pretrained": False})
-    except ValidationError as error:
-        raise ConfigError([f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()], "options") from None
+    config = validated(ModelConfig, {**values, "pretrained": False}, "options")
     with quiet(False):
         from raysep.models.taps import describe
 

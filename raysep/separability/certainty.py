@@ -9,7 +9,7 @@ N images, S splits of them into halves a and b (`halves.py`), with d = (a - b) /
   elsewhere): var(d). Jumps of a and b are independent, so that half of their variance, as much as twice the images
   would leave of it, is in d.
 - `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
-- `few_shot_se`, from the draws of labelled images.
+- `few_shot_se`, for few-shot accuracies: a jackknife over the draws of labelled images.
 
 At chance level scores are degenerate statistics (Hoeffding 1948, doi:10.1214/aoms/1177730196): no single image moves
 them, and their variance falls with the square of N instead of N. Halves then have four times the variance of the whole
@@ -100,46 +100,34 @@ def neighbor_se(
     return min(smooth_se(values), jackknife)
 
 
-def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], shots: int, chance: float) -> float:
-    """Standard error of a few-shot accuracy over images and draws.
+def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], chance: float) -> float:
+    """Standard error of a few-shot accuracy over images and draws: a jackknife (Efron and Stein 1981).
 
-    The variance of its first-order terms: of an image as one that is classified, of a draw of labelled images, which
-    there are only so many of, and of the two together: an image that is hard to classify is a bad example as well, and
-    where many are labelled it is missing from those that are classified. At chance level the first and the last are
-    noise that is in the second already.
+    Without an image the accuracy is the mean over the draws that don't label it, of the other images. What the means
+    over so few draws differ by anyway is taken off; the error of the mean over the draws themselves is added, unless
+    these are all draws. At chance level a jackknife has twice the variance.
 
     Args:
         found: what the classifiers of R draws were right about.
         y: (N,) labels.
-        shots: labelled images per class.
         chance: the accuracy that chance gives.
     """
-    Q, R = len(found.queries), len(found.right)
-    accuracies = found.accuracies
-    _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    drawn = shots / sizes
-    # Of an image, how much more often it is classified rightly than others of its class are in the same draws.
-    free = ~found.labelled[:, found.queries]
+    R, accuracies = len(found.right), found.accuracies
+    free = ~found.labelled
     times = np.maximum(free.sum(axis=0), 1)
-    ease = np.einsum("rq,rq->q", found.right - accuracies[:, None], free) / times
-    spread = np.einsum("rq,rq->q", (found.right - accuracies[:, None]) ** 2, free) / times - ease**2
-    noise = 0.0 if found.exact else float((spread / np.maximum(times - 1, 1)).sum())
-    own = index[found.queries]
-    of_class = np.bincount(own, minlength=len(sizes))
-    as_image = (ease - (np.bincount(own, weights=ease, minlength=len(sizes)) / np.maximum(of_class, 1))[own]) / Q
-    of_images = max(0.0, _within_classes(as_image, own) - noise / Q**2)
     # einsum reads booleans piece by piece; a product would make floats of all of them first.
-    effect = np.einsum("r,rn->n", accuracies - accuracies.mean(), found.labelled)
-    effect /= np.maximum(found.labelled.sum(axis=0), 1)
-    as_example = effect * drawn[index]
-    of_draw = float(accuracies.var())
-    share = _share_drawn(effect, index, drawn, 0.0 if found.exact else of_draw / R)
-    of_draws = of_draw * (share + (0.0 if found.exact else (1 - share) / R))
-    together = 2 * float((as_image * as_example[found.queries]).sum())
-    # Estimates of all three: their sum is not less than the first, which is a variance for itself.
-    total = max(of_images, of_images + of_draws + together)
-    away = 1 - at_chance(float(accuracies.mean()), chance, math.sqrt(total))
-    return math.sqrt(of_draws + away * (total - of_draws)) if total > of_draws else math.sqrt(total)
+    without = np.einsum("r,rn->n", accuracies, free) / times
+    asked, others = found.queries, np.maximum(free[:, found.queries].sum(axis=1) - 1, 1)
+    total = np.einsum("r,rq->q", found.right.sum(axis=1, dtype=np.float64) / others, free[:, asked])
+    without[asked] = (total - np.einsum("r,rq->q", 1 / others, found.right)) / times[asked]
+    of_draw = 0.0 if found.exact else float(accuracies.var())
+    noise = float((of_draw / times * (1 - times / R)).sum())
+    # Images that are classified, and those that are only labelled, each around their own mean.
+    kind = 2 * np.unique(y, return_inverse=True)[1]
+    kind[asked] += 1
+    sizes = np.bincount(kind)
+    variance = max(0.0, _within_classes(without * (1 - 1 / sizes[kind]), kind) - noise) + of_draw / R
+    return math.sqrt(variance * (1 - at_chance(float(accuracies.mean()), chance, math.sqrt(variance)) / 2))
 
 
 def at_chance(value: float, chance: float, se: float) -> float:
@@ -210,21 +198,3 @@ def _within_classes(influence: NDArray[np.floating[Any]], y: NDArray[np.integer[
     means = np.bincount(index, weights=influence) / sizes
     squares = np.bincount(index, weights=(influence - means[index]) ** 2)
     return float((squares * sizes / np.maximum(sizes - 1, 1)).sum())
-
-
-def _share_drawn(
-    effect: NDArray[np.floating[Any]],
-    index: NDArray[np.integer[Any]],
-    drawn: NDArray[np.floating[Any]],
-    noise: float,
-) -> float:
-    """The share of a class that a draw labels, mean over classes by how much their labelled images matter.
-
-    Args:
-        effect: (N,) how much more accurate draws with an image are.
-        index: (N,) class of each image.
-        drawn: (K,) share of each class.
-        noise: variance of an effect times the share, from there being so few draws.
-    """
-    matters = np.maximum(np.bincount(index, weights=effect**2) * drawn - noise * np.bincount(index), 0)
-    return float(np.average(drawn, weights=matters)) if matters.sum() > 0 else float(drawn.mean())

@@ -135,7 +135,7 @@ def shots(count: int, layer: Layer) -> Measured:
     if not layer.settings.resamples:
         return measured
     # The error is that of the draws: it is known where halves have too few images to label.
-    se = certainty.few_shot_se(found, layer.y, count, by_chance)
+    se = certainty.few_shot_se(found, layer.y, by_chance)
     return _sure(f"few_shot_{count}", measured, layer.few_shot_halves(count), se, len(found.queries))
 
 

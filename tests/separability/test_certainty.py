@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysep.separability import certainty, halves, metrics
+from raysep.separability.centring import centred
 from raysep.separability.engines import SklearnEngine
-from raysep.separability.few_shot import FewShot
+from raysep.separability.few_shot import FewShot, NearestMeans
 from raysep.separability.names import LOWEST, METRICS
 from tests.separability.test_metrics import blobs, right
 
@@ -30,22 +31,41 @@ def test_standard_errors_by_hand():
     assert certainty.smooth_se(np.array([[0.1, 0.2], [0.9, 0.8]])) == pytest.approx(0.05, abs=1e-9)
 
 
-def test_the_error_of_few_shot_accuracy_has_both_parts():
+def test_the_error_of_few_shot_accuracy_has_all_its_parts():
     y = np.repeat([0, 1], 50)
     rng = np.random.default_rng(0)
-    labelled = np.zeros((40, 100), bool)
-    for draw in labelled:
-        draw[[rng.integers(50), 50 + rng.integers(50)]] = True
+    labelled = np.zeros((1000, 100), bool)
+    first = rng.integers(50, size=1000)
+    labelled[np.arange(1000), first] = labelled[np.arange(1000), 50 + rng.integers(50, size=1000)] = True
+    asked = np.arange(100)
     # Images differ, draws do not: the error of a share of 100 images.
-    images = np.broadcast_to(np.arange(100) % 4 > 0, (40, 100)) & ~labelled
-    assert certainty.few_shot_se(FewShot(images, labelled, np.arange(100)), y, 1, 0.0) == pytest.approx(
-        np.sqrt(0.75 * 0.25 / 100), rel=0.1
-    )
-    # Draws differ, images do not: the error of 40 draws of 50 images a class.
-    draws = np.broadcast_to((np.arange(40) % 2 == 0)[:, None], (40, 100)) & ~labelled
-    expected = np.sqrt(0.25 * (1 / 50 + (1 - 1 / 50) / 40))
-    found = FewShot(draws, labelled, np.arange(100))
-    assert certainty.few_shot_se(found, y, 1, 0.0) == pytest.approx(expected, rel=0.25)
+    images = np.broadcast_to(np.arange(100) % 4 > 0, labelled.shape) & ~labelled
+    expected = np.sqrt(np.mean([v.var(ddof=1) for v in (asked[:50] % 4 > 0, asked[50:] % 4 > 0)]) / 100)
+    assert certainty.few_shot_se(FewShot(images, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.05)
+    # Half of the images of a class are good examples and half are not: the error of 50 such images.
+    draws = np.broadcast_to((first % 2 == 0)[:, None], labelled.shape) & ~labelled
+    expected = np.sqrt(0.25 / 50 + 0.25 / 1000)
+    assert certainty.few_shot_se(FewShot(draws, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.1)
+    # The draws differ by nothing that their images have: what is left is the error of their mean.
+    chance = np.broadcast_to(rng.permutation(first % 2 == 0)[:, None], labelled.shape) & ~labelled
+    found = certainty.few_shot_se(FewShot(chance, labelled, asked), y, 0.0)
+    assert np.sqrt(0.25 / 1000) <= found < 2 * np.sqrt(0.25 / 1000)
+
+
+@pytest.mark.parametrize(("spread", "shots"), [(100.0, 1), (100.0, 3), (1.0, 1), (1.0, 3), (0.4, 1)])
+@pytest.mark.parametrize("queries", [None, np.arange(0, 60, 2)], ids=["all", "some queries"])
+def test_the_standard_error_of_a_few_shot_accuracy_is_what_it_varies_by(
+    spread: float, shots: int, queries: np.ndarray | None
+):
+    values, errors = [], []
+    centres, y = blobs([30, 30], spread=0, D=4)
+    for seed in range(120):
+        X = (centres + spread * np.random.default_rng(seed).normal(size=centres.shape)).astype(np.float32)
+        found = NearestMeans(centred(X), y, queries).classify(shots, seed)
+        assert found is not None
+        values.append(found.accuracies.mean())
+        errors.append(certainty.few_shot_se(found, y, 0.5))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.3)
 
 
 def test_at_chance_level_the_variance_falls_with_the_square_of_the_images():

@@ -110,7 +110,7 @@ def test_more_draws_than_can_be_enumerated_are_drawn_and_their_own_error_is_in_t
         errors.append(found.accuracies.std() / np.sqrt(len(found.accuracies)))
     # Of the same images: nothing but the draws.
     assert np.std(values) == pytest.approx(np.mean(errors), rel=0.6)
-    assert few_shot_se(found, y, 1, 1 / 3) > errors[-1]
+    assert few_shot_se(found, y, 1 / 3) > errors[-1]
 
 
 def test_class_means_that_are_equally_near_share_an_image():
