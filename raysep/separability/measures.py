@@ -161,6 +161,6 @@ ALIKE = frozenset(MEASURES) - {"nmi", "ami", "ari", "knn_purity"}
 def _sure(metric: str, measured: Measured, on_halves: HalfValues | None, se: float, N: int) -> Measured:
     """A score with its standard error and interval."""
     assert measured.value is not None
-    return replace(
-        measured, interval=certainty.interval(metric, measured.value, se, N, on_halves), se=se, halves=on_halves
-    )
+    se = 0.0 if se < certainty.ROUNDING else se
+    interval = certainty.interval(metric, measured.value, se, N, on_halves)
+    return replace(measured, interval=interval, se=se, halves=on_halves)

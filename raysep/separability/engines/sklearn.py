@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from raysep.separability.centring import centred
 from raysep.separability.engines.base import Fold, Labels, Matrix, Positions, Starts, drop_self
 
+# Rows whose distances are held at once.
+BLOCK = 4096
+
 
 class SklearnEngine:
     """Calls of scikit-learn, one after another. Every other backend is held to it."""
@@ -31,7 +34,7 @@ class SklearnEngine:
         """`sklearn.cluster.KMeans` with k-means++ starts, otherwise its defaults.
 
         One random state goes through all starts, as it does inside scikit-learn: the first one is that of
-        `n_init=1`, and the best one that of `n_init`, to the digit.
+        `n_init=1`, and the best one that of `n_init`, to the digit, unless others are as good.
         """
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
@@ -43,9 +46,9 @@ class SklearnEngine:
             warnings.simplefilter("ignore", ConvergenceWarning)
             models = [KMeans(K, init="k-means++", n_init=1, random_state=state).fit(of) for _ in range(n_init)]
         self.iterations += sum(int(model.n_iter_) for model in models)
-        if sample is None:
-            return Starts(np.stack([m.labels_ for m in models]), np.array([m.inertia_ for m in models]))
-        return Starts(np.stack([m.predict(placed) for m in models]), np.array([-m.score(placed) for m in models]))
+        labels = [model.labels_ if sample is None else model.predict(placed) for model in models]
+        inertia = [_inertia(placed, m.cluster_centers_, found) for m, found in zip(models, labels, strict=True)]
+        return Starts(np.stack(labels), np.array(inertia))
 
     def neighbors(self, placed: Matrix, k: int, queries: Positions | None = None) -> Positions:
         """`sklearn.neighbors.NearestNeighbors`, brute force: exact in any number of features."""
@@ -76,3 +79,11 @@ class SklearnEngine:
                 paths = [model.set_params(C=C).fit(X, y[fold.train]).predict(X_test) for C in fold.strengths]
             found.append(np.stack(paths))
         return found
+
+
+def _inertia(X: Matrix, centres: Matrix, labels: Labels) -> float:
+    """Sum of squared distances to the centres, in float64: scikit-learn adds them up in X's own precision."""
+    blocks = range(0, len(X), BLOCK)
+    return float(
+        sum(np.square(X[b : b + BLOCK] - centres[labels[b : b + BLOCK]]).sum(dtype=np.float64) for b in blocks)
+    )

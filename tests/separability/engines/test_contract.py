@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics import normalized_mutual_info_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler
 
 from raysep.errors import UsageError
 from raysep.separability import engines
-from raysep.separability.engines import Engine, Fold, SklearnEngine, open_engine
+from raysep.separability.engines import Engine, Fold, SklearnEngine, Starts, open_engine
 from raysep.separability.engines.base import drop_self
 from raysep.separability.engines.torch import TorchEngine
 from raysep.separability.layer import Settings
@@ -142,3 +142,22 @@ def test_auto_takes_torch_without_cuml_and_says_why_it_cannot_take_cuml():
     assert open_engine("sklearn").name == "sklearn"
     with pytest.raises(UsageError, match=r"score.backend is cuml: .*(not installed|no NVIDIA GPU)"):
         open_engine("cuml")
+
+
+def test_of_starts_with_the_same_inertia_the_first_is_taken():
+    labels = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
+    # The third is the best but for rounding, which other engines and machines do otherwise.
+    for rounding in (np.zeros(4), np.array([0, 0, -3e-6, 2e-6]), np.array([3e-6, 0, 0, -3e-6])):
+        inertia = np.array([1.5, 2.0, 1.0, 1.0]) * (1 + rounding)
+        np.testing.assert_array_equal(Starts(labels, inertia).best, labels[2])
+    np.testing.assert_array_equal(Starts(labels, np.zeros(4)).best, labels[0])
+
+
+def test_engines_take_the_same_start_of_many_clusters():
+    # 500 clusters of 1,000 images: starts are equal but for the side of single images.
+    rng = np.random.default_rng(0)
+    X = (np.repeat(rng.normal(size=(500, 8)), 2, axis=0) + 1e-3 * rng.normal(size=(1000, 8))).astype(np.float32)
+    y = np.repeat(np.arange(500), 2)
+    found = [engine.kmeans(engine.place(X), 500, 3, 0).best for engine in (SklearnEngine(), TorchEngine())]
+    one, two = (normalized_mutual_info_score(y, clusters) for clusters in found)
+    assert one == pytest.approx(two, abs=1e-3)
