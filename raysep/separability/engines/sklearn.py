@@ -83,7 +83,5 @@ class SklearnEngine:
 
 def _inertia(X: Matrix, centres: Matrix, labels: Labels) -> float:
     """Sum of squared distances to the centres, in float64: scikit-learn adds them up in X's own precision."""
-    blocks = range(0, len(X), BLOCK)
-    return float(
-        sum(np.square(X[b : b + BLOCK] - centres[labels[b : b + BLOCK]]).sum(dtype=np.float64) for b in blocks)
-    )
+    blocks = [slice(first, first + BLOCK) for first in range(0, len(X), BLOCK)]
+    return float(sum(np.square(X[block] - centres[labels[block]]).sum(dtype=np.float64) for block in blocks))
