@@ -99,7 +99,7 @@ QUICK = Bars(
     images=60,
     coverage=(0.75, 1.0),
     edge_coverage=0.75,
-    width=2.0,
+    width=3.0,
     bias=0.02,
     left_out=0.2,
 )

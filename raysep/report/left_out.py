@@ -64,5 +64,5 @@ def _why_undefined(metrics: Sequence[str], sizes: Mapping[str, int]) -> str:
     needed = min(LEAST_IMAGES.get(metric, 1) for metric in metrics)
     small = {name: count for name, count in sizes.items() if count < needed}
     if small:
-        return f"they need {needed} images of each class or more; {counted(small)}"
+        return f"too few images a class: {needed} or more are needed; {counted(small)}"
     return "NaN or infinity in the embeddings"

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 Labels = NDArray[np.integer[Any]]
 
 # Draws, where there are more than can be enumerated: as many as cost about so many scores of an image for a class.
-DRAWS, MOST_DRAWS, DRAWN_SCORES = 100, 2000, 5_000_000
+DRAWS, MOST_DRAWS, DRAWN_SCORES = 100, 2000, 2_000_000
 # Class means whose scores differ by no more than so many roundings are equally near.
 ROUNDINGS = 4
 # Up to so many images the products of all pairs are kept (144 MB); beyond, they are computed draw by draw.
