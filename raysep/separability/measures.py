@@ -121,7 +121,8 @@ def probe(layer: Layer) -> Measured:
     # The fits are those on all images, so that halves of a small sample are not quite independent.
     on_halves = halves.mean_on_halves(right.astype(np.float64), layer.in_a)
     variance = value * (1 - value) / N
-    near = certainty.at_chance(value, measured.shuffled or 0.0, float(np.sqrt(variance)))
+    # Of labels that nothing tells, the largest class is the best guess. Near it is within twice this error or so.
+    near = certainty.at_chance(value, float(layer.class_sizes.max() / N), 2 * float(np.sqrt(variance)))
     return _sure("linear_probe", measured, on_halves, float(np.sqrt(variance * (1 + near / (OUTER_FOLDS - 1)))), N)
 
 
