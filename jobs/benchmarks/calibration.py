@@ -37,7 +37,7 @@ from raysep.separability.certainty import WIDEST, interval
 from raysep.separability.engines import open_engine
 from raysep.separability.layer import Layer, Settings
 from raysep.separability.measures import MEASURES, Measured
-from raysep.separability.names import METRICS, Metric
+from raysep.separability.names import CLUSTERINGS, METRICS, Metric
 from raysep.separability.sampling import balanced
 
 K, D = 5, 32
@@ -164,18 +164,20 @@ def intervals(scores: Sequence[Measured], metric: Metric, N: int, spread: float 
     return Intervals(
         coverage=float(held.mean()),
         width=float(widths.mean() / max((high - low) / spread, resolution, 2 * SHOWN)),
-        too_wide=int((widths > np.array([widest(score, metric) for score in scores]) + 1e-9).sum()),
+        too_wide=int((widths > np.array([widest(score, metric, N) for score in scores]) + 1e-9).sum()),
     )
 
 
-def widest(score: Measured, metric: Metric) -> float:
+def widest(score: Measured, metric: Metric, N: int) -> float:
     """How wide an interval may be: no limit where no half differs, so that there is no standard error."""
     if not score.se:
         return math.inf
     # The probe's halves share their fits: their range says nothing.
     if metric == "linear_probe" or score.halves is None:
         return WIDEST * score.se
-    return min(WIDEST * score.se, float(np.ptp(score.halves)))
+    # Near an end halves have few values: a share of N images is the limit there.
+    share = 0.0 if metric in CLUSTERINGS else float(np.subtract(*interval(metric, 1.0, 0.0, N)[::-1]))
+    return min(WIDEST * score.se, max(float(np.ptp(score.halves)), 2 * share))
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,12 @@ from raysep.data.sources import GivenBits, Reader, Remarks, Source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
 from raysep.retries import may_pass
+from raysep.separability.names import LEAST_HALVED
 
 # Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
 SAMPLE, LARGE_SAMPLE = 32, 256
 # Classes, from the first and from the last, and ids that are shown.
 CLASSES_SHOWN, IDS_SHOWN = 5, 3
-# Fewer images of a class leave scores of the run undefined.
-LEAST_HALVED = 4
 # Values that stay below this share of white leave two bits unused: no camera's images do by themselves.
 UNUSED = 0.25
 EXACT = ("PNG", "TIFF", "BMP")
@@ -186,12 +185,16 @@ def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
         if pairs:
             yield f"classes of {role.role} whose names hardly differ, each counted for itself: {in_short(pairs)}"
         tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < LEAST_HALVED]
+        capped = role.role == UNSEEN and (data.max_per_class.unseen or LEAST_HALVED) < LEAST_HALVED
         if tiny and role.role != SEEN_TRAIN:
             yield (
                 f"classes of {role.role} with under {LEAST_HALVED} images: {len(tiny)} of {len(role.classes)}: "
                 f"{in_short(tiny)}; some scores are not defined with them"
-                + ("" if role.role == SEEN_TEST else f" (data.min_per_class: {LEAST_HALVED} leaves them out)")
+                + ("" if role.role == SEEN_TEST or capped else f" (data.min_per_class: {LEAST_HALVED} leaves them out)")
             )
+    roles = {role.role for role in looked}
+    if SEEN_TRAIN in roles and SEEN_TEST not in roles:
+        yield "no images of seen classes are held out: there is no accuracy, and no split `seen`"
     yield from _doubled(data, looked)
 
 

@@ -3,6 +3,7 @@
 T trials, L layers, S splits into halves.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
         row = group[0]
         rank = compared.index(position) if position in compared else None
         se = float(selection.se[rank]) if selection and rank is not None else _own_error(group)
+        span = float(selection.span[rank]) if selection and rank is not None else math.inf
         points.append(
             LayerScore(
                 layer=row["layer"],
@@ -58,7 +60,7 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
                 mean=mean,
                 sd=sd,
                 se=se,
-                interval=interval(metric, mean, se, row["n"]) if mean is not None and se is not None else None,
+                interval=interval(metric, mean, se, row["n"], span) if mean is not None and se is not None else None,
                 starts_sd=mean_and_sd([row["starts_sd"] for row in group])[0],
                 shuffled=mean_and_sd([row["shuffled"] for row in group])[0],
                 p_best=float(selection.p_best[rank]) if selection and rank is not None else None,

@@ -30,6 +30,7 @@ class Selection:
         corrected_interval: 95 % over images.
         loss: what the last layer is worse by than the chosen one, after correction for selection bias.
         loss_interval: 95 % over images.
+        span: (L,) range of each score over the halves.
     """
 
     se: Floats
@@ -39,6 +40,7 @@ class Selection:
     corrected_interval: tuple[float, float]
     loss: float
     loss_interval: tuple[float, float]
+    span: Floats
 
 
 def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last: int = -1) -> Selection:
@@ -57,6 +59,8 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
     best = int(mean.argmax())
     corrected = min(1.0, max(LOWEST.get(metric, 0.0), corrected_g(mean, on_halves)))
     spread = deviations.std(axis=1)
+    # The probe's halves share their fits: their range says nothing.
+    span = np.full(len(mean), np.inf) if metric == "linear_probe" else np.ptp(on_halves, axis=(1, 2))
     loss = corrected - float(mean[last])
     loss_se = float((deviations[best] - deviations[last]).std())
     return Selection(
@@ -64,9 +68,10 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
         p_best=p_best(mean, deviations),
         tied=tied(mean, deviations),
         corrected=corrected,
-        corrected_interval=interval(metric, corrected, float(spread[best]), N),
+        corrected_interval=interval(metric, corrected, float(spread[best]), N, float(span[best])),
         loss=loss,
         loss_interval=(loss - Z * loss_se, loss + Z * loss_se),
+        span=span,
     )
 
 

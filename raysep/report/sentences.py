@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from raysep.report.schema import Choice, Findings, Interval, ModelSummary
-from raysep.separability.halves import LEAST_HALVED, can_be_halved
+from raysep.separability.halves import can_be_halved
+from raysep.separability.names import LEAST_HALVED
 
 # A chance level that can be taken for a score.
 SHOWN_CHANCE = 0.01
@@ -138,7 +139,9 @@ def _against_last(best: Choice) -> str:
 
 def _ties(best: Choice, uncertain: str) -> str:
     if best.tied_layers is None:
-        return f" Layers were not compared: {uncertain or 'not all of them have scores in every trial'}."
+        return (
+            f" Layers were not compared: {uncertain or 'not all have scores on halves of the images in every trial'}."
+        )
     others = [layer for layer in best.tied_layers if layer != best.layer]
     if not others:
         return " No other layer is tied with it at 95 %."

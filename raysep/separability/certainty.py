@@ -6,8 +6,8 @@ N images, S splits of them into halves a and b (`halves.py`), with d = (a - b) /
   the variance of the mean over halves, whatever the score (Wang and Lindsay 2014, Statistica Sinica 24:1117, for
   U-statistics).
 - `jumping_se`, for scores that jump when single images are left out (the nearest neighbour, k-means that settles
-  elsewhere): var(d). Jumps of a and b are independent, so that half of their variance, as much as twice the images
-  would leave of it, is in d.
+  elsewhere): var(d), less a third of var(m) for clusterings. Jumps of a and b are independent, so that half of their
+  variance is in d and half in m; twice the images would leave half of it at most, as they jump less often.
 - `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
 - `few_shot_se`, for few-shot accuracies: a jackknife over the draws of labelled images.
 
@@ -34,6 +34,8 @@ from raysep.separability.names import CLUSTERINGS, LOWEST
 Z = 1.959964
 # No interval is wider than so many standard errors: beyond, a standard error says less than a width.
 WIDEST = 6.0
+# Of a clustering, measured by `jobs/benchmarks/calibration.py`.
+RARER = 1 / 3
 # A standard error below this is none.
 ROUNDING = 1e-9
 Interval = tuple[float, float]
@@ -51,16 +53,18 @@ def smooth_se(values: HalfValues) -> float:
     return math.sqrt(max(of_d - of_m, of_d / 2))
 
 
-def jumping_se(values: HalfValues, value: float = 1.0, chance: float = 0.0) -> float:
+def jumping_se(values: HalfValues, value: float = 1.0, chance: float = 0.0, rarer: float = 0.0) -> float:
     """Standard error of a score that jumps when single images are left out.
 
     Args:
         values: as for `smooth_se`.
         value, chance: the score on all images, and what chance gives: the nearer they are, the more of var(m) is
             noise that falls with the square of N.
+        rarer: the share of var(m) that jumps of all images don't have, as they are rarer than those of half of them.
     """
     of_d, of_m = _variances(values)
-    return math.sqrt(of_d - at_chance(value, chance, math.sqrt(of_d)) * min(of_m, of_d / 2))
+    near = at_chance(value, chance, math.sqrt(of_d))
+    return math.sqrt(of_d - (near + (1 - near) * rarer) * min(of_m, of_d / 2))
 
 
 def neighbor_se(
@@ -107,6 +111,9 @@ def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], chance: float) -> f
     over so few draws differ by anyway is taken off; the error of the mean over the draws themselves is added, unless
     these are all draws. At chance level a jackknife has twice the variance.
 
+    Where nearly all images of a class are labelled, a jackknife sees nothing of it: without one of them hardly any is
+    left to classify. Then the error is at least that of a share of the images, and of so many draws.
+
     Args:
         found: what the classifiers of R draws were right about.
         y: (N,) labels.
@@ -121,13 +128,21 @@ def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], chance: float) -> f
     total = np.einsum("r,rq->q", found.right.sum(axis=1, dtype=np.float64) / others, free[:, asked])
     without[asked] = (total - np.einsum("r,rq->q", 1 / others, found.right)) / times[asked]
     of_draw = 0.0 if found.exact else float(accuracies.var())
-    noise = float((of_draw / times * (1 - times / R)).sum())
-    # Images that are classified, and those that are only labelled, each around their own mean.
-    kind = 2 * np.unique(y, return_inverse=True)[1]
+    noise = float((of_draw / times * (1 - np.minimum(times / R, 1))).sum())
+    # Images that are classified, and those that are only labelled, each around their own mean. One that is labelled in
+    # every draw has no other draws to say what it does.
+    _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    kind = 2 * index
     kind[asked] += 1
-    sizes = np.bincount(kind)
-    variance = max(0.0, _within_classes(without * (1 - 1 / sizes[kind]), kind) - noise) + of_draw / R
-    return math.sqrt(variance * (1 - at_chance(float(accuracies.mean()), chance, math.sqrt(variance)) / 2))
+    some = free.any(axis=0)
+    shrink = 1 - 1 / np.bincount(kind[some])[kind[some]]
+    variance = max(0.0, _within_classes(without[some] * shrink, kind[some]) - noise) + of_draw / R
+    value = float(accuracies.mean())
+    variance *= 1 - at_chance(value, chance, math.sqrt(variance)) / 2
+    shots = int(found.labelled[0].sum()) // len(sizes)
+    if sizes.min() < max(2 * shots, shots + 3):
+        variance = max(variance, value * (1 - value) / len(asked) + float(accuracies.var()) / R)
+    return math.sqrt(variance)
 
 
 def at_chance(value: float, chance: float, se: float) -> float:
@@ -139,7 +154,7 @@ def at_chance(value: float, chance: float, se: float) -> float:
     return math.exp(-(((value - chance) / se) ** 2) / 2) if se > 0 else float(value == chance)
 
 
-def interval(metric: str, value: float, se: float, N: int, values: HalfValues | None = None) -> Interval:
+def interval(metric: str, value: float, se: float, N: int, span: float = math.inf) -> Interval:
     """The 95 % interval of a score, inside its range.
 
     A mean over images of what lies between 0 and 1 varies less the nearer it is to an end: the interval holds the
@@ -147,31 +162,31 @@ def interval(metric: str, value: float, se: float, N: int, values: HalfValues | 
     standard error has beyond the variance of a share of N images does not depend on the value. Clusterings are no such
     means: their interval is the score and 1.96 standard errors on either side.
 
-    Where no half differs from another there is no standard error to go by: then the interval is that of a share of
-    N images that all agree.
+    Where no half differs from another there is no standard error to go by. Of images that all agree, the interval is
+    that of a share of N; a score between its ends that can't vary (that of a constant layer) is its own interval.
 
     Args:
         metric: of `names.METRICS`.
         value: the score.
         se: its standard error.
         N: images.
-        values: (S, 2) the score on halves, where it is known: an interval is not wider than their range. Those of
-            `linear_probe`, whose fits are those on all images, say nothing of its width.
+        span: the range of the score over the halves, where it is known. The interval of a clustering is not wider;
+            that of a share may be as wide as a share of N is at least, of which halves have few values near an end.
     """
     low = LOWEST.get(metric, 0.0)
     share, error = (value - low) / (1 - low), se / (1 - low)
     variance = share * (1 - share)
+    of_share = _compatible(share, N, 0.0)
     if error < ROUNDING:
-        ends = _compatible(share, N, 0.0)
+        ends = of_share if share == 1 or (share == 0 and metric not in CLUSTERINGS) else (share, share)
     elif metric in CLUSTERINGS:
         ends = share - Z * error, share + Z * error
     else:
         ends = _compatible(share, max(N, variance / error**2), max(0.0, error**2 - variance / N))
     below, above = (min(1.0, max(low, low + (1 - low) * end)) for end in ends)
     below, above = min(below, value), max(above, value)
-    widest = WIDEST * se
-    if values is not None and metric != "linear_probe":
-        widest = min(widest, float(np.ptp(values)))
+    least = 0.0 if metric in CLUSTERINGS else of_share[1] - of_share[0]
+    widest = min(WIDEST * se, max(span, least))
     if error >= ROUNDING and above - below > widest:
         shrink = widest / (above - below)
         below, above = value - shrink * (value - below), value + shrink * (above - value)

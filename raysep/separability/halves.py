@@ -22,6 +22,7 @@ from sklearn.metrics.cluster import expected_mutual_information
 
 from raysep.separability.few_shot import NearestMeans
 from raysep.separability.kmeans import kmeans_on_subsets
+from raysep.separability.names import LEAST_HALVED
 
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
@@ -31,8 +32,6 @@ HalfValues = NDArray[np.float64]
 
 # k-means starts of each half, and draws of labelled images within it.
 STARTS, DRAWS_PER_HALF = 3, 4
-# Images of a class that leave two for each half: enough to be a neighbour, a cluster and a class mean there.
-LEAST_HALVED = 4
 # Images whose neighbours are counted at once.
 BLOCK = 1024
 # Components of the features that halves are clustered in, or twice as many as clusters; k-means hardly sees the others.

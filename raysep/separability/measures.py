@@ -4,6 +4,7 @@ To add a metric: write the function in `metrics.py`, name it in `names.py`, and 
 and how it comes out on halves of the images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,7 +60,7 @@ def clustering(name: str, layer: Layer) -> Measured:
     if on_halves is None:
         return measured
     own = on_halves[name]
-    return _sure(name, measured, own, certainty.jumping_se(own, value, by_chance), len(layer.y))
+    return _sure(name, measured, own, certainty.jumping_se(own, value, by_chance, certainty.RARER), len(layer.y))
 
 
 def neighborhood(name: str, layer: Layer) -> Measured:
@@ -82,13 +83,18 @@ def neighborhood(name: str, layer: Layer) -> Measured:
         return measured
     counted = counted if queries is None else counted[queries]
 
-    def sure() -> tuple[HalfValues, float]:
+    def with_error() -> tuple[HalfValues, float]:
         on_halves = halves.purity_on_halves(layer.hits, layer.neighbors, counted, in_a, queries)
         return on_halves, certainty.neighbor_se(on_halves, layer.hits, counted, y, layer.neighbors, queries)
 
     # Where classes are of one size, both count the same neighbours.
-    on_halves, se = layer.once("purity_halves", counted.tobytes(), compute=sure)
-    return _sure(name, measured, reached * on_halves, reached * se, len(layer.neighbors))
+    on_halves, se = layer.once("purity_halves", counted.tobytes(), compute=with_error)
+    # What can be reached is the end of the range.
+    sure = _sure(name, replace(measured, value=value / reached), on_halves, se, len(layer.neighbors))
+    low, high = sure.interval or (0.0, 1.0)
+    return replace(
+        sure, value=value, interval=(reached * low, reached * high), se=reached * se, halves=reached * on_halves
+    )
 
 
 def nearest(layer: Layer) -> Measured:
@@ -163,5 +169,7 @@ def _sure(metric: str, measured: Measured, on_halves: HalfValues | None, se: flo
     """A score with its standard error and interval."""
     assert measured.value is not None
     se = 0.0 if se < certainty.ROUNDING else se
-    interval = certainty.interval(metric, measured.value, se, N, on_halves)
+    # The probe's halves share their fits: their range says nothing.
+    span = math.inf if on_halves is None or metric == "linear_probe" else float(np.ptp(on_halves))
+    interval = certainty.interval(metric, measured.value, se, N, span)
     return replace(measured, interval=interval, se=se, halves=on_halves)

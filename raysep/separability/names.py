@@ -25,6 +25,8 @@ LOWEST = {"ami": -1.0, "ari": -1.0}
 # Between labels and clusters, and no mean over images.
 CLUSTERINGS = frozenset({"nmi", "ami", "ari"})
 
+# Images of a class that leave two for each half: enough to be a neighbour, a cluster and a class mean there.
+LEAST_HALVED = 4
 # Images that a class must have for a score to be defined, where that is more than one.
 LEAST_IMAGES = {
     "knn_purity": 2,

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.integer[Any]]
+# Rows that are copied at once.
+BLOCK = 4096
 
 
 def groups_of(X: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N,) the position of the first row that is equal to each row, bit for bit.
+    """(N,) the position of the first row that is equal to each row.
 
     Args:
         X: (N, D).
@@ -24,8 +26,11 @@ def groups_of(X: NDArray[np.float32]) -> NDArray[np.int64]:
     [0, 1, 0]
     """
     first: dict[bytes, int] = {}
-    rows = np.ascontiguousarray(X)
-    found = [first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), n) for n, row in enumerate(rows)]
+    found: list[int] = []
+    for begin in range(0, len(X), BLOCK):
+        # 0 and -0 are equal and have other bytes.
+        for row in np.ascontiguousarray(X[begin : begin + BLOCK]) + np.float32(0):
+            found.append(first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), len(found)))
     return np.array(found, dtype=np.int64)
 
 

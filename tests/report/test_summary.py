@@ -162,7 +162,7 @@ def test_without_halves_there_is_no_certainty_and_that_is_said():
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
-    assert "Layers were not compared: not all of them have scores in every trial." in model.headline
+    assert "Layers were not compared: not all have scores on halves of the images in every trial." in model.headline
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 

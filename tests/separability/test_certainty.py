@@ -7,7 +7,7 @@ from raysep.separability import certainty, halves, metrics
 from raysep.separability.centring import centred
 from raysep.separability.engines import SklearnEngine
 from raysep.separability.few_shot import FewShot, NearestMeans
-from raysep.separability.names import LOWEST, METRICS
+from raysep.separability.names import CLUSTERINGS, LOWEST, METRICS
 from tests.separability.test_metrics import blobs, right
 
 
@@ -106,9 +106,11 @@ def test_intervals_stay_in_range_around_their_score(metric: str, share: float, s
 
 @given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(1e-6, 0.5), st.integers(5, 5000), st.integers(0, 99))
 def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: float, se: float, N: int, seed: int):
-    on_halves = np.random.default_rng(seed).uniform(0, 0.3, (20, 2))
-    below, above = certainty.interval(metric, value, se, N, on_halves)
-    assert metric == "linear_probe" or above - below <= np.ptp(on_halves) + 1e-9
+    span = np.random.default_rng(seed).uniform(0, 0.3)
+    below, above = certainty.interval(metric, value, se, N, span)
+    # Near an end halves of a share have few values: there a share of N is the limit.
+    least = 0.0 if metric in CLUSTERINGS else np.subtract(*certainty.interval("nn1", 0.5, 0.5 / np.sqrt(N), N)[::-1])
+    assert above - below <= max(span, least) + 1e-9
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.001, 0.003])
@@ -133,10 +135,35 @@ def test_shares_have_wilsons_interval_and_clusterings_a_symmetric_one():
         assert (below, above) == (pytest.approx(0.5 - 0.0196, abs=1e-4), pytest.approx(0.5 + 0.0196, abs=1e-4))
     # Wilson 1927 for 100 of 100, where no half differs: 0.963 to 1.
     assert certainty.interval("nn1", 1.0, 0.0, 100) == (pytest.approx(0.963, abs=1e-3), 1.0)
-    assert certainty.interval("nmi", 0.0, 0.0, 100) == (0.0, pytest.approx(0.037, abs=1e-3))
+    assert certainty.interval("nn1", 0.0, 0.0, 100) == (0.0, pytest.approx(0.037, abs=1e-3))
+    assert certainty.interval("nmi", 1.0, 0.0, 100) == (pytest.approx(0.963, abs=1e-3), 1.0)
+    # What can't vary is its own interval: a constant layer's clusters, and its neighbours.
+    for metric, value in (("nmi", 0.0), ("ami", 0.0), ("knn_purity", 0.496)):
+        assert certainty.interval(metric, value, 0.0, 120) == (value, value)
     # Four errors in 100 images.
     assert certainty.interval("nn1", 0.96, np.sqrt(0.96 * 0.04 / 100), 100) == pytest.approx((0.902, 0.984), abs=1e-3)
     # A larger error than that of a share: what is beyond it does not shrink towards the end.
     below, above = certainty.interval("nn1", 0.96, 0.04, 100)
     assert above == 1.0
     assert 0.96 - below > 1.96 * 0.04
+
+
+@pytest.mark.parametrize(("errors", "N", "least"), [(1, 120, 0.03), (2, 60, 0.08)])
+def test_few_errors_do_not_make_a_score_sure(errors: int, N: int, least: float):
+    # Halves have two or three values then: their range says less than what a share of N images can be.
+    value = 1 - errors / N
+    below, above = certainty.interval("nn1", value, np.sqrt(value * (1 - value) / N), N, span=errors * 2 / N)
+    assert above - below > least
+
+
+@pytest.mark.parametrize(("K", "size", "shots"), [(100, 21, 20), (20, 6, 5), (20, 2, 1)])
+def test_classes_that_are_nearly_all_labelled_have_an_error_of_a_share(K: int, size: int, shots: int):
+    values, errors = [], []
+    for seed in range(12 if size > 10 else 40):
+        X, y = blobs([size] * K, spread=1.0, D=6)
+        X = (X + 0.7 * np.random.default_rng(seed).normal(size=X.shape)).astype(np.float32)
+        found = NearestMeans(centred(X), y).classify(shots, seed)
+        assert found is not None
+        values.append(found.accuracies.mean())
+        errors.append(certainty.few_shot_se(found, y, 1 / K))
+    assert 0.7 * np.std(values) < np.mean(errors) < 0.1

@@ -55,6 +55,9 @@ def test_a_constant_layer_has_chance_level_and_so_have_twins_in_other_classes():
     found = scores(np.full((20, 4), 0.7), y)
     assert found["nn1"] == pytest.approx(chance.of_neighbors(y))
     assert found["r_precision"] == pytest.approx(chance.of_r_precision(y))
+    # Zeros of either sign are equal.
+    signs = np.random.default_rng(0).choice([-0.0, 0.0], (20, 4))
+    assert scores(signs, y)["nn1"] == pytest.approx(chance.of_neighbors(y))
     # Each image twice, in two classes: the nearest is never of its own class.
     X = np.random.default_rng(0).normal(size=(10, 3))
     assert scores(np.concatenate([X, X]), np.repeat([0, 1], 10))["nn1"] == 0
