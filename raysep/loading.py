@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raysep.config import RunConfig
+from raysep.config.base import repeated
 from raysep.config.problems import in_words
 from raysep.errors import ConfigError
 
@@ -38,7 +39,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
+        values, written = yaml.safe_load(text), yaml.load(text, _AsWritten)
     except OSError as error:
         raise ConfigError([f"can't be read: {error.strerror or error}"], path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -47,8 +48,29 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
     if not _is_small(values):
         raise ConfigError([f"more than {MOST_VALUES} values once its aliases are followed, or one within itself"], path)
-    found: dict[str, Any] = _with_names(values, yaml.load(text, yaml.BaseLoader))
+    found: dict[str, Any] = _with_names(values, written)
     return found
+
+
+class _AsWritten(yaml.SafeLoader):
+    """YAML with all scalars as text. A key that comes twice in a mapping is refused: only the last one would count."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """As the base class does, with a look at the keys before those of merges are among them."""
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := repeated(key.value for key in scalars if not key.tag.endswith("merge")):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key comes twice: {', '.join(twice)}", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
+for _tag in ("bool", "int", "float", "null", "timestamp"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_tag}", _text)
 
 
 def _with_names(value: Any, written: Any, key: tuple[str, ...] = ()) -> Any:
@@ -113,11 +135,22 @@ def config_of_options(
     from raysep.data.parts import has_unseen_part
 
     if unseen is not None or not has_unseen_part(data):
-        # In quotes a name may have commas and blanks of its own.
-        quoted = next(csv.reader([unseen or "all"], skipinitialspace=True), [])
-        names = [name if '"' in (unseen or "") else name.strip() for name in quoted if name.strip()]
+        names = ["all"] if unseen is None else _listed(unseen)
         values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
     return _build(values, overrides, run_dir, "options")
+
+
+def _listed(names: str) -> list[str]:
+    """Names with commas between them. In double quotes a name may have commas and blanks of its own."""
+    found = [name.strip() for name in names.split(",")]
+    if '"' in names:
+        try:
+            found = next(csv.reader([names], skipinitialspace=True))
+        except csv.Error as error:
+            raise ConfigError([f"--unseen: {error}: give names with newlines in a file"], "options") from None
+    if not any(found):
+        raise ConfigError(["--unseen: expected class names with commas between them, or all, got nothing"], "options")
+    return [name for name in found if name]
 
 
 def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
@@ -178,7 +211,7 @@ def apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError([f"expected key=value, as in models.0.name=resnet18; got {override!r}"], "override")
     try:
-        value = _with_names({key: yaml.safe_load(text)}, {key: yaml.load(text, yaml.BaseLoader)})[key]
+        value = _with_names({key: yaml.safe_load(text)}, {key: yaml.load(text, _AsWritten)})[key]
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{override}: the value is not YAML: {' '.join(str(error).split())}"], "override") from None
     put(values, key, value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raysep.config import RunConfig
 from raysep.errors import ConfigError
-from raysep.loading import build_config, config_of_options, differences, load_config, put, to_yaml
+from raysep.loading import build_config, config_of_options, differences, load_config, put, read_yaml, to_yaml
 from tests.conftest import REPOSITORY
 
 DIGITS = {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}}
@@ -293,3 +293,25 @@ def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expect
     found = "\n".join(problems(values))
     assert expected in found
     assert not re.search(r"Config|Section|function-|literal\[|list\[|pydantic|input should", found)
+
+
+def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "x: &x {unseen: [007, 010]}\n"
+        "data: {source: {kind: digits}, split: {<<: *x, seed: 3}}\nmodels: [{name: resnet18, pretrained: false}]\n"
+    )
+    assert read_yaml(str(path))["data"]["split"] == {"unseen": ["007", "010"], "seed": 3}
+    path.write_text("data: {source: {kind: digits}}\nname: a\nname: b\n")
+    with pytest.raises(ConfigError, match="a key comes twice: name"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(("text", "part"), [("", "expected class names"), (" , ", "expected class names")])
+def test_options_without_names_are_refused(text: str, part: str):
+    with pytest.raises(ConfigError, match=part):
+        config_of_options("resnet18", None, "photos", text)
+
+
+def test_names_with_newlines_are_names():
+    assert config_of_options("resnet18", None, "photos", "a\nb,c").data.split.unseen == ["a\nb", "c"]

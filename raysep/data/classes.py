@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raysep.config import SplitConfig
+from raysep.config.base import repeated
 from raysep.data.sources import Record
 from raysep.errors import ConfigError
 
@@ -23,7 +24,8 @@ def with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -
     Raises ConfigError for names that no class has. A name in another form of Unicode is the same name: file systems
     and editors change them (Unicode Standard Annex 15).
     """
-    problems, update = [], {}
+    problems: list[str] = []
+    update: dict[str, list[str]] = {}
     forms: dict[str, list[str]] = {}
     for name in [*classes, *small]:
         forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
@@ -41,7 +43,11 @@ def with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -
                     f"data.split.{key}: no class {in_code(name)} in the data; there are "
                     + ", ".join(in_code(other) for other in close)
                 )
+        if twice := repeated(known):
+            problems.append(f"data.split.{key}: names a class twice, in two forms: {', '.join(map(in_code, twice))}")
         update[key] = known
+    if both := sorted(set(update.get("unseen", [])) & set(update.get("seen", []))):
+        problems.append(f"data.split: both seen and unseen: {', '.join(map(in_code, both))}")
     if problems:
         raise ConfigError(problems)
     return config.model_copy(update=update)

@@ -70,6 +70,7 @@ def draw_split(
     Raises:
         ConfigError: with every reason why no split can be drawn.
     """
+    parts = {record.part for record in records}
     records, small = of_large_classes(records, least)
     too_small = {"": small}
     if config is not None:
@@ -77,7 +78,12 @@ def draw_split(
     large: dict[str, Sequence[Record]] = {}
     for name, images in (others or {}).items():
         large[name], too_small[f"data.domains, {name}: "] = of_large_classes(images, least)
-    parts = {record.part for record in records}
+    sentences = [
+        f"{where}{len(of_class)} class{'es' if len(of_class) > 1 else ''} with fewer images than data.min_per_class = "
+        f"{least}: " + in_short([f"{name} ({count})" for name, count in sorted(of_class.items())])
+        for where, of_class in too_small.items()
+        if of_class
+    ]
     if "unseen" in parts and config is not None:
         raise ConfigError(
             ["data.split: the directory is a split already (train, test, unseen): leave data.split, or --unseen, out"]
@@ -103,13 +109,7 @@ def draw_split(
                 placed += corrupted
         tables.append(_table(placed, rotation))
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    sentences = [
-        f"{where}{len(of_class)} classes with fewer images than data.min_per_class = {least}: "
-        + in_short([f"{name} ({count})" for name, count in sorted(of_class.items())])
-        for where, of_class in too_small.items()
-        if of_class
-    ]
+        raise ConfigError([*dict.fromkeys(problems), *(f"left out before: {sentence}" for sentence in sentences)])
     return pa.concat_tables(tables).replace_schema_metadata({LEFT_OUT: json.dumps(sentences)})
 
 

@@ -42,7 +42,7 @@ def dataset(path: Path, columns: dict[str, Any], features: Any = None) -> Huggin
         (pa.array(["b", "a"], pa.string_view()), ["b", "a"]),
         (pa.array([True, False]), ["true", "false"]),
         (pa.array([7, 250], pa.uint8()), ["7", "250"]),
-        (pa.array(["", "007"]), ["", "007"]),
+        (pa.array([" ", "007"]), [" ", "007"]),
     ],
     ids=str,
 )
@@ -139,3 +139,35 @@ def test_a_label_may_be_the_name_of_a_directory(tmp_path: Path):
     pq.write_table(pa.table({"image": [PNG]}), tmp_path / "label=__HIVE_DEFAULT_PARTITION__" / "part-0.parquet")
     with pytest.raises(ConfigError, match="1 rows without a value"):
         source.records()
+
+
+def test_files_with_and_without_names_for_integers_are_not_mixed(tmp_path: Path):
+    import datasets
+
+    features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
+    datasets.Dataset.from_dict({"image": [PNG] * 2, "label": [0, 1]}, features).to_parquet(str(tmp_path / "1.parquet"))
+    pq.write_table(pa.table({"image": [PNG] * 2, "label": [0, 1]}), tmp_path / "2.parquet")
+    with pytest.raises(
+        ConfigError, match=r"1\.parquet has names for the integers of column label, .*2\.parquet has none"
+    ):
+        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+
+
+def test_a_label_of_nothing_is_none(tmp_path: Path):
+    pq.write_table(pa.table({"image": [PNG] * 2, "label": ["a", ""]}), tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match="column label has 1 rows without a value"):
+        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+
+
+def test_one_saved_data_set_has_one_split(tmp_path: Path):
+    import datasets
+
+    data = datasets.Dataset.from_dict({"image": [PNG] * 2, "label": ["a", "b"]}, split="test")
+    data.save_to_disk(str(tmp_path / "d"))
+    for split, works in (("train", True), ("test", True), ("test[:1]", False), ("validation", False)):
+        source = HuggingFace(HuggingFaceSource(kind="huggingface", path=str(tmp_path / "d"), split=split))
+        if works:
+            assert len(source.records()) == 2
+        else:
+            with pytest.raises(ConfigError, match=r"saved from the split test: it has no split .*; leave `split` out"):
+                source.records()

@@ -16,6 +16,7 @@ from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import ConfigError, printable
 from raysep.loading import config_of_options
+from tests.conftest import write_images
 
 
 def image(kind: str = "PNG") -> bytes:
@@ -305,3 +306,26 @@ def test_names_that_steer_a_terminal_do_not_reach_it(tmp_path: Path):
         ImageFolder(str(tmp_path)).records()
     assert "\x1b" in str(caught.value)
     assert "\x1b" not in printable(str(caught.value))
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2])
+def test_a_directory_beside_parts_is_no_reason_to_take_them_for_classes(depth: int | None, tmp_path: Path):
+    for part in ("train", "val"):
+        write_images(tmp_path / part, {"a": 4, "b": 4})
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "all.json").write_text("{}")
+    records = ImageFolder(str(tmp_path)).records()
+    assert {(record.class_name, record.part) for record in records} == {(c, p) for c in "ab" for p in ("train", "test")}
+    write_images(tmp_path / "extra", {"a": 2})
+    with pytest.raises(
+        ConfigError, match="train, val are called like the parts of a split, and extra beside them is not"
+    ):
+        ImageFolder(str(tmp_path), depth).records()
+
+
+def test_one_image_beside_directories_does_not_make_them_one_class(tmp_path: Path):
+    for group, names in (("animals", ("cat", "dog")), ("plants", ("oak", "elm"))):
+        write_images(tmp_path / group, dict.fromkeys(names, 3))
+        write_images(tmp_path, {group: 1})
+    with pytest.raises(ConfigError, match="so nothing says which of both are the classes"):
+        ImageFolder(str(tmp_path)).records()

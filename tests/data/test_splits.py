@@ -163,7 +163,7 @@ def test_small_classes_are_left_out_and_named():
     ]
     table = splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]), least=4)
     assert set(table["class_name"].to_pylist()) == {"a", "b", "c"}
-    assert splits.left_out(table) == ["1 classes with fewer images than data.min_per_class = 4: d (3)"]
+    assert splits.left_out(table) == ["1 class with fewer images than data.min_per_class = 4: d (3)"]
     assert splits.left_out(splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]))) == []
     with pytest.raises(ConfigError, match="2 unseen classes or more can be told apart, got 1"):
         splits.draw_split(records, SplitConfig(unseen=["a", "d"]), least=4)
@@ -176,7 +176,7 @@ def test_small_classes_of_a_domain_are_left_out():
     others = {"other": [Record(f"{name}{n}", name) for name in "xyz" for n in range(3 if name == "z" else 5)]}
     table = splits.draw_split(FIVE, SplitConfig(unseen=["a", "b"]), None, [domain], others, least=4)
     assert set(splits.select(table, "other")["class_name"].to_pylist()) == {"x", "y"}
-    assert "data.domains, other: 1 classes with fewer images" in splits.left_out(table)[0]
+    assert "data.domains, other: 1 class with fewer images" in splits.left_out(table)[0]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pyarrow as pa
 # What to do with columns of other types.
 _TO_LABEL = "expected text or integers, convert it"
 _TO_IMAGE = "expected binary, or a struct with `bytes` in it: encoded images"
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
@@ -42,7 +43,7 @@ def column_problems(schema: pa.Schema, image: str, label: str | None) -> list[st
 
 
 def class_names(values: pa.ChunkedArray, names: Sequence[str] | None) -> list[str | None]:
-    """The class name of each row; None where a row has no label, or one that has no name.
+    """The class name of each row; None where a row has no label, an empty one, or one that has no name.
 
     Args:
         values: a column that `column_problems` has nothing against.
@@ -52,8 +53,7 @@ def class_names(values: pa.ChunkedArray, names: Sequence[str] | None) -> list[st
         values = values.cast(values.type.value_type)
     if names is not None and pa.types.is_integer(values.type):
         return [names[value] if value is not None and 0 <= value < len(names) else None for value in values.to_pylist()]
-    found: list[str | None] = values.cast(pa.string()).to_pylist()
-    return found
+    return [name or None for name in values.cast(pa.string()).to_pylist()]
 
 
 def names_in(schema: pa.Schema, label: str) -> list[str] | None:
@@ -80,8 +80,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
 def _label_problem(kind: pa.DataType) -> str:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if any(of_type(kind) for of_type in (*text, pa.types.is_integer, pa.types.is_boolean)):
+    if any(of_type(kind) for of_type in (*_TEXT, pa.types.is_integer, pa.types.is_boolean)):
         return ""
     if any(of_type(kind) for of_type in _LISTS):
         return "expected text or integers: one label a row, not several"
@@ -95,8 +94,7 @@ def _label_problem(kind: pa.DataType) -> str:
 def _image_problem(kind: pa.DataType) -> str:
     if holds_bytes(kind):
         return ""
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if any(of_type(kind) for of_type in text):
+    if any(of_type(kind) for of_type in _TEXT):
         return (
             f"{_TO_IMAGE}; where the text is the files' paths, save the files' content instead "
             "(datasets: cast_column(name, datasets.Image()))"

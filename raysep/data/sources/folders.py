@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raysep.data.files import EXAMPLES, in_short, in_words
-from raysep.data.parts import PARTS, parts_of
+from raysep.data.parts import PARTS, part_of, parts_of
 
 EXPECTED = ("<class>/<image>", "{train,test,unseen}/<class>/<image>")
 
@@ -38,7 +38,9 @@ class Layout:
             images, directories: paths below the root, without hidden ones.
             depth: of class directories, below the parts where there are any; None: 1.
         """
-        parts = parts_of(path for path in directories if "/" not in path)
+        # A directory without any image, of annotations say, is beside the parts or the classes.
+        used = {image.partition("/")[0] for image in images if "/" in image}
+        parts = parts_of(path for path in directories if "/" not in path and path in used)
         above = 1 if parts else 0
         lowest = above + (depth or 1)
         class_of, outside = {}, []
@@ -68,7 +70,7 @@ class Layout:
             depth: what was asked for.
             others: files that are no images, with the suffix that each counts under.
         """
-        found = list(self._without_classes(root, depth, others))
+        found = [*self._half_parts(root), *self._without_classes(root, depth, others)]
         if not found and depth is None and (nested := self._nested()):
             found.append(self._of_nested(root, nested))
         if not found and depth is not None:
@@ -98,19 +100,35 @@ class Layout:
 
     def _nested(self) -> list[str]:
         """Class directories whose images all lie in directories inside them, several or of different names."""
-        inner: dict[str, set[str]] = {}
-        direct = set()
+        inner: dict[str, Counter[str]] = {}
+        direct = Counter[str]()
         for image in self.class_of:
             names = image.split("/")
             place = "/".join(names[: self.depth])
             if len(names) == self.depth + 1:
-                direct.add(place)
+                direct[place] += 1
             else:
-                inner.setdefault(place, set()).add(names[self.depth])
-        nested = sorted(set(inner) - direct)
+                inner.setdefault(place, Counter())[names[self.depth]] += 1
+        # Few images beside several directories that hold more are those of a cover, say.
+        nested = sorted(
+            place
+            for place, below in inner.items()
+            if not direct[place] or (len(below) > 1 and below.total() > direct[place])
+        )
         # One directory of the same name in each, as `images`, is no class: nothing is merged.
         one = len(set().union(*(inner[place] for place in nested))) == 1 if nested else False
         return [] if one and len(inner) == len(nested) else nested
+
+    def _half_parts(self, root: str) -> Iterator[str]:
+        """Directories that are called like the parts of a split, hold directories, and lie beside others."""
+        holding = {image.partition("/")[0] for image in [*self.class_of, *self.outside] if image.count("/") > 1}
+        like = sorted(place for place in holding if part_of(place))
+        rest = sorted({image.partition("/")[0] for image in [*self.class_of, *self.outside] if "/" in image} - {*like})
+        if not self.parts and len(like) > 1 and rest:
+            yield (
+                f"{in_short(like)} are called like the parts of a split, and {in_short(rest)} beside them "
+                f"{'is' if len(rest) == 1 else 'are'} not: move {in_short(rest)} elsewhere{self._sketch(root)}"
+            )
 
     def _without_classes(self, root: str, depth: int | None, others: Mapping[str, str]) -> Iterator[str]:
         top = [path for path in self.directories if "/" not in path]

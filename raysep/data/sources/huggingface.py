@@ -74,6 +74,14 @@ class HuggingFace(Source):
                             [f"data.source: {config.path} has no split {config.split}; there are {', '.join(data)}"]
                         )
                     data = data[config.split]
+                elif config.split not in {"train", str(data.split)}:
+                    # `train` is what a configuration says that says nothing.
+                    raise ConfigError(
+                        [
+                            f"data.source: {config.path} is one data set, saved from the split {data.split}: it has no "
+                            f"split {config.split}; leave `split` out"
+                        ]
+                    )
             else:
                 data = datasets.load_dataset(config.path, config.subset, split=config.split)
         except ConfigError:

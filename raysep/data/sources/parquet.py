@@ -53,11 +53,19 @@ class ParquetImages(Source):
             raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}{found}"])
         problems: list[str] = []
         records: list[Record] = []
+        # Files with names for the integers of their labels, and files with such integers and no names.
+        named: dict[bool, str] = {}
         for file in files:
-            labels = self._labels(file, problems)
+            labels = self._labels(file, problems, named)
             records += [
                 Record(f"{file or name}#{row:08d}", label, path=file, row=row) for row, label in enumerate(labels)
             ]
+        if len(named) > 1:
+            one, other = (self.storage.display(named[has]) for has in (True, False))
+            problems.append(
+                f"data.source: {one} has names for the integers of column {self._config.label_column}, {other} has "
+                "none: write them all with the same names"
+            )
         if problems:
             raise ConfigError(problems)
         if not records:
@@ -103,8 +111,12 @@ class ParquetImages(Source):
         image = self._config.image_column
         return self.storage.read_with(path, lambda opened: pq.ParquetFile(opened).read_row_group(group, [image]))[image]
 
-    def _labels(self, file: str, problems: list[str]) -> list[str]:
-        """The class name of each row of a file. What is wrong with it is added to `problems`."""
+    def _labels(self, file: str, problems: list[str], named: dict[bool, str]) -> list[str]:
+        """The class name of each row of a file. What is wrong with it is added to `problems`.
+
+        Args:
+            named: gets the file under whether there are names for integers.
+        """
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"
         try:
@@ -120,7 +132,10 @@ class ParquetImages(Source):
                 found: list[str | None] = [partition or None] * metadata.num_rows
             else:
                 read = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).read(columns=[label]))
-                found = class_names(read[label], names_in(schema, label))
+                names = names_in(schema, label)
+                if names is not None or pa.types.is_integer(schema.field(label).type):
+                    named.setdefault(names is not None, file)
+                found = class_names(read[label], names)
         except (pa.ArrowException, OSError) as error:
             if may_pass(error):
                 raise
