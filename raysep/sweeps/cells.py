@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -143,9 +144,11 @@ def _name(place: dict[str, str | int]) -> str:
     """
     >>> _name({"model": "vit", "domain": "digits", "seed": 1, "protocol": "", "override": "long"})
     'vit_digits_seed1_long'
+    >>> _name({"model": "vit", "domain": "São Paulo", "seed": 1, "protocol": "", "override": ""})
+    'vit_S-o-Paulo_seed1'
     """
     parts = [str(f"seed{value}" if axis == "seed" else value) for axis, value in place.items() if value != NONE]
-    return "_".join("".join(c if c.isalnum() or c in ".-_" else "-" for c in part) for part in parts)
+    return "_".join(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts)
 
 
 def _values(sweep: SweepConfig, place: dict[str, str | int]) -> dict[str, Any]:
