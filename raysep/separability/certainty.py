@@ -6,7 +6,7 @@ N images, S splits of them into halves a and b (`halves.py`), with d = (a - b) /
   the variance of the mean over halves, whatever the score (Wang and Lindsay 2014, Statistica Sinica 24:1117, for
   U-statistics).
 - `jumping_se`, for scores that jump when single images are left out (the nearest neighbour, k-means that settles
-  elsewhere): var(d), less two fifths of var(m) for clusterings. Jumps of a and b are independent, so that half of their
+  elsewhere): var(d), less a part of var(m) for clusterings (`RARER`). Jumps of a and b are independent, so that half of their
   variance is in d and half in m; twice the images would leave half of it at most, as they jump less often.
 - `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
 - `few_shot_se`, for few-shot accuracies: a jackknife over the draws of labelled images.
@@ -34,8 +34,9 @@ from raysep.separability.names import CLUSTERINGS, LOWEST
 Z = 1.959964
 # No interval is wider than so many standard errors: beyond, a standard error says less than a width.
 WIDEST = 6.0
-# Of a clustering, measured by `jobs/benchmarks/calibration.py`.
-RARER = 0.4
+# The share of var(m) that jumps of clusterings of all images don't have, measured by `jobs/benchmarks/calibration.py`:
+# more would make intervals of `nmi` narrower, and hold the truth less often where k-means has two answers.
+RARER = {"nmi": 0.1, "ami": 0.1, "ari": 0.4}
 # A standard error below this is none.
 ROUNDING = 1e-9
 Interval = tuple[float, float]

@@ -60,7 +60,7 @@ def clustering(name: str, layer: Layer) -> Measured:
     if on_halves is None:
         return measured
     own = on_halves[name]
-    return _sure(name, measured, own, certainty.jumping_se(own, value, by_chance, certainty.RARER), len(layer.y))
+    return _sure(name, measured, own, certainty.jumping_se(own, value, by_chance, certainty.RARER[name]), len(layer.y))
 
 
 def neighborhood(name: str, layer: Layer) -> Measured:
