@@ -6,8 +6,8 @@ N images, S splits of them into halves a and b (`halves.py`), with d = (a - b) /
   the variance of the mean over halves, whatever the score (Wang and Lindsay 2014, Statistica Sinica 24:1117, for
   U-statistics).
 - `jumping_se`, for scores that jump when single images are left out (the nearest neighbour, k-means that settles
-  elsewhere): var(d), less a part of var(m) for clusterings (`RARER`). Jumps of a and b are independent, so that half of their
-  variance is in d and half in m; twice the images would leave half of it at most, as they jump less often.
+  elsewhere): var(d), less a part of var(m) for clusterings (`RARER`). Jumps of a and b are independent, so that half of
+  their variance is in d and half in m; twice the images would leave half of it at most, as they jump less often.
 - `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
 - `few_shot_se`, for few-shot accuracies: a jackknife over the draws of labelled images.
 
