@@ -44,7 +44,7 @@ SEPARATION = 0.8
 # Two classes, and five, that can't be told apart, can be told apart in part, and are all but perfectly apart.
 EDGES = (("no separation", 0.0), ("some", SEPARATION), ("near perfect", 1.7))
 # Of fewer images, figures are reported and nothing is demanded: halves of them are a handful.
-LEAST_IMAGES = 100
+LEAST_IMAGES, LEAST_SETS = 100, 100
 # Of real images: so many data sets of so many.
 SAMPLES, SAMPLED = 200, 250
 # Here k-means has two answers of about the same inertia: no half can say which one other images would give.
@@ -199,7 +199,8 @@ def edges(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
                     f">= {bars.edge_coverage}" if demanded else "none: reported",
                     own.coverage >= bars.edge_coverage if demanded else None,
                 )
-                yield from width_figures(what, own, bars, demanded)
+                # Percentiles of few data sets say nothing of a width.
+                yield from width_figures(what, own, bars, demanded and bars.edge_sets >= LEAST_SETS)
 
 
 def real(layers: Iterable[RealLayer], bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
