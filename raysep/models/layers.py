@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# The name of the layer before the first block.
+STEM = "stem"
+
 
 @dataclass(frozen=True)
 class Layer:

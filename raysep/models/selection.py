@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from raysep.errors import ConfigError
+from raysep.models.layers import STEM
 
-STEM = "stem"
 # timm's names for the first block or stage, whose input is the stem's output.
 FIRST_BLOCK = re.compile(
     r"^(.*\.)?(blocks|block|stages|layers|levels|network|transformers|dense_stages|features)\.0$"

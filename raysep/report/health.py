@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from raysep.models.layers import STEM
 from raysep.report.curves import mean_and_sd
 from raysep.report.schema import LayerHealth
 from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS
@@ -10,8 +11,6 @@ from raysep.separability.table import Row
 
 # Below this agreement (adjusted Rand index) a k-means start hardly says what another one does.
 MIN_AGREEMENT = 0.5
-# How the layer before the first block is called.
-STEM = "stem"
 MAX_CONSTANT_SHARE, MAX_DUPLICATE_SHARE = 0.5, 0.05
 
 

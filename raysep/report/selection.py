@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.separability.certainty import Z, interval
+from raysep.separability.certainty import Z, interval, span_of
 from raysep.separability.names import LOWEST
 
 Floats = NDArray[np.floating[Any]]
@@ -59,8 +59,7 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
     best = int(mean.argmax())
     corrected = min(1.0, max(LOWEST.get(metric, 0.0), corrected_g(mean, on_halves)))
     spread = deviations.std(axis=1)
-    # The probe's halves share their fits: their range says nothing.
-    span = np.full(len(mean), np.inf) if metric == "linear_probe" else np.ptp(on_halves, axis=(1, 2))
+    span = np.array([span_of(metric, values) for values in on_halves])
     loss = corrected - float(mean[last])
     loss_se = float((deviations[best] - deviations[last]).std())
     return Selection(

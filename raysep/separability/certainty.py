@@ -129,7 +129,7 @@ def few_shot_se(found: FewShot, y: NDArray[np.integer[Any]], chance: float) -> f
     total = np.einsum("r,rq->q", found.right.sum(axis=1, dtype=np.float64) / others, free[:, asked])
     without[asked] = (total - np.einsum("r,rq->q", 1 / others, found.right)) / times[asked]
     of_draw = 0.0 if found.exact else float(accuracies.var())
-    noise = float((of_draw / times * (1 - np.minimum(times / R, 1))).sum())
+    noise = float((of_draw / times * (1 - times / R)).sum())
     # Images that are classified, and those that are only labelled, each around their own mean. One that is labelled in
     # every draw has no other draws to say what it does.
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
@@ -192,6 +192,11 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
         shrink = widest / (above - below)
         below, above = value - shrink * (value - below), value + shrink * (above - value)
     return below, above
+
+
+def span_of(metric: str, values: HalfValues) -> float:
+    """The range of a score over its halves, for `interval`. The probe's halves share their fits: it says nothing."""
+    return math.inf if metric == "linear_probe" else float(np.ptp(values))
 
 
 def _compatible(share: float, n: float, constant: float) -> Interval:

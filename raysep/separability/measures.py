@@ -169,7 +169,6 @@ def _sure(metric: str, measured: Measured, on_halves: HalfValues | None, se: flo
     """A score with its standard error and interval."""
     assert measured.value is not None
     se = 0.0 if se < certainty.ROUNDING else se
-    # The probe's halves share their fits: their range says nothing.
-    span = math.inf if on_halves is None or metric == "linear_probe" else float(np.ptp(on_halves))
+    span = math.inf if on_halves is None else certainty.span_of(metric, on_halves)
     interval = certainty.interval(metric, measured.value, se, N, span)
     return replace(measured, interval=interval, se=se, halves=on_halves)
