@@ -134,7 +134,13 @@ def schedule(
     path: SweepPath,
     overrides: Overrides = None,
     *,
-    cron: Annotated[str, typer.Option(help="Five fields, in the sweep's time zone: '0 3 * * *'.")],
+    cron: Annotated[
+        str,
+        typer.Option(
+            help="Five fields of crontab(5), or @daily and the like, in the sweep's time zone: '0 3 * * *'. Where day of "
+            "month and day of week are both given, either has to match; where one begins with `*`, as */2, both."
+        ),
+    ],
     root: Root = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="End after so many rounds; unset: stay.")] = None,
     log_format: LogFormat = LogFormat.text,

@@ -1,23 +1,22 @@
-"""A sweep at the times of a cron expression, by a process that stays: APScheduler around `raysep sweep`.
+"""A sweep at the times of a cron expression, by a process that stays: `raysep sweep` at each of them.
 
 One round at a time, each in a process of its own. Times that pass while a round goes on, or while nothing runs, come
 down to one round afterwards. The round of a time is named after it, and what was begun is written down, so that a
 restart goes on with the round that it left and never begins one twice.
 """
 
-import logging
+import queue
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from itertools import takewhile
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from raysep import locks
-from raysep.errors import ConfigError
+from raysep.errors import ConfigError, StorageError
 from raysep.interrupts import EXIT_CODE
 from raysep.storage import Storage
 from raysep.sweeps import rounds as sweep_rounds
@@ -32,6 +31,12 @@ RUNNING, ENDED = "running", "ended"
 # How long a round has to end by itself when the schedule is stopped.
 GRACE_S = 30
 WAIT_S = 5
+# The clock is looked at so often at least: it may be set, and stands still for nobody whose machine was suspended.
+LOOK_S = 60.0
+# A clock that was this far ahead when the last round was begun was wrong: its times are not waited for.
+CLOCK_TOLERANCE = timedelta(days=1)
+# Times of rounds to come that are shown at the start.
+SHOWN = 3
 
 
 class Schedule:
@@ -44,7 +49,7 @@ class Schedule:
         telemetry: for lines and metrics.
 
     Raises:
-        ConfigError: no cron expression.
+        ConfigError: no cron expression, or one whose time never comes.
     """
 
     def __init__(self, sweep: SweepConfig, cron: str, command: Sequence[str], telemetry: Telemetry) -> None:
@@ -53,50 +58,60 @@ class Schedule:
         try:
             self._cron = Cron(cron, sweep.zone)
         except ValueError as error:
-            problem = f"--cron {cron!r}: {error}; expected five fields, as in '0 3 * * *'"
-            raise ConfigError([problem], "schedule") from None
+            raise ConfigError([f"--cron {cron!r}: {error}"], "schedule") from None
         self._sweep, self._storage, self._command = sweep, Storage(sweep.root), list(command)
         self._telemetry = telemetry
-        self._child: subprocess.Popen[bytes] | None = None
-        self._over = threading.Event()
+        # A queue and no event: only its `put` may be called in a handler of signals while the same thread waits.
+        self._over, self._stops = False, queue.SimpleQueue[int]()
 
     def run(self, rounds: int | None = None) -> None:
         """Stay until SIGTERM, Ctrl-C, or so many rounds have ended. Serves the metrics of the sweep meanwhile."""
-        from apscheduler.schedulers.background import BackgroundScheduler
-
-        # It warns of each time that passes while a round goes on, as is meant here.
-        logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        scheduler = BackgroundScheduler(timezone=UTC)
-        left = rounds
-
-        def fire() -> None:
-            nonlocal left
-            # Times that passed during a round are one more round after it.
-            while left != 0 and not self._over.is_set() and (label := self.due(datetime.now(UTC))) is not None:
-                self._round(label)
-                left = None if left is None else left - 1
-            if left == 0:
-                self._over.set()
 
         def stop(number: int, frame: Any) -> None:  # noqa: ARG001  (the signature of a handler)
-            self._over.set()
+            self._over = True
+            self._stops.put(number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        now = datetime.now(UTC)
-        overdue = self.due(now)
-        first = now if overdue is not None else self._cron.get_next_fire_time(None, now)
-        shown = first.astimezone(self._sweep.zone) if first is not None else "never"
+        overdue = self.due(datetime.now(UTC))
         with exposed(self._telemetry, self._sweep.metrics, self._sweep.name):
-            self._telemetry.line("schedule", f"round {overdue} is due" if overdue else f"the next round is at {shown}")
+            if overdue is not None:
+                self._telemetry.line("schedule", f"round {overdue} is due")
+            self._telemetry.line("schedule", self._next_rounds(datetime.now(UTC)))
             sweep_rounds.report_last(self._sweep, self._telemetry.metrics)
-            options = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None, "next_run_time": first}
-            scheduler.add_job(fire, self._cron, **options)
-            scheduler.start()
-            while not self._over.wait(1):
-                continue
-            self._stop_child()
-            scheduler.shutdown(wait=True)
+            left = rounds
+            while left != 0 and not self._over:
+                if self._turn() and left is not None:
+                    left -= 1
+
+    def _turn(self) -> bool:
+        """Run the round that is due, or wait a while for one. Returns whether there was one."""
+        now = datetime.now(UTC)
+        try:
+            # Times that passed during a round are one more round after it.
+            label = self.due(now)
+            if label is not None:
+                self._round(label)
+                return True
+        except StorageError as error:
+            # Storage that is away for a night must not end what stays for years.
+            self._telemetry.line("schedule", f"{error}; tried again in {LOOK_S:.0f} s")
+            self._wait(LOOK_S)
+            return False
+        self._wait(min(LOOK_S, (next(self._cron.after(now)) - now).total_seconds()))
+        return False
+
+    def _next_rounds(self, now: datetime) -> str:
+        times = [moment.astimezone(self._sweep.zone) for moment in islice(self._cron.after(now), SHOWN)]
+        then = f"; then at {', '.join(map(str, times[1:]))}" if times[1:] else ""
+        return f"the next round is at {times[0]} ({self._sweep.timezone}){then}"
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait so long, or until the schedule is told to stop. Returns whether it was."""
+        with suppress(queue.Empty):
+            if not self._over:
+                self._stops.get(timeout=seconds)
+        return self._over
 
     def due(self, now: datetime) -> str | None:
         """The round that has to be run now: one that was begun and not ended, or that of the last time that passed.
@@ -109,10 +124,12 @@ class Schedule:
             return None
         if state["state"] == RUNNING:
             return str(state["round"])
-        passed = takewhile(lambda moment: moment <= now, self._cron.after(datetime.fromisoformat(state["since"])))
-        last = None
-        for moment in passed:
-            last = moment
+        since = datetime.fromisoformat(state["since"])
+        if since > now + CLOCK_TOLERANCE:
+            self._telemetry.line("schedule", f"the clock was put back: the last round was begun at {since}")
+            since = now
+            self._write({**state, "since": now.isoformat()})
+        last = self._cron.last(since, now)
         return None if last is None else last.strftime(LABEL)
 
     def _round(self, label: str) -> None:
@@ -124,23 +141,20 @@ class Schedule:
         # A round that outlived the schedule that began it: what it leaves is done after it.
         while (other := locks.holder(self._storage)) is not None:
             self._telemetry.line("schedule", f"waiting for process {other['pid']} of {other['host']}")
-            if self._over.wait(WAIT_S):
+            if self._wait(WAIT_S):
                 return
         self._telemetry.line("schedule", f"round {label}", round=label)
         metrics = self._telemetry.metrics
         metrics.running.labels("schedule").set(1)
-        self._child = subprocess.Popen([*self._command, label])
-        if self._over.is_set():
-            self._child.terminate()
-        code = self._child.wait()
+        code = self._ended(subprocess.Popen([*self._command, label]))
         metrics.running.labels("schedule").set(0)
         stopped = code < 0 or code == EXIT_CODE
-        if self._over.is_set() or stopped:
+        if self._over or stopped:
             # Told to stop, or killed: what is missing of the round is done after a restart, or at the next time.
-            if stopped and not self._over.is_set():
+            if not self._over:
                 how = f"killed by signal {-code}" if code < 0 else "stopped"
                 self._telemetry.line("schedule", f"round {label} was {how}", round=label)
-                self._over.wait(WAIT_S)
+                self._wait(WAIT_S)
             return
         self._write({**state, "state": ENDED, "exit_code": code})
         metrics.failed.set(int(code != 0))
@@ -148,16 +162,17 @@ class Schedule:
         ended = "done" if code == 0 else f"ended with exit code {code}"
         self._telemetry.line("schedule", f"round {label} {ended}", round=label, exit_code=code)
 
-    def _stop_child(self) -> None:
-        child = self._child
-        if child is None or child.poll() is not None:
-            return
+    def _ended(self, child: subprocess.Popen[bytes]) -> int:
+        """The exit code of a round, which is ended when the schedule is told to stop."""
+        while not self._over:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(1)
         self._telemetry.line("schedule", "stopping")
         child.terminate()
-        try:
-            child.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(GRACE_S)
+        child.kill()
+        return child.wait()
 
     def _state(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError):

@@ -4,10 +4,13 @@ With the real CRDs: RAYSEP_KUBERAY_CRDS=DIR, a copy of ray-operator/config/crd/b
 """
 
 import copy
+import itertools
 import os
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import jsonschema
 import kubernetes_validate
@@ -16,6 +19,8 @@ import yaml
 
 from raysep import __version__
 from raysep.loading import load_config
+from raysep.sweeps.config import load_sweep
+from raysep.sweeps.cron import Cron
 from tests.conftest import REPOSITORY
 
 Manifest = dict[str, Any]
@@ -147,3 +152,15 @@ def test_the_cron_job_submits_one_sweep_with_the_token_of_the_cluster():
     assert container["env"] == [{"name": "RAY_AUTH_MODE", "value": "token"}, token]
     assert container["command"][-2:] == ["http://raysep-head-svc:8265", "--wait"]
     assert (CRON_JOB["spec"]["concurrencyPolicy"], job_of(CRON_JOB)["backoffLimit"]) == ("Forbid", 0)
+
+
+@pytest.mark.parametrize("manifest", [CRON_JOB, RAY_CRON_JOB], ids=["CronJob", "RayCronJob"])
+def test_the_calendar_has_each_night_once(manifest: dict[str, Any]):
+    # Without a field of its own it is the operator's clock, which is UTC in its image.
+    zone = ZoneInfo(manifest["spec"].get("timeZone", "Etc/UTC"))
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    nights = list(itertools.islice(Cron(manifest["spec"]["schedule"], zone).after(start), 365))
+    assert {later - earlier for earlier, later in itertools.pairwise(nights)} == {timedelta(days=1)}
+    # The rounds of the sweep are dates in its own zone: never two nights of one date.
+    sweep = load_sweep(str(REPOSITORY / "jobs" / "sweeps" / "nightly.yaml"))
+    assert len({sweep.label(night) for night in nights}) == 365

@@ -1,4 +1,3 @@
-import itertools
 import os
 import signal
 import subprocess
@@ -8,18 +7,14 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from raysep import locks
 from raysep.errors import ConfigError
 from raysep.storage import Storage
 from raysep.sweeps.config import SweepConfig
-from raysep.sweeps.cron import Cron
 from raysep.sweeps.schedule import Schedule
 from raysep.telemetry import Telemetry
 from tests.sweeps.test_cells import MODELS, sweep
@@ -67,40 +62,6 @@ def test_times_are_those_of_the_sweeps_zone(tmp_path: Path):
     assert ours.due(datetime(2026, 11, 24, 18, 1, tzinfo=UTC)) == "2026-11-24T18-00Z"
 
 
-def times(expression: str, zone: str, start: datetime, count: int) -> list[str]:
-    found = itertools.islice(Cron(expression, ZoneInfo(zone)).after(start), count)
-    return [f"{moment.astimezone(ZoneInfo(zone)):%a %m-%d %H:%M}" for moment in found]
-
-
-def test_weekdays_are_those_of_crontab():
-    monday = datetime(2026, 11, 23, tzinfo=UTC)
-    assert times("0 3 * * 0", "UTC", monday, 2) == times("0 3 * * 7", "UTC", monday, 2)
-    assert times("0 3 * * 0", "UTC", monday, 2) == ["Sun 11-29 03:00", "Sun 12-06 03:00"]
-    assert [day[:3] for day in times("0 3 * * 1-5", "UTC", monday, 6)] == ["Mon", "Tue", "Wed", "Thu", "Fri", "Mon"]
-    # A day of the month or of the week: either will do.
-    assert times("0 3 25 * 5", "UTC", monday, 3) == ["Wed 11-25 03:00", "Fri 11-27 03:00", "Fri 12-04 03:00"]
-
-
-@pytest.mark.parametrize(
-    ("expression", "zone", "day", "expected"),
-    [
-        # 01:30 comes twice on this night; 02:30 not at all on that one.
-        ("30 1 * * *", "America/New_York", datetime(2026, 10, 31, 12, tzinfo=UTC), ["11-01 01:30", "11-02 01:30"]),
-        ("30 2 * * *", "Europe/Berlin", datetime(2026, 10, 24, 12, tzinfo=UTC), ["10-25 02:30", "10-26 02:30"]),
-        ("0 4 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC), ["03-29 04:00", "03-30 04:00"]),
-    ],
-)
-def test_hours_that_come_twice_or_not_at_all(expression: str, zone: str, day: datetime, expected: list[str]):
-    assert [moment[4:] for moment in times(expression, zone, day, 2)] == expected
-
-
-@given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)), st.sampled_from(["*/7 * * * *", "30 1,2 * * *"]))
-def test_times_go_forward_all_year(start: datetime, expression: str):
-    moments = list(itertools.islice(Cron(expression, ZoneInfo("Europe/Berlin")).after(start.replace(tzinfo=UTC)), 30))
-    assert moments == sorted(set(moments))
-    assert moments[0] > start.replace(tzinfo=UTC)
-
-
 @pytest.mark.parametrize("cron", ["", "* * * *", "61 * * * *", "daily", "0 3 * * 8"])
 def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str):
     with pytest.raises(ConfigError, match=r"expected five fields, as in '0 3 \* \* \*'"):
@@ -109,7 +70,6 @@ def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str):
 
 LONG = """
 import sys
-from raysep.sweeps.cron import Cron
 from raysep.sweeps.schedule import Schedule
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
@@ -186,3 +146,45 @@ def test_a_round_that_was_killed_is_not_over(tmp_path: Path, monkeypatch: pytest
     ours._round("2026-11-24T12-01Z")
     # It has failed, and was said to: it is not begun again before its time.
     assert schedule(tmp_path).due(NOON + timedelta(seconds=31)) is None
+
+
+@pytest.mark.parametrize("cron", ["0 3 31 2 *", "0 0 30 feb */2"])
+def test_a_time_that_never_comes_is_refused(tmp_path: Path, cron: str):
+    with pytest.raises(ConfigError, match="it never comes"):
+        schedule(tmp_path, cron)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_times_to_come_are_said_in_the_sweeps_zone(tmp_path: Path):
+    ours = schedule(tmp_path, "0 3 * * *", timezone="Europe/Berlin")
+    assert ours._next_rounds(datetime(2026, 10, 23, 12, tzinfo=UTC)) == (
+        "the next round is at 2026-10-24 03:00:00+02:00 (Europe/Berlin); then at 2026-10-25 03:00:00+01:00, "
+        "2026-10-26 03:00:00+01:00"
+    )
+
+
+def test_a_clock_that_was_put_back_is_said_and_its_times_are_not_waited_for(tmp_path: Path):
+    schedule(tmp_path).due(NOON.replace(year=2036))
+    ours = schedule(tmp_path)
+    assert ours.due(NOON) is None
+    assert ours.due(NOON + timedelta(seconds=31)) == "2026-11-24T12-01Z"
+
+
+def test_a_time_of_a_year_ago_is_one_round_and_found_at_once(tmp_path: Path):
+    ours = schedule(tmp_path)
+    ours.due(NOON - timedelta(days=365))
+    began = time.monotonic()
+    assert ours.due(NOON) == "2026-11-24T12-00Z"
+    assert time.monotonic() - began < 2
+
+
+def test_storage_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("raysep.sweeps.schedule.LOOK_S", 0.01)
+    ours = schedule(tmp_path)
+    ours.due(datetime.now(UTC) - timedelta(hours=2))
+    kept = (tmp_path / "schedule.json").read_text()
+    (tmp_path / "schedule.json").write_text(kept[:10])
+    assert not ours._turn()
+    (tmp_path / "schedule.json").write_text(kept)
+    assert ours._turn()
+    assert len(rounds(tmp_path)) == 1

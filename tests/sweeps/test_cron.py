@@ -1,0 +1,323 @@
+"""The times of cron expressions, against the words of crontab(5) read over ten years of minutes."""
+
+import functools
+import itertools
+import random
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysep.sweeps.cron import FIELDS, Cron
+
+MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
+ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC")
+FIRST, YEARS = datetime(2024, 1, 1, tzinfo=UTC), 10
+MINUTES = int((FIRST.replace(year=FIRST.year + YEARS) - FIRST).total_seconds()) // 60
+MINUTE = timedelta(minutes=1)
+
+
+def times(expression: str, zone: str, start: datetime, count: int) -> list[str]:
+    found = itertools.islice(Cron(expression, ZoneInfo(zone)).after(start), count)
+    return [f"{moment.astimezone(ZoneInfo(zone)):%a %m-%d %H:%M}" for moment in found]
+
+
+@pytest.mark.parametrize(
+    ("expression", "same"),
+    [
+        ("0 3 * * 0", "0 3 * * 7"),
+        ("0 3 * * SUN", "0 3 * * sun"),
+        ("0 3 * * 1-5", "0 3 * * Mon-Fri"),
+        ("0 3 * * */2", "0 3 * * 0,2,4,6"),
+        ("0 3 * * */7", "0 3 * * 0"),
+        ("0 3 * * 5-7", "0 3 * * fri,sat,sun"),
+        ("0 3 * * 1-7/2", "0 3 * * mon,wed,fri,sun"),
+        ("0 3 * * 0-7/2", "0 3 * * 0,2,4,6"),
+        ("0 3 * JAN,jul-Sep *", "0 3 * 1,7,8,9 *"),
+        ("0 3 * */5 *", "0 3 * 1,6,11 *"),
+        ("0 3 */10 * *", "0 3 1,11,21,31 * *"),
+        ("*/20 */8 * * *", "0,20,40 0,8,16 * * *"),
+        ("5-5/10 3 * * *", "5 3 * * *"),
+        ("0-10/5,30 3 * * *", "0,5,10,30 3 * * *"),
+        ("00 03 * * *", "0 3 * * *"),
+        ("*/60 * * * *", "0 * * * *"),
+        ("\t0  3 * * * ", "0 3 * * *"),
+        ("@daily", "0 0 * * *"),
+        ("@midnight", "0 0 * * *"),
+        ("@hourly", "0 * * * *"),
+        ("@WEEKLY", "0 0 * * 0"),
+        ("@monthly", "0 0 1 * *"),
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+    ],
+)
+def test_two_ways_to_write_the_same_times(expression: str, same: str):
+    assert times(expression, "UTC", MONDAY, 60) == times(same, "UTC", MONDAY, 60)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("0 3 * * */2", ["Tue 11-24 03:00", "Thu 11-26 03:00", "Sat 11-28 03:00", "Sun 11-29 03:00"]),
+        ("0 3 * * 1-5", ["Mon 11-23 03:00", "Tue 11-24 03:00", "Wed 11-25 03:00", "Thu 11-26 03:00"]),
+        # Both are given: either will do. One begins with `*`: both have to match.
+        ("0 3 25 * 5", ["Wed 11-25 03:00", "Fri 11-27 03:00", "Fri 12-04 03:00"]),
+        ("0 3 */2 * 5", ["Fri 11-27 03:00", "Fri 12-11 03:00", "Fri 12-25 03:00"]),
+        ("0 3 25 * */5", ["Fri 12-25 03:00", "Sun 04-25 03:00", "Fri 06-25 03:00"]),
+        # A `*` that is not at its beginning makes no field a star.
+        ("0 3 2,* * 5", ["Mon 11-23 03:00", "Tue 11-24 03:00"]),
+        ("59 23 31 12 *", ["Thu 12-31 23:59", "Fri 12-31 23:59"]),
+        ("0 0 29 2 *", ["Tue 02-29 00:00", "Sun 02-29 00:00"]),
+        # Forty years lie between 2072 and 2112: no leap day in 2100.
+        ("0 0 29 2 */8", ["Sun 02-29 00:00"]),
+        ("0 0 30 2 mon", ["Mon 02-01 00:00", "Mon 02-08 00:00"]),
+    ],
+)
+def test_times_of_the_manual(expression: str, expected: list[str]):
+    assert times(expression, "UTC", MONDAY, len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "sentence"),
+    [
+        ("", "it has 0 fields, expected five fields, as in '0 3 \\* \\* \\*'"),
+        ("* * * *", "it has 4 fields"),
+        ("0 0 3 * * *", "it has 6 fields, .* no field of seconds or years"),
+        ("CRON_TZ=UTC 0 3 * * *", "time zone is the sweep's `timezone`"),
+        ("@reboot", "@reboot is no time: write one of @yearly"),
+        ("@never", "@never is no time"),
+        ("60 * * * *", "minute: expected 0 to 59, got '60'"),
+        ("-1 * * * *", "minute: expected `\\*`, or 0 to 59, or a range of them as 1-5, got '-1'"),
+        ("0 24 * * *", "hour: expected 0 to 23, got '24'"),
+        ("0 3 0 * *", "day of month: expected 1 to 31, got '0'"),
+        ("0 3 1-32 * *", "day of month: expected 1 to 31, got '32'"),
+        ("0 3 * 13 *", "month: expected 1 to 12 or jan to dec, got '13'"),
+        ("0 3 * january *", "month: expected 1 to 12 or jan to dec, got 'january'"),
+        ("0 3 * * 8", "day of week: expected 0 to 7 or sun to sat, got '8'"),
+        ("0 3 * * jan", "day of week: expected 0 to 7 or sun to sat, got 'jan'"),
+        ("0 3 * mon *", "month: .* got 'mon'"),
+        ("*/0 * * * *", "minute: expected a step of 1 to 60, got '0' in '\\*/0'"),
+        ("*/90 * * * *", "minute: expected a step of 1 to 60, got '90'"),
+        ("0 */25 * * *", "hour: expected a step of 1 to 24, got '25'"),
+        ("*/ * * * *", "minute: expected a step of 1 to 60, got ''"),
+        ("*/2/3 * * * *", "minute: expected a step of 1 to 60, got '2/3'"),
+        ("*/-2 * * * *", "minute: expected a step"),
+        ("5/10 * * * *", "minute: a step needs a range: write 5-59/10 or \\*/10 for '5/10'"),
+        ("0 22-2 * * *", "hour: expected a range that goes up, got '22-2'"),
+        ("0 3 * nov-feb *", "month: expected a range that goes up, got 'nov-feb'"),
+        ("0 3 * * fri-sun", "day of week: .* 'fri-sun' \\(Sunday is 7 at the end of a range\\)"),
+        ("1- * * * *", "minute: .* got '1-'"),
+        ("1-2-3 * * * *", "minute: .* got '1-2-3'"),
+        ("1,,2 * * * *", "minute: .* got ''"),
+        (",1 * * * *", "minute: .* got ''"),
+        ("*-5 * * * *", "minute: .* got '\\*-5'"),
+        ("** * * * *", "minute: .* got '\\*\\*'"),
+        ("1.5 * * * *", "minute: .* got '1.5'"),
+        ("0~30 * * * *", "minute: .* got '0~30'"),
+        ("\u0663 * * * *", "minute: "),
+        ("0 3 L * *", "day of month: expected 1 to 31, got 'l'"),
+        ("0 3 15W * *", "day of month: .* got '15w' \\(L, W, # and \\? are not of crontab"),
+        ("0 3 * * 5L", "day of week: .* got '5l' \\(L, W, # and \\? are not"),
+        ("0 3 * * mon#2", "day of week: .* got 'mon#2' \\(L, W, # and \\? are not"),
+        ("0 3 ? * 1", "day of month: .* got '\\?' \\(L, W, # and \\? are not"),
+        # All of them at once.
+        ("60 24 * * 8", "minute: .*'60'; hour: .*'24'; day of week: .*'8'; expected five fields"),
+        ("0 3 31 2 *", "it never comes"),
+        ("0 0 30 2 *", "it never comes"),
+        ("0 0 30 feb */2", "it never comes"),
+        ("0 0 31 4,6,9,11 *", "it never comes"),
+        ("0 0 31 feb,apr-jun/2 *", "it never comes"),
+    ],
+)
+def test_what_is_refused_and_why(expression: str, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        Cron(expression, ZoneInfo("UTC"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "day", "expected"),
+    [
+        # 01:30 comes twice on this night; 02:30 not at all on that one.
+        ("30 1 * * *", "America/New_York", datetime(2026, 10, 31, 12, tzinfo=UTC), ["11-01 01:30", "11-02 01:30"]),
+        ("30 2 * * *", "Europe/Berlin", datetime(2026, 10, 24, 12, tzinfo=UTC), ["10-25 02:30", "10-26 02:30"]),
+        ("30 2 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC), ["03-29 03:00", "03-30 02:30"]),
+        ("10,40 2 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC), ["03-29 03:00", "03-30 02:10"]),
+        ("0 2,3 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC), ["03-29 03:00", "03-30 02:00"]),
+        ("0 4 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC), ["03-29 04:00", "03-30 04:00"]),
+        # A star runs by the clock on the wall: both times, or not at all.
+        ("30 * * * *", "Europe/Berlin", datetime(2026, 10, 25, 0, tzinfo=UTC), ["10-25 02:30", "10-25 02:30"]),
+        ("30 * * * *", "Europe/Berlin", datetime(2026, 3, 29, 0, tzinfo=UTC), ["03-29 01:30", "03-29 03:30"]),
+        ("*/30 2 * * *", "Europe/Berlin", datetime(2026, 3, 29, 0, tzinfo=UTC), ["03-30 02:00", "03-30 02:30"]),
+        # Half an hour: 01:45 comes twice, 02:15 not at all.
+        ("45 * * * *", "Australia/Lord_Howe", datetime(2026, 4, 4, 14, 40, tzinfo=UTC), ["04-05 01:45", "04-05 01:45"]),
+        ("15 2 * * *", "Australia/Lord_Howe", datetime(2026, 10, 3, tzinfo=UTC), ["10-04 02:30", "10-05 02:15"]),
+        # Midnight itself is skipped there.
+        ("0 0 * * *", "America/Santiago", datetime(2026, 9, 5, 12, tzinfo=UTC), ["09-06 01:00", "09-07 00:00"]),
+        ("*/30 0 * * *", "America/Santiago", datetime(2026, 9, 5, 12, tzinfo=UTC), ["09-07 00:00", "09-07 00:30"]),
+    ],
+)
+def test_hours_that_come_twice_or_not_at_all(expression: str, zone: str, day: datetime, expected: list[str]):
+    assert [moment[4:] for moment in times(expression, zone, day, 2)] == expected
+
+
+def test_a_start_between_the_two_comings_of_an_hour_repeats_nothing():
+    berlin = ZoneInfo("Europe/Berlin")
+    second = datetime(2026, 10, 25, 2, 10, tzinfo=berlin, fold=1)
+    assert next(Cron("30 2 * * *", berlin).after(second)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert next(Cron("30 * * * *", berlin).after(second)) == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+
+
+@given(
+    st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)),
+    st.sampled_from(["*/7 * * * *", "30 1,2 * * *", "15 * * * sun", "0 0 * * *"]),
+    st.sampled_from([*ZONES, "America/Santiago"]),
+)
+def test_times_go_forward_all_year(start: datetime, expression: str, zone: str):
+    moments = list(itertools.islice(Cron(expression, ZoneInfo(zone)).after(start.replace(tzinfo=UTC)), 30))
+    assert moments == sorted(set(moments))
+    assert moments[0] > start.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("days", [0, 0.5, 3, 40, 400])
+@pytest.mark.parametrize("expression", ["*/10 * * * *", "0 3 * * 1", "0 3 1 * *", "0 0 29 2 *"])
+def test_the_last_time_is_the_last_of_all(expression: str, days: float):
+    cron, until = Cron(expression, ZoneInfo("Europe/Berlin")), datetime(2026, 11, 25, 3, tzinfo=UTC)
+    since = until - timedelta(days=days)
+    passed = list(itertools.takewhile(lambda time: time <= until, cron.after(since)))
+    assert cron.last(since, until) == (passed[-1] if passed else None)
+
+
+def fields_of(local: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Minute, hour, day of month, month, and day of week from Sunday, of local times in minutes."""
+    days, months, minutes = local.astype("datetime64[D]"), local.astype("datetime64[M]"), local.astype(np.int64)
+    return (
+        minutes % 60,
+        minutes // 60 % 24,
+        (days - months).astype(np.int64) + 1,
+        months.astype(np.int64) % 12 + 1,
+        (days.astype(np.int64) + 4) % 7,
+    )
+
+
+class Wall:
+    """Clocks of a zone over ten years: local fields of each minute, and which minutes follow a change of the clocks."""
+
+    def __init__(self, zone: str) -> None:
+        self.zone = ZoneInfo(zone)
+        # Clocks change at quarters of an hour.
+        quarters = [(FIRST + 15 * k * MINUTE).astimezone(self.zone).utcoffset() for k in range(MINUTES // 15)]
+        offset = np.repeat(np.array([int(delta.total_seconds()) // 60 for delta in quarters]), 15)
+        utc = np.datetime64(FIRST.replace(tzinfo=None), "m") + np.arange(MINUTES)
+        local = utc + offset.astype("timedelta64[m]")
+        self.local = local.astype(np.int64)
+        self.fields = fields_of(local)
+        # Minutes whose local time was shown before; and first minutes after a gap, with what was skipped.
+        self.again = self.local <= np.maximum.accumulate(np.concatenate([[-1], self.local[:-1]]))
+        self.gaps = {
+            int(at) + 1: range(int(self.local[at]) + 1, int(self.local[at + 1]))
+            for at in np.flatnonzero(np.diff(self.local) > 1)
+        }
+
+
+wall_of = functools.cache(Wall)
+
+
+def values(text: str, low: int, high: int, names: tuple[str, ...]) -> set[int]:
+    """crontab(5): ranges, lists, steps, and names, in the plainest words."""
+    found: set[int] = set()
+    for part in text.split(","):
+        span, _, step = part.partition("/")
+        ends = [str(low), str(high)] if span == "*" else span.split("-")
+        first, last = (int(end) if end.isdecimal() else names.index(end) + low for end in (ends[0], ends[-1]))
+        found |= set(range(first, last + 1, int(step or 1)))
+    return found
+
+
+def reference(expression: str, wall: Wall) -> np.ndarray:
+    """The minutes at which crontab(5) runs a job."""
+    texts = expression.split()
+    sets = [values(text, *field[1:]) for text, field in zip(texts, FIELDS, strict=True)]
+    sets[4] = {day % 7 for day in sets[4]}
+
+    def matched(fields) -> np.ndarray:
+        minute, hour, day, month, weekday = (
+            np.isin(field, list(kept)) for field, kept in zip(fields, sets, strict=True)
+        )
+        either = not texts[2].startswith("*") and not texts[4].startswith("*")
+        return minute & hour & month & ((day | weekday) if either else (day & weekday))
+
+    runs = matched(wall.fields)
+    if texts[0].startswith("*") or texts[1].startswith("*"):
+        return np.flatnonzero(runs)
+    runs &= ~wall.again
+    for after, skipped in wall.gaps.items():
+        runs[after] |= bool(matched(fields_of(np.array(skipped).astype("datetime64[m]"))).any())
+    return np.flatnonzero(runs)
+
+
+def random_field(rng: random.Random, low: int, high: int, names: tuple[str, ...], frequent: bool) -> str:
+    """Any form of a field; a narrow one where a `*` would make more times than a test can look at."""
+
+    def single() -> str:
+        number = rng.randint(low, high)
+        return names[number - low] if names and number - low < len(names) and rng.random() < 0.4 else str(number)
+
+    def span() -> str:
+        first, last = sorted(rng.sample(range(low, high + 1), 2))
+        return f"{first}-{last}" + (f"/{rng.randint(1, 9)}" if rng.random() < 0.5 else "")
+
+    kinds = [single, single, lambda: ",".join(single() for _ in range(3)), span, lambda: f"{span()},{single()}"]
+    if frequent:
+        kinds += [lambda: "*", lambda: "*", lambda: f"*/{rng.randint(2, (high - low + 1))}"]
+    return rng.choice(kinds)()
+
+
+def expressions(count: int, seed: int) -> list[str]:
+    """Random ones; half of them in the hours in which clocks are changed, on all days."""
+    rng, found = random.Random(seed), []
+    while len(found) < count:
+        # Every minute of ten years is five million times: one of minute and hour is a star at most.
+        star = rng.choice(("minute", "hour", None))
+        words = [random_field(rng, *field[1:], field.name == star or at > 1) for at, field in enumerate(FIELDS)]
+        if len(found) % 2:
+            words[1:] = [words[1] if star == "hour" else random_field(rng, 0, 4, (), False), "*", "*", "*"]
+        try:
+            Cron(" ".join(words), ZoneInfo("UTC"))
+        except ValueError as error:
+            assert "never comes" in str(error)
+            continue
+        found.append(" ".join(words))
+    return found
+
+
+def times_of_ten_years(expression: str, wall: Wall) -> np.ndarray:
+    end = FIRST + MINUTES * MINUTE
+    moments = itertools.takewhile(lambda moment: moment < end, Cron(expression, wall.zone).after(FIRST - MINUTE))
+    return np.array([(moment - FIRST) // MINUTE for moment in moments], dtype=np.int64)
+
+
+def assert_as_the_manual_says(zone: str, count: int, seed: int) -> None:
+    wall = wall_of(zone)
+    for expression in expressions(count, seed):
+        assert np.array_equal(times_of_ten_years(expression, wall), reference(expression, wall)), (expression, zone)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_ten_years_of_a_few_random_expressions(zone: str):
+    wall = wall_of(zone)
+    # Ten years have ten gaps and ten hours, or halves of one, that come twice.
+    assert (len(wall.gaps), int(wall.again.sum())) == {
+        "Australia/Lord_Howe": (10, 10 * 30),
+        "UTC": (0, 0),
+    }.get(zone, (10, 10 * 60))
+    assert_as_the_manual_says(zone, 4, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("zone", ZONES)
+def test_ten_years_of_hundreds_of_random_expressions(zone: str, seed: int):
+    assert_as_the_manual_says(zone, 30, seed=1000 * seed + ZONES.index(zone))
