@@ -137,7 +137,7 @@ def schedule(
     cron: Annotated[
         str,
         typer.Option(
-            help="Five fields of crontab(5), or @daily and the like, in the sweep's time zone: '0 3 * * *'. Where day of "
+            help="Five fields of crontab(5), or @daily and the like, in the sweep's zone: '0 3 * * *'. Where day of "
             "month and day of week are both given, either has to match; where one begins with `*`, as */2, both."
         ),
     ],
