@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raysep import interrupts
+from raysep import interrupts, limits
 from raysep.errors import RaysepError, StageError
 from raysep.resources import Resources, Shape, launcher_shapes
 
@@ -60,7 +60,7 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
             warnings.simplefilter("ignore")
         try:
             if address is None:
-                ray.init(address="local", include_dashboard=False, **quiet)
+                ray.init(address="local", include_dashboard=False, **limits.ray_arguments(), **quiet)
             else:
                 ray.init(address=address, **quiet)
         except ConnectionError as error:
@@ -230,7 +230,9 @@ def _resources(may_add: Sequence[Shape]) -> Resources:
     shapes = tuple((float(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in alive)
     # What may be added says what may be there in all: nodes that are up already count once.
     left = Counter(may_add or launcher_shapes()) - Counter(shapes)
-    return Resources(shapes, tuple(left.elements()), tuple(_kind(node) for node in alive))
+    # A node that was told of no memory says nothing of it.
+    memory = tuple(int(node["memory"]) if node.get("memory") else None for node in alive)
+    return Resources(shapes, tuple(left.elements()), tuple(_kind(node) for node in alive), memory)
 
 
 def _kind(resources: dict[str, float]) -> str:

@@ -23,11 +23,13 @@ class Resources:
     Attributes:
         nodes, addable: CPUs and GPUs.
         kinds: what the live nodes are, in words, for the records.
+        memory: bytes for processes on each of `nodes`, where it is known; empty: of none.
     """
 
     nodes: tuple[Shape, ...]
     addable: tuple[Shape, ...] = ()
     kinds: tuple[str, ...] = field(default=(), compare=False)
+    memory: tuple[int | None, ...] = field(default=(), compare=False)
 
     @property
     def reachable(self) -> tuple[Shape, ...]:
@@ -59,31 +61,49 @@ class Resources:
         """
         if of <= 1:
             return self
-        useful = [node for node in self.reachable if (node[1] >= 1 if self.gpus else node[0] >= 1)]
+        known = zip(self.reachable, self._memory, strict=True)
+        useful = [(node, held) for node, held in known if (node[1] >= 1 if self.gpus else node[0] >= 1)]
         if len(useful) >= of:
-            return Resources(tuple(useful[position::of]), kinds=self.kinds)
-        found, first = [], 0
-        for cpus, gpus in useful:
+            nodes, memory = zip(*useful[position::of], strict=True)
+            return Resources(nodes, kinds=self.kinds, memory=memory)
+        found, memories, first = list[Shape](), list[int | None](), 0
+        for (cpus, gpus), held in useful:
             # Nodes are dealt out one after the other, so that what is left over of each goes to different parts.
             turn = (position - first) % of
             own = (cpus // of + (turn < cpus % of), gpus // of + (turn < gpus % of))
             first += int(gpus if self.gpus else cpus) % of
             if own[0] >= 1 and (own[1] >= 1 or not self.gpus):
                 found.append(own)
-        return Resources(tuple(found), kinds=self.kinds)
+                memories.append(None if held is None else held // of)
+        return Resources(tuple(found), kinds=self.kinds, memory=tuple(memories))
 
     def fits(self, cpus: float, gpus: float) -> bool:
         """Whether one node has as much as one process asks for."""
         return self.places(cpus, gpus) > 0
 
-    def places(self, cpus: float, gpus: float) -> int:
-        """How many processes of this size the reachable nodes can run at once."""
+    def places(self, cpus: float, gpus: float, memory: int = 0) -> int:
+        """How many processes of this size the reachable nodes can run at once.
 
-        def on(node: Shape) -> int:
-            shares = [has / asked for has, asked in zip(node, (cpus, gpus), strict=True) if asked]
-            return math.floor(min(shares) + 1e-9)
+        Args:
+            cpus, gpus: of each process.
+            memory: bytes of each process; counts on nodes whose memory is known.
+        """
 
-        return sum(on(node) for node in self.reachable)
+        def on(node: Shape, held: int | None) -> int:
+            pairs = [(node[0], cpus), (node[1], gpus), *([(held, memory)] if held is not None else [])]
+            return math.floor(min(has / asked for has, asked in pairs if asked) + 1e-9)
+
+        return sum(on(node, held) for node, held in zip(self.reachable, self._memory, strict=True))
+
+    def memory_of(self, shape: Shape) -> int | None:
+        """Bytes for processes on the smallest node of a shape, where they are known."""
+        known = [held for node, held in zip(self.reachable, self._memory, strict=True) if node == shape and held]
+        return min(known, default=None)
+
+    @property
+    def _memory(self) -> tuple[int | None, ...]:
+        """Of each reachable node; of what could be added nothing is known."""
+        return (*self.memory, *[None] * (len(self.reachable) - len(self.memory)))
 
     def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
         """Raise UsageError if `count` processes of this size can never run at once."""

@@ -10,7 +10,7 @@ from raysep.data.images import check_share
 from raysep.embed.progress import forget
 from raysep.embed.shards import Manifest, commit
 from raysep.errors import StageError
-from raysep.models.meta import CheckpointMeta
+from raysep.models.meta import CheckpointMeta, directory
 from raysep.resources import Resources
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ def perform(run: Run, cluster: Resources) -> None:
     for unit, blocks, count in zip(units, done, blocks_of, strict=True):
         if len(blocks) == count:
             _commit_unit(run, unit, blocks)
-    plan = planning.embed_plan(config.compute, cluster, sum(blocks_of) - resumed)
+    # The checkpoints that an actor holds; what it makes of a block is not known before.
+    weights = max((_stored(run, unit.metas) for unit in units), default=0)
+    process_bytes = planning.IMPORTED_BYTES + weights
+    plan = planning.embed_plan(config.compute, cluster, sum(blocks_of) - resumed, process_bytes)
+    if total and (short := planning.shortage("embed", plan.embed, cluster, process_bytes)):
+        telemetry.line("embed", short)
     told: set[str] = set()
     if total:
         with telemetry.stage("embed", total, "embeddings") as bar:
@@ -79,6 +84,12 @@ def perform(run: Run, cluster: Resources) -> None:
     runs.record(run.storage, "embed", telemetry.bill.get("embed"), shard_sets=sets)
     if "decode" in telemetry.bill:
         runs.record(run.storage, "decode", telemetry.bill["decode"])
+
+
+def _stored(run: Run, metas: Sequence[CheckpointMeta]) -> int:
+    """Bytes of the checkpoints of some trials and steps."""
+    places = [directory(meta.model.id, meta.trial, meta.step) for meta in metas]
+    return sum(sum(run.storage.sizes(place).values()) for place in places)
 
 
 def _count(run: Run, unit: "Unit", block: "Block") -> None:

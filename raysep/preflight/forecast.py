@@ -1,6 +1,5 @@
 """A run's figures put together: what `raysep plan` prints."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from raysep import limits
 from raysep.config import RunConfig
 from raysep.data import splits
 from raysep.data.sources import Reader
@@ -29,16 +29,22 @@ class Forecast:
         models: by id.
         stages: in their order.
         seconds: of each stage, without the starting of processes.
+        cluster: what the processes run on.
+        memory: of this machine, where it is all there is.
     """
 
     images: dict[str, int]
     models: dict[str, ModelSize]
     stages: list[Stage]
     seconds: dict[str, float]
+    cluster: Resources
+    memory: limits.Memory | None = None
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(title=", ".join(f"{count} {name}" for name, count in self.images.items()) + " images")
+        machine = self.cluster.describe() + (f"; memory {memory_in_words(self.memory)}" if self.memory else "")
+        images = ", ".join(f"{count} {name}" for name, count in self.images.items())
+        table = Table(title=f"{images} images", caption=machine)
         for heading in ("stage", "model", "work", "writes", "memory a process", "processes", "estimated time"):
             table.add_column(heading, justify="left" if heading in {"stage", "model"} else "right")
         for stage in self.stages:
@@ -78,7 +84,8 @@ def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], clu
             probes = {key: speed.ModelProbe(model, rows, reader) for key, model in configs.items()}
             models = {key: probe.size for key, probe in probes.items()}
             found = stages(config, split, trials, models, cluster)
-            require_room(found, free_bytes(config.run_dir), memory_bytes() if len(cluster.nodes) == 1 else None)
+            held = limits.memory() if len(cluster.nodes) == 1 else None
+            require_room(found, free_bytes(config.run_dir), held.bytes if held else None, held)
             seconds = {stage.name: 0.0 for stage in found}
             batch = config.finetune.batch_size if config.finetune else 0
             for key, probe in probes.items():
@@ -97,7 +104,8 @@ def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], clu
     finally:
         torch.set_num_threads(before)
     images = {name: splits.select(split, role_of(name)).num_rows for name in splits_of(config, split)}
-    return Forecast(images, models, found, {stage.name: seconds[stage.name] / stage.processes for stage in found})
+    each = {stage.name: seconds[stage.name] / stage.processes for stage in found}
+    return Forecast(images, models, found, each, cluster, held)
 
 
 def free_bytes(run_dir: str) -> int | None:
@@ -110,14 +118,14 @@ def free_bytes(run_dir: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def memory_bytes() -> int:
-    """Of this machine, or what its container may have of it."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        allowed = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return machine
-    return min(machine, int(allowed)) if allowed.isdecimal() else machine
+def memory_in_words(held: limits.Memory) -> str:
+    """Memory and the limit that holds.
+
+    >>> memory_in_words(limits.Memory(4 * 2**30, 64 * 2**30)), memory_in_words(limits.Memory(2**30, 2**30))
+    ('4.0 GiB (limit of the control group) of 64.0 GiB', '1.0 GiB')
+    """
+    limit = f" (limit of the control group) of {in_units(held.machine_bytes)}" if held.limited else ""
+    return in_units(held.bytes) + limit
 
 
 def _duration(seconds: float) -> str:

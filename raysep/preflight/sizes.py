@@ -14,14 +14,11 @@ from raysep.data import splits
 from raysep.embed.stage import CHECKPOINTS_AT_ONCE
 from raysep.errors import UsageError
 from raysep.finetune.trials import Trial
+from raysep.limits import Memory
+from raysep.planning import IMPORTED_BYTES
 from raysep.resources import Resources
 from raysep.work import role_of, splits_of, steps_of
 
-# What a process has in memory once Ray Data, torch, timm and scikit-learn are imported (measured on Linux: 915 MiB).
-IMPORTED_BYTES = 900 * 2**20
-# How often a layer is in memory while it is scored, with what is made from it (2.1 to 2.9 were measured for
-# 50,000 x 768 in 100 classes), and how often beside that for scikit-learn, which protocol `paper` asks.
-LAYER_COPIES, COPIES_FOR_PAPER = 3, 2
 # Training holds gradients, two moments and the weights.
 TRAINING_COPIES = 4
 
@@ -101,10 +98,12 @@ def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> di
     return found
 
 
-def embed_pool(config: RunConfig, kept: Mapping[str, Evaluated], cluster: Resources) -> planning.Pool:
-    """The actors that embed what is evaluated."""
+def embed_pool(
+    config: RunConfig, kept: Mapping[str, Evaluated], cluster: Resources, process_bytes: int = IMPORTED_BYTES
+) -> planning.Pool:
+    """The actors that embed what is evaluated, each with so much memory."""
     blocks = sum(-(-own.images // own.at_once // config.embed.shard_rows) for own in kept.values())
-    return planning.embed_plan(config.compute, cluster, blocks).embed
+    return planning.embed_plan(config.compute, cluster, blocks, process_bytes).embed
 
 
 def stages(
@@ -128,39 +127,42 @@ def stages(
         IMPORTED_BYTES + TRAINING_COPIES * heaviest,
         min(len(trials), _places(planning.trial_pool(config.compute, cluster, len(trials)), cluster)),
     )
-    pool = embed_pool(config, kept, cluster)
+    # Vectors of a block, as they come and as the file that is made of them.
+    embed_bytes = IMPORTED_BYTES + max(
+        own.at_once * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
+        for key, own in kept.items()
+    )
+    held_bytes = IMPORTED_BYTES + max(own.at_once * models[key].weight_bytes for key, own in kept.items())
+    pool = embed_pool(config, kept, cluster, held_bytes)
     embedding = Stage(
         "embed",
         {key: own.images for key, own in kept.items()},
         "forward passes",
         sum(own.images * sum(models[key].dims) * bytes_each for key, own in kept.items()),
-        IMPORTED_BYTES
-        + max(
-            # Vectors of a block, as they come and as the file that is made of them.
-            own.at_once * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
-            for key, own in kept.items()
-        ),
+        embed_bytes,
         pool.processes,
     )
     largest = max(4 * own.largest * max(models[key].dims) for key, own in kept.items())
-    copies = LAYER_COPIES + (COPIES_FOR_PAPER if "paper" in config.score.protocols else 0)
     scoring = Stage(
         "score",
         {key: own.sets * len(models[key].dims) for key, own in kept.items()},
         "layers",
         0,
-        IMPORTED_BYTES + int(copies * largest),
+        planning.score_bytes(config.score, largest),
         planning.score_pool(config.compute, cluster, config.score, largest).processes,
     )
     return [training, embedding, scoring]
 
 
-def require_room(found: Sequence[Stage], free_bytes: int | None, memory_bytes: int | None) -> None:
+def require_room(
+    found: Sequence[Stage], free_bytes: int | None, memory_bytes: int | None, held: Memory | None = None
+) -> None:
     """Raise UsageError for what can't fit.
 
     Args:
         free_bytes: of the disk that the run is written to; None: not known.
         memory_bytes: of the machine that all processes run on; None: there are several machines.
+        held: that memory and its limit, to say which of the two is too small.
     """
     problems = []
     stored = sum(stage.stored_bytes for stage in found)
@@ -169,9 +171,10 @@ def require_room(found: Sequence[Stage], free_bytes: int | None, memory_bytes: i
             f"the run writes {in_units(stored)}, and its disk has {in_units(free_bytes)} left: take another --run-dir, "
             "fewer of finetune.evaluate_at or models[].layers, or embed.dtype=float16"
         )
+    limit = f", by the limit of its control group, of {in_units(held.machine_bytes)}" if held and held.limited else ""
     problems += [
         f"{stage.name}: {stage.processes} process(es) of {in_units(stage.process_bytes)} each, and this machine has "
-        f"{in_units(memory_bytes)} of memory: set compute.{COUNTS[stage.name]}, or use a larger machine"
+        f"{in_units(memory_bytes)} of memory{limit}: set compute.{COUNTS[stage.name]}, or use a larger machine"
         for stage in found
         if memory_bytes is not None and stage.processes * stage.process_bytes > memory_bytes
     ]

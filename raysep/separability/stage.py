@@ -39,6 +39,8 @@ def perform(run: Run, cluster: Resources) -> None:
     )
     gpu_bytes = gpu_memory() if asks else None
     pool = planning.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
+    if short := planning.shortage("score", pool, cluster, planning.score_bytes(config.score, largest)):
+        telemetry.line("score", short)
     saved, took = time.monotonic(), 0.0
     with telemetry.stage("score", len(missing), "layers") as bar:
 

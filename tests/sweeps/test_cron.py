@@ -267,7 +267,7 @@ def random_field(rng: random.Random, low: int, high: int, names: tuple[str, ...]
 
     def span() -> str:
         first, last = sorted(rng.sample(range(low, high + 1), 2))
-        return f"{first}-{last}" + (f"/{rng.randint(1, 9)}" if rng.random() < 0.5 else "")
+        return f"{first}-{last}" + (f"/{rng.randint(1, min(9, high - low))}" if rng.random() < 0.5 else "")
 
     kinds = [single, single, lambda: ",".join(single() for _ in range(3)), span, lambda: f"{span()},{single()}"]
     if frequent:
