@@ -88,7 +88,7 @@ def ray_arguments(root: Path = ROOT) -> dict[str, Any]:
     them, nor at the affinity; and of half a CPU it makes none. Where nothing is limited, Ray decides by itself.
 
     Returns:
-        `num_cpus`, and `memory` and `object_store_memory` in bytes, each where there is a limit.
+        `num_cpus`, and `object_store_memory` and `_memory` (for processes) in bytes, each where there is a limit.
     """
     found: dict[str, Any] = {}
     # Whoever sets one of these has told Ray what to take.
@@ -97,7 +97,7 @@ def ray_arguments(root: Path = ROOT) -> dict[str, Any]:
     held = memory(root)
     if held.limited:
         store = int(min(STORE_SHARE * held.bytes, max(STORE_BYTES, 0.95 * _shared_memory(root))))
-        found |= {"object_store_memory": store, "memory": max(held.bytes // 10, held.bytes - store - DRIVER_BYTES)}
+        found |= {"object_store_memory": store, "_memory": max(held.bytes // 10, held.bytes - store - DRIVER_BYTES)}
     return found
 
 

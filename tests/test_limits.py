@@ -162,7 +162,7 @@ def test_a_pod_of_two_of_64_cpus_starts_two_workers(tmp_path: Path, large: None)
     assert found["num_cpus"] == 2
     # Ray's share for its objects, a GiB for the driver, and all the rest for processes.
     assert found["object_store_memory"] == int(0.3 * 8 * GIB)
-    assert found["memory"] == 8 * GIB - int(0.3 * 8 * GIB) - GIB
+    assert found["_memory"] == 8 * GIB - int(0.3 * 8 * GIB) - GIB
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("50000", 1), ("250000", 2), ("6400000", 64), ("99900000", 64)])
@@ -192,7 +192,7 @@ def test_who_tells_ray_to_take_all_cpus_has_them(tmp_path: Path, large: None, mo
 
 def test_little_memory_leaves_something(tmp_path: Path, large: None):
     found = ray_arguments(tree(tmp_path, "0::/", V2, **{"memory.max": str(GIB)}))
-    assert 0 < found["memory"] < found["memory"] + found["object_store_memory"] < GIB
+    assert 0 < found["_memory"] < found["_memory"] + found["object_store_memory"] < GIB
 
 
 def made_group() -> tuple[Path, str] | None:
@@ -224,3 +224,15 @@ def test_a_real_group():
         assert process.communicate("\n", timeout=60)[0].strip() == str(GIB)
     finally:
         group.rmdir()
+
+
+@pytest.mark.cluster
+def test_ray_starts_with_what_the_limits_allow(tmp_path: Path):
+    root = tree(tmp_path, "0::/", V2, **{"memory.max": str(2 * GIB), "cpu.max": "100000 100000"})
+    code = (
+        "import sys, ray; from pathlib import Path; from raysep import limits\n"
+        "ray.init(address='local', include_dashboard=False, **limits.ray_arguments(Path(sys.argv[1])))\n"
+        "(node,) = ray.nodes(); found = node['Resources']; print('found', found['CPU'], int(found['memory']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, timeout=120)
+    assert f"found 1.0 {2 * GIB - int(0.3 * 2 * GIB) - GIB}" in done.stdout, done.stderr

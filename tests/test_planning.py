@@ -113,3 +113,60 @@ def test_layers_share_a_gpu_as_its_memory_allows():
     assert pool(gib, 12 * gib).gpus == 0.5
     assert pool(9 * gib, 12 * gib).gpus == 1
     assert pool(gib, 80 * gib, backend="sklearn").gpus == 0
+
+
+GIB = 2**30
+
+
+def with_memory(*nodes: tuple[float, float, int | None]) -> Resources:
+    return Resources(tuple(node[:2] for node in nodes), memory=tuple(node[2] for node in nodes))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "score", "embed", "trial_cpus"),
+    [
+        # 0.9 GiB each: one in 1 GiB, and never none.
+        (with_memory((8.0, 0.0, GIB)), 1, planning.Pool(1, 8.0, 0.0), 8),
+        (with_memory((8.0, 0.0, GIB // 2)), 1, planning.Pool(1, 8.0, 0.0), 8),
+        (with_memory((8.0, 0.0, 4 * GIB)), 4, planning.Pool(4, 2.0, 0.0), 2),
+        (with_memory((8.0, 0.0, 64 * GIB)), 8, planning.Pool(8, 1.0, 0.0), 1),
+        (with_memory((8.0, 0.0, None)), 8, planning.Pool(8, 1.0, 0.0), 1),
+        # What one node has is of no use to another.
+        (with_memory((4.0, 0.0, 2 * GIB), (4.0, 0.0, 64 * GIB)), 6, planning.Pool(6, 1.0, 0.0), 2),
+        # Of what could be added nothing is known.
+        (Resources(((8.0, 0.0),), ((4.0, 0.0),), memory=(2 * GIB,)), 6, planning.Pool(6, 2.0, 0.0), 4),
+    ],
+)
+def test_processes_are_as_many_as_memory_holds(nodes: Resources, score: int, embed: planning.Pool, trial_cpus: float):
+    assert planning.score_pool(ComputeConfig(), nodes, ScoreConfig()).processes == score
+    assert planning.embed_plan(ComputeConfig(), nodes, 400).embed == embed
+    assert planning.trial_pool(ComputeConfig(), nodes, 20).cpus == trial_cpus
+
+
+def test_large_layers_and_checkpoints_leave_room_for_fewer():
+    desk = with_memory((8.0, 0.0, 16 * GIB))
+    assert planning.score_pool(ComputeConfig(), desk, ScoreConfig(), GIB).processes == 4
+    assert planning.score_pool(ComputeConfig(), desk, ScoreConfig(protocols=["default", "paper"]), GIB).processes == 2
+    assert planning.embed_plan(ComputeConfig(), desk, 400, 4 * GIB).embed.processes == 4
+    gpus = with_memory((16.0, 2.0, 8 * GIB))
+    plan = planning.embed_plan(ComputeConfig(), gpus, 400, 2 * GIB)
+    assert (plan.embed.processes, plan.decode) == (2, planning.Pool(2, 1.0, 0.0))
+
+
+def test_a_number_that_is_set_is_kept_and_its_shortage_said():
+    desk, compute = with_memory((8.0, 0.0, 4 * GIB)), ComputeConfig(score_actors=8)
+    pool = planning.score_pool(compute, desk, ScoreConfig())
+    assert pool.processes == 8
+    assert planning.shortage("score", pool, desk, planning.score_bytes(ScoreConfig(), 0)) == (
+        "score: 8 process(es) take about 0.9 GiB each, and the nodes have 4.0 GiB for processes: they may be killed "
+        "for lack of memory; set compute.score_actors to 4, or use larger machines"
+    )
+    planned = planning.score_pool(ComputeConfig(), desk, ScoreConfig())
+    assert planning.shortage("score", planned, desk, planning.IMPORTED_BYTES) is None
+    assert planning.shortage("score", pool, cluster((8.0, 0.0)), 2**50) is None
+
+
+def test_a_share_of_the_nodes_has_its_share_of_their_memory():
+    whole = with_memory((8.0, 0.0, 8 * GIB), (4.0, 0.0, None))
+    assert [whole.share(position, 2).memory for position in (0, 1)] == [(8 * GIB,), (None,)]
+    assert with_memory((8.0, 0.0, 8 * GIB)).share(0, 4).memory == (2 * GIB,)

@@ -16,7 +16,6 @@ K classes of n images each, D features: Gaussians around K random centres, whose
 less, so that neighbouring classes overlap. Layers share half of their noise, as layers of one network do.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from real_layers import RealLayer, of_folder, of_run
 from threadpoolctl import threadpool_limits
 
+from raysep import limits
 from raysep.report.selection import select
 from raysep.separability.engines import open_engine
 from raysep.separability.layer import Layer, Settings
@@ -300,7 +300,7 @@ def main(
             raise typer.BadParameter("--part real needs either --run or --data")
         layers = of_run(run_dir) if run_dir else of_folder(str(data), model, weights, image_size)
         parts["real"] = partial(real, layers)
-    asked, count = chosen(parts, part), processes or os.cpu_count() or 1
+    asked, count = chosen(parts, part), processes or limits.cpus()
     with ProcessPoolExecutor(count, initializer=one_thread, mp_context=get_context("spawn")) as workers:
         # The short form has bars of its own.
         emit((line for measure in asked for line in measure(QUICK if quick else FULL, workers)), quick=False)

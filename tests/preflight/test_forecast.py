@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from raysep import checks
+from raysep import checks, limits
 from raysep.embed.shards import schema
 from raysep.errors import UsageError
 from raysep.loading import build_config
@@ -27,7 +27,8 @@ def loaded(tree: Path):
     )
 
 
-def test_a_run_is_forecast_from_its_own_images_and_models(loaded):
+def test_a_run_is_forecast_from_its_own_images_and_models(loaded, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "memory", lambda: limits.Memory(4 * 2**30, 64 * 2**30))
     readers, split = checks.check_data(loaded)
     found = forecast(loaded, split, readers, DESK)
     assert found.images == {"unseen": 24, "seen": split["role"].to_pylist().count("seen_test")}
@@ -36,6 +37,7 @@ def test_a_run_is_forecast_from_its_own_images_and_models(loaded):
     assert all(0 < seconds < 60 for seconds in found.seconds.values())
     table = found.table()
     assert table.row_count == 2 + 6 + 6
+    assert table.caption == "2 CPUs and 0 GPUs on 1 node(s); memory 4.0 GiB (limit of the control group) of 64.0 GiB"
     # As many values as the real files hold.
     dims = found.models["test_vit"].dims
     layers = [Layer(index, "l", 0.0, dim, "mean") for index, dim in enumerate(dims)]

@@ -6,6 +6,7 @@ from raysep.config import RunConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import UsageError
+from raysep.limits import Memory
 from raysep.loading import build_config
 from raysep.preflight.sizes import IMPORTED_BYTES, ModelSize, Stage, evaluated, in_units, require_room, stages
 from raysep.resources import Resources
@@ -64,6 +65,10 @@ def test_what_cannot_fit_is_refused_with_what_to_do():
         require_room([stage], 4 * 2**30, None)
     with pytest.raises(UsageError, match=r"score: 4 process\(es\) of 3.0 GiB .* set compute.score_actors"):
         require_room([stage], None, 11 * 2**30)
+    with pytest.raises(
+        UsageError, match=r"has 11.0 GiB of memory, by the limit of its control group, of 64.0 GiB: set"
+    ):
+        require_room([stage], None, 11 * 2**30, Memory(11 * 2**30, 64 * 2**30))
 
 
 def test_units():
