@@ -1,23 +1,17 @@
-"""The times of cron expressions, against the words of crontab(5) read over ten years of minutes."""
+"""Cron expressions: what each means, what is refused, and nights on which clocks are changed."""
 
-import functools
 import itertools
-import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.sweeps.cron import FIELDS, Cron
+from raysep.sweeps.cron import Cron
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC")
-FIRST, YEARS = datetime(2024, 1, 1, tzinfo=UTC), 10
-MINUTES = int((FIRST.replace(year=FIRST.year + YEARS) - FIRST).total_seconds()) // 60
-MINUTE = timedelta(minutes=1)
 
 
 def times(expression: str, zone: str, start: datetime, count: int) -> list[str]:
@@ -188,136 +182,3 @@ def test_the_last_time_is_the_last_of_all(expression: str, days: float):
     since = until - timedelta(days=days)
     passed = list(itertools.takewhile(lambda time: time <= until, cron.after(since)))
     assert cron.last(since, until) == (passed[-1] if passed else None)
-
-
-def fields_of(local: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Minute, hour, day of month, month, and day of week from Sunday, of local times in minutes."""
-    days, months, minutes = local.astype("datetime64[D]"), local.astype("datetime64[M]"), local.astype(np.int64)
-    return (
-        minutes % 60,
-        minutes // 60 % 24,
-        (days - months).astype(np.int64) + 1,
-        months.astype(np.int64) % 12 + 1,
-        (days.astype(np.int64) + 4) % 7,
-    )
-
-
-class Wall:
-    """Clocks of a zone over ten years: local fields of each minute, and which minutes follow a change of the clocks."""
-
-    def __init__(self, zone: str) -> None:
-        self.zone = ZoneInfo(zone)
-        # Clocks change at quarters of an hour.
-        quarters = [(FIRST + 15 * k * MINUTE).astimezone(self.zone).utcoffset() for k in range(MINUTES // 15)]
-        offset = np.repeat(np.array([int(delta.total_seconds()) // 60 for delta in quarters]), 15)
-        utc = np.datetime64(FIRST.replace(tzinfo=None), "m") + np.arange(MINUTES)
-        local = utc + offset.astype("timedelta64[m]")
-        self.local = local.astype(np.int64)
-        self.fields = fields_of(local)
-        # Minutes whose local time was shown before; and first minutes after a gap, with what was skipped.
-        self.again = self.local <= np.maximum.accumulate(np.concatenate([[-1], self.local[:-1]]))
-        self.gaps = {
-            int(at) + 1: range(int(self.local[at]) + 1, int(self.local[at + 1]))
-            for at in np.flatnonzero(np.diff(self.local) > 1)
-        }
-
-
-wall_of = functools.cache(Wall)
-
-
-def values(text: str, low: int, high: int, names: tuple[str, ...]) -> set[int]:
-    """crontab(5): ranges, lists, steps, and names, in the plainest words."""
-    found: set[int] = set()
-    for part in text.split(","):
-        span, _, step = part.partition("/")
-        ends = [str(low), str(high)] if span == "*" else span.split("-")
-        first, last = (int(end) if end.isdecimal() else names.index(end) + low for end in (ends[0], ends[-1]))
-        found |= set(range(first, last + 1, int(step or 1)))
-    return found
-
-
-def reference(expression: str, wall: Wall) -> np.ndarray:
-    """The minutes at which crontab(5) runs a job."""
-    texts = expression.split()
-    sets = [values(text, *field[1:]) for text, field in zip(texts, FIELDS, strict=True)]
-    sets[4] = {day % 7 for day in sets[4]}
-
-    def matched(fields) -> np.ndarray:
-        minute, hour, day, month, weekday = (
-            np.isin(field, list(kept)) for field, kept in zip(fields, sets, strict=True)
-        )
-        either = not texts[2].startswith("*") and not texts[4].startswith("*")
-        return minute & hour & month & ((day | weekday) if either else (day & weekday))
-
-    runs = matched(wall.fields)
-    if texts[0].startswith("*") or texts[1].startswith("*"):
-        return np.flatnonzero(runs)
-    runs &= ~wall.again
-    for after, skipped in wall.gaps.items():
-        runs[after] |= bool(matched(fields_of(np.array(skipped).astype("datetime64[m]"))).any())
-    return np.flatnonzero(runs)
-
-
-def random_field(rng: random.Random, low: int, high: int, names: tuple[str, ...], frequent: bool) -> str:
-    """Any form of a field; a narrow one where a `*` would make more times than a test can look at."""
-
-    def single() -> str:
-        number = rng.randint(low, high)
-        return names[number - low] if names and number - low < len(names) and rng.random() < 0.4 else str(number)
-
-    def span() -> str:
-        first, last = sorted(rng.sample(range(low, high + 1), 2))
-        return f"{first}-{last}" + (f"/{rng.randint(1, min(9, high - low))}" if rng.random() < 0.5 else "")
-
-    kinds = [single, single, lambda: ",".join(single() for _ in range(3)), span, lambda: f"{span()},{single()}"]
-    if frequent:
-        kinds += [lambda: "*", lambda: "*", lambda: f"*/{rng.randint(2, (high - low + 1))}"]
-    return rng.choice(kinds)()
-
-
-def expressions(count: int, seed: int) -> list[str]:
-    """Random ones; half of them in the hours in which clocks are changed, on all days."""
-    rng, found = random.Random(seed), []
-    while len(found) < count:
-        # Every minute of ten years is five million times: one of minute and hour is a star at most.
-        star = rng.choice(("minute", "hour", None))
-        words = [random_field(rng, *field[1:], field.name == star or at > 1) for at, field in enumerate(FIELDS)]
-        if len(found) % 2:
-            words[1:] = [words[1] if star == "hour" else random_field(rng, 0, 4, (), False), "*", "*", "*"]
-        try:
-            Cron(" ".join(words), ZoneInfo("UTC"))
-        except ValueError as error:
-            assert "never comes" in str(error)
-            continue
-        found.append(" ".join(words))
-    return found
-
-
-def times_of_ten_years(expression: str, wall: Wall) -> np.ndarray:
-    end = FIRST + MINUTES * MINUTE
-    moments = itertools.takewhile(lambda moment: moment < end, Cron(expression, wall.zone).after(FIRST - MINUTE))
-    return np.array([(moment - FIRST) // MINUTE for moment in moments], dtype=np.int64)
-
-
-def assert_as_the_manual_says(zone: str, count: int, seed: int) -> None:
-    wall = wall_of(zone)
-    for expression in expressions(count, seed):
-        assert np.array_equal(times_of_ten_years(expression, wall), reference(expression, wall)), (expression, zone)
-
-
-@pytest.mark.parametrize("zone", ZONES)
-def test_ten_years_of_a_few_random_expressions(zone: str):
-    wall = wall_of(zone)
-    # Ten years have ten gaps and ten hours, or halves of one, that come twice.
-    assert (len(wall.gaps), int(wall.again.sum())) == {
-        "Australia/Lord_Howe": (10, 10 * 30),
-        "UTC": (0, 0),
-    }.get(zone, (10, 10 * 60))
-    assert_as_the_manual_says(zone, 4, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 4))
-@pytest.mark.parametrize("zone", ZONES)
-def test_ten_years_of_hundreds_of_random_expressions(zone: str, seed: int):
-    assert_as_the_manual_says(zone, 30, seed=1000 * seed + ZONES.index(zone))
