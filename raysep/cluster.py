@@ -3,8 +3,6 @@
 import logging
 import os
 import re
-import secrets
-import socket
 import sys
 import warnings
 from collections import Counter
@@ -13,14 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raysep import interrupts, limits
+from raysep import interrupts, joining, limits
 from raysep.errors import RaysepError, StageError
 from raysep.resources import Resources, Shape, launcher_shapes
 
-TOKEN_HELP = (
-    "If the cluster asks for its token: set RAY_AUTH_MODE=token, and put the cluster's token into ~/.ray/auth_token, "
-    "or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head prints it)."
-)
 # How long a GPU is waited for to say how much memory it has.
 GPU_ANSWER_S = 20
 OUR_ERROR = re.compile(r"^raysep\.[\w.]+: ")
@@ -38,7 +32,8 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         may_add: nodes that the autoscaler could add, where Ray itself doesn't know of them.
 
     Raises:
-        RaysepError: the cluster named by RAY_ADDRESS can't be joined.
+        UsageError: RAY_ADDRESS is no address that a run can join.
+        RaysepError: the cluster can't be joined.
     """
     prepare()
     if not verbose:
@@ -47,9 +42,9 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield _resources(may_add)
         return
-    address = _named_cluster()
+    address = joining.cluster_to_join()
     import ray
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import RayError
 
     quiet: dict[str, Any] = {
         "log_to_driver": verbose,
@@ -60,14 +55,14 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
             warnings.simplefilter("ignore")
         try:
             if address is None:
+                joining.authenticate_own()
                 ray.init(address="local", include_dashboard=False, **limits.ray_arguments(), **quiet)
             else:
                 ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            # Somebody listens there, who doesn't talk to us: a head that asks for a token says no more than this.
-            raise RaysepError(f"{address} is no Ray cluster that lets us in: {error}. {TOKEN_HELP}") from None
-        except AuthenticationError as error:
-            raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
+        except (RayError, RuntimeError, OSError) as error:
+            # It answered a moment ago; or this machine has no room for a Ray.
+            what = "can't be started on this machine" if address is None else f"can't be joined at {address}"
+            raise RaysepError(f"Ray {what}: {' '.join(str(error).split())}") from error
     # Ray ends the process at SIGTERM, in a way of its own.
     interrupts.rearm()
     try:
@@ -77,52 +72,11 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
 
 
 def prepare() -> None:
-    """Set what Ray reads when it is imported, and Tune when it runs; a user's own setting wins.
-
-    Raises:
-        RaysepError: nobody answers at RAY_ADDRESS.
-    """
+    """Set what Ray reads when it is imported, and Tune when it runs; a user's own setting wins."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    if "ray" in sys.modules:
-        return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if _named_cluster() is None and "RAY_AUTH_MODE" not in os.environ:
-        # A Ray of our own: its servers listen on every network of this machine, and do what whoever has its token says.
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-
-
-def _named_cluster() -> str | None:
-    """The cluster to join: that of RAY_ADDRESS, else the one that `ray start` has on this machine; None for a new Ray.
-
-    Ray's own `auto` also finds what another program started for itself, and would end with it.
-
-    Raises:
-        RaysepError: nobody answers at RAY_ADDRESS. Ray itself takes two minutes to say so.
-    """
-    named = os.environ.get("RAY_ADDRESS")
-    if named:
-        if not _answers(named):
-            raise RaysepError(f"RAY_ADDRESS is {named}, and no Ray cluster answers there")
-        return named
-    try:
-        started = (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
-    except OSError:
-        return None
-    return started if _answers(started) else None
-
-
-def _answers(address: str) -> bool:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:
-        # A name that Ray knows what to do with: auto, ray://...
-        return True
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from raysep import obituary
 from raysep.errors import StoppedError
 
 EXIT_CODE = 130
@@ -93,6 +94,7 @@ def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the 
     for each, handler in _before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(each, _second)
+    obituary.expect(f"was stopped by {_number.name}, and something in it did not end")
     watchdog = threading.Timer(GRACE_S, os._exit, (EXIT_CODE,))
     watchdog.daemon = True
     watchdog.start()

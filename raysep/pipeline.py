@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from raysep import __version__, checks, locks, planning, retries, runs, verification
+from raysep import __version__, checks, joining, locks, planning, retries, runs, verification
 from raysep.cluster import connection, unseen_by_nodes
 from raysep.config import RunConfig
 from raysep.context import Run
@@ -63,6 +63,8 @@ def run(
     """
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir)
+    if any(stage in WORK for stage in stages):
+        joining.check_named()
     storage.reach()
     # A directory that is this run's already was checked when it was begun: its models need no second look.
     if storage.exists(runs.CONFIG):

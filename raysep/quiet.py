@@ -10,23 +10,29 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from raysep import obituary
 from raysep.errors import RaysepError
 
 LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
 
 
 @contextmanager
-def quiet(verbose: bool) -> Iterator[Console]:
+def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]:
     """Send what libraries write to stderr to a file for the length of a block, unless `verbose`.
 
     Ray's C++ core writes to the file descriptor itself, beyond the reach of Python's logging. The file is
-    removed when the block ends well; when it doesn't, it stays, and its name is printed.
+    removed when the block ends well; when it doesn't, it stays, and its name is printed, whatever ends the process.
+
+    Args:
+        verbose: leave stderr as it is.
+        kept: what is there if the process is lost, and how to go on.
 
     Yields:
         A console on the real stderr.
     """
     if verbose:
-        yield Console(stderr=True, highlight=False)
+        with obituary.watched(2, None, kept):
+            yield Console(stderr=True, highlight=False)
         return
     # Workers inherit it; Ray prints what they write only with --verbose.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -41,7 +47,7 @@ def quiet(verbose: bool) -> Iterator[Console]:
     console = Console(file=os.fdopen(real, "w", buffering=1, closefd=False), highlight=False)
     keep = False
     try:
-        with warnings.catch_warnings():
+        with obituary.watched(real, log.name, kept), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield console
     except RaysepError as error:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from raysep import __version__
-from raysep.cluster import TOKEN_HELP
 from raysep.errors import RaysepError, UsageError
+from raysep.joining import TOKEN_HELP
 from raysep.storage import is_uri
 
 if TYPE_CHECKING:

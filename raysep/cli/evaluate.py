@@ -39,7 +39,7 @@ def _evaluate(
         f"{config.run_dir} keeps every trial, block of embeddings and layer's scores that was finished; the same "
         "command goes on from there"
     )
-    with interrupts.stopping(kept), quiet(verbose) as console:
+    with interrupts.stopping(kept), quiet(verbose, kept) as console:
         from raysep import pipeline
         from raysep.report import tables
         from raysep.report.html import PAGE

@@ -43,7 +43,7 @@ def sweep(
     from raysep.quiet import quiet
 
     kept = f"{config.root} keeps every cell that was finished, and what others had; --round {label} goes on from there"
-    with interrupts.stopping(kept), quiet(verbose) as console:
+    with interrupts.stopping(kept), quiet(verbose, kept) as console:
         from raysep.sweeps import rounds
         from raysep.telemetry import Telemetry
 

@@ -179,7 +179,11 @@ def _fit_together(
             ),
         )
         grid = tuner.fit()
-        found = {(grid[index].config or {})["trial"]: grid[index] for index in range(len(grid))}
+        found = {
+            # One whose process never came up has no configuration; results come in the order of the grid.
+            (grid[index].config or {}).get("trial", index): grid[index]
+            for index in range(len(grid))
+        }
     return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
 
 
