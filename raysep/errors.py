@@ -4,6 +4,8 @@ RaysepError                    exit code 1: the work was begun and could not be 
 ├── UsageError                 exit code 2: asked for in a wrong way; nothing was started or written
 │   ├── ConfigError            the configuration, key by key
 │   └── RunDirError            a run directory that belongs to another configuration or other data
+├── NotComparableError         exit code 3: all was done, and what it was to be compared with is of other images,
+│                              another metric or another protocol
 ├── StageError                 a stage failed; what was committed before it stays valid
 ├── StorageError               a disk or an object store said no; also an OSError
 └── StoppedError               exit code 130: somebody stopped it, and what was committed stays valid
@@ -57,6 +59,12 @@ class ConfigError(UsageError):
 
 class RunDirError(UsageError):
     """The run directory can't be used for this configuration or these images."""
+
+
+class NotComparableError(RaysepError):
+    """Two results are not of the same thing."""
+
+    exit_code = 3
 
 
 class StageError(RaysepError):

@@ -132,6 +132,15 @@ def data_remarks(run: Storage) -> list[str]:
     return [*remarks.get("left_out", []), *remarks.get("notes", [])]
 
 
+def data_hash(run: Storage) -> str | None:
+    """Hash of the images and their roles; None where the directory doesn't say it."""
+    try:
+        found: str | None = run.read_json(MANIFEST).get("data_sha256")
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
     """Set a stage's state in the manifest.
 

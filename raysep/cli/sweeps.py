@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep.cli.app import LogFormat, Overrides, Verbose, app
-from raysep.errors import StageError, UsageError
+from raysep.errors import NotComparableError, StageError, UsageError
 
 if TYPE_CHECKING:
     from raysep.sweeps.compare import Point
@@ -31,7 +31,7 @@ def sweep(
 ) -> None:
     """Run the cells of a sweep that this round doesn't have yet, rank the models, hold them against the baseline.
 
-    Exit code 1 if a cell failed, or one is worse than the baseline.
+    Exit code 1 if a cell failed, or one is worse than the baseline; else 3 if one can't be compared with it.
     """
     from datetime import UTC, datetime
 
@@ -55,12 +55,13 @@ def sweep(
         _print_plan(label, plans)
         return
     _print_round(config.name, found)
-    problems = [f"{row['cell']}: {row['error']}" for row in found.failed] + found.regressions
+    worse, other = found.verdict.regressions, found.verdict.incomparable
+    problems = [f"{row['cell']}: {row['error']}" for row in found.failed] + worse + other
     if problems:
-        cells = f"{len(found.failed)} of {len(found.rows)} cells failed"
-        raise StageError(
-            "\n".join([f"{cells}, {len(found.regressions)} regression(s)", *(f"  - {p}" for p in problems)])
-        )
+        counts = f"{len(found.failed)} of {len(found.rows)} cells failed, {len(worse)} regression(s)"
+        counts += f", {len(other)} not comparable with the baseline" if other else ""
+        kind = StageError if found.failed or worse else NotComparableError
+        raise kind("\n".join([counts, *(f"  - {p}" for p in problems)]))
 
 
 @app.command()
@@ -79,12 +80,25 @@ def history(
         sys.stdout.write(csv_of([list(rows[0]), *(list(row.values()) for row in rows)]).decode())
         return
     table = Table()
-    for heading in ("date", "round", "cell", "state", "g", "95 % interval", "layer", "accuracy", "seconds", "revision"):
+    for heading in (
+        "date",
+        "sweep",
+        "round",
+        "cell",
+        "state",
+        "g",
+        "95 % interval",
+        "layer",
+        "accuracy",
+        "seconds",
+        "revision",
+    ):
         table.add_column(heading, overflow="fold")
-    for row in sorted(rows, key=lambda row: (row["cell"], row["at"])):
+    for row in sorted(rows, key=lambda row: (row["sweep"], row["cell"], row["at"])):
         low, high = row["corrected_low"], row["corrected_high"]
         table.add_row(
             row["date"],
+            row["sweep"],
             row["round"],
             row["cell"],
             row["state"],
@@ -104,20 +118,32 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     sweep: Annotated[str | None, typer.Option(help="Of rounds and dates: a sweep's YAML file, or its results.")] = None,
 ) -> None:
-    """Two runs, rounds or dates side by side, and which differences are beyond their intervals."""
+    """Two runs, rounds or dates side by side, and which differences are beyond their intervals.
+
+    Exit code 3 if something can't be compared: it is of other images, another metric or another protocol.
+    """
     from raysep.sweeps import compare as comparing
 
-    found = comparing.differences(_points(a, sweep), _points(b, sweep))
+    sides = _points(a, sweep), _points(b, sweep)
+    found = comparing.differences(*sides)
+    sweeps = [sorted({point.sweep for point in side if point.sweep}) for side in sides]
     if not found:
-        raise UsageError(f"{a} and {b} have no model or cell in common")
+        of = f": {a} is of {', '.join(sweeps[0])}, {b} of {', '.join(sweeps[1])}" if sweeps[0] != sweeps[1] else ""
+        raise UsageError(f"{a} and {b} have no model or cell in common{of}")
+    several = len({*sweeps[0], *sweeps[1]}) > 1
+    names = [f"{item.a.sweep}: {item.a.name}" if several else item.a.name for item in found]
     table = Table()
     for heading in ("", f"g of {a}", f"g of {b}", "change", "beyond", "layers", "accuracies", "seconds"):
         table.add_column(heading, overflow="fold")
-    for item in found:
+    for name, item in zip(names, found, strict=True):
         margin = "" if item.margin is None else f" ± {item.margin:.3f}"
         beyond = "not known" if item.beyond is None else ("yes" if item.beyond else "no")
+        if item.incomparable is not None:
+            beyond = f"not comparable: {item.incomparable}"
+        elif item.unknown:
+            beyond += f" (not known to be the same: {', '.join(item.unknown)})"
         table.add_row(
-            item.a.name,
+            name,
             _number(item.a.g),
             _number(item.b.g),
             "-" if item.change is None else f"{item.change:+.3f}{margin}",
@@ -127,6 +153,10 @@ def compare(
             f"{_number(item.a.seconds, 1)}, {_number(item.b.seconds, 1)}",
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    pairs = [(name, item.incomparable) for name, item in zip(names, found, strict=True) if item.incomparable]
+    if pairs:
+        lines = [f"  - {name}: not comparable: {why}" for name, why in pairs]
+        raise NotComparableError("\n".join([f"{a} and {b}: {len(pairs)} of {len(found)} can't be compared", *lines]))
 
 
 @app.command()
@@ -162,14 +192,17 @@ def _rows(place: str) -> list[dict[str, Any]]:
     from raysep.storage import Storage
     from raysep.sweeps import history as table
     from raysep.sweeps.config import load_sweep
-    from raysep.sweeps.rounds import rows_of
 
-    if place.endswith((".yaml", ".yml")):
-        return rows_of(load_sweep(place))
-    return table.rows(Storage(place))
+    sweep = load_sweep(place) if place.endswith((".yaml", ".yml")) else None
+    results = Storage(place if sweep is None else sweep.results)
+    found = table.read(results)
+    for line in found.remarks(results):
+        typer.echo(line, err=True)
+    return [row for row in found.rows if sweep is None or row["sweep"] == sweep.name]
 
 
 def _points(place: str, sweep: str | None) -> "list[Point]":
+    from raysep import runs
     from raysep.report.schema import FILE, Summary
     from raysep.storage import Storage
     from raysep.sweeps import compare as comparing
@@ -177,8 +210,12 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
 
     if sweep is None:
         try:
-            return comparing.of_summary(Summary.model_validate_json(Storage(place).read_bytes(FILE)))
-        except OSError:
+            run = Storage(place)
+            content = run.read_bytes(FILE)
+            with run.understood(FILE):
+                summary = Summary.model_validate_json(content)
+            return comparing.of_summary(summary, runs.data_hash(run))
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
     rows = _rows(sweep)
     chosen = table.select(rows, round=place) or table.select(rows, date=place)

@@ -18,7 +18,7 @@ from raysep.loading import build_config, put
 from raysep.places import read_place
 from raysep.runs import FREE_KEYS
 from raysep.storage import is_uri
-from raysep.sweeps.config import Pattern, SweepConfig
+from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
 
 # An axis that the matrix doesn't have.
 NONE = ""
@@ -86,6 +86,12 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
                 problems += [f"{name}: {problem}" for problem in error.problems]
         twice = repeated(_name(place) for place in wanted)
         problems += [f"two cells are called {name}" for name in twice]
+        problems += [
+            f"{name[:40]}...: names of {len(name)} characters are too long for a directory: give models, domains and "
+            f"overrides shorter ones, at most {LONGEST_NAME} together"
+            for name in map(_name, wanted)
+            if len(name) > LONGEST_NAME
+        ]
         if not wanted:
             problems.append("no cell is left")
         if sweep.baseline is not None and any(cell.config.score.resamples == 0 for cell in cells):

@@ -14,6 +14,8 @@ from raysep.errors import ConfigError
 from raysep.loading import apply, read_yaml, validated
 from raysep.separability.names import Protocol
 
+# File systems take names of 255 bytes; a cell's directory has a hash behind its name.
+LONGEST_NAME = 200
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 
@@ -105,8 +107,9 @@ class SweepConfig(Section):
 
 def checked_label(label: str) -> str:
     """A label that can name a round. Raises ConfigError where it can't."""
-    if not re.match(NAME, label):
-        raise ConfigError([f"round: {label!r} can't name a directory: letters, digits, '.', '_' and '-'"])
+    if not re.fullmatch(NAME, label) or len(label) > LONGEST_NAME:
+        expected = f"letters, digits, '.', '_' and '-', at most {LONGEST_NAME}"
+        raise ConfigError([f"round: {label!r} can't name a directory: {expected}"])
     return label
 
 

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 
 from raysep.report.tables import csv_of, number
 from raysep.storage import Storage
-from raysep.sweeps.compare import of_rows
+from raysep.sweeps.compare import Verdict, of_rows
 from raysep.sweeps.history import DONE, Row
 
 CSV, MARKDOWN, PAGE = "leaderboard.csv", "leaderboard.md", "index.html"
@@ -42,21 +42,23 @@ class Place:
 
 def ranked(rows: Sequence[Row]) -> list[Place]:
     """The leaderboard of a round, question by question, the best model first."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    # By fields: joined, two questions could read alike.
+    groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
     for row in rows:
-        question = ", ".join(row[axis] for axis in ("domain", "protocol", "override") if row[axis]) or "all"
         if row["state"] == DONE:
-            groups.setdefault((question, row["model"]), []).append(row)
-    unranked = [place for (question, model), own in groups.items() if (place := _place(question, model, own))]
+            question = tuple(row[axis] or None for axis in ("domain", "protocol", "override"))
+            groups.setdefault(question, {}).setdefault(row["model"], []).append(row)
     found = []
-    for question in dict.fromkeys(place.question for place in unranked):
-        own = sorted((p for p in unranked if p.question == question), key=lambda p: (-p.g, p.model))
-        found += [Place(rank, *astuple(place)[1:]) for rank, place in enumerate(own, start=1)]
+    for question, models in groups.items():
+        words = ", ".join(value for value in question if value) or "all"
+        places = [place for model, own in models.items() if (place := _place(words, model, own))]
+        places.sort(key=lambda place: (-place.g, place.model))
+        found += [Place(rank, *astuple(place)[1:]) for rank, place in enumerate(places, start=1)]
     return found
 
 
-def write(report: Storage, title: str, rows: Sequence[Row], regressions: Sequence[str]) -> None:
-    """The leaderboard, what failed and what regressed."""
+def write(report: Storage, title: str, rows: Sequence[Row], verdict: Verdict, damaged: Sequence[str] = ()) -> None:
+    """The leaderboard, what failed, what the baseline says, and which files of the results table were left out."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     places = ranked(rows)
@@ -67,7 +69,12 @@ def write(report: Storage, title: str, rows: Sequence[Row], regressions: Sequenc
         loader=PackageLoader("raysep.sweeps", ""), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True
     ).get_template("leaderboard.html.j2")
     page = template.render(
-        title=title, head=HEAD, places=[cells(place) for place in places], failed=failed, regressions=regressions
+        title=title,
+        head=HEAD,
+        places=[cells(place) for place in places],
+        failed=failed,
+        verdict=verdict,
+        damaged=damaged,
     )
     report.write_bytes(PAGE, page.encode())
 

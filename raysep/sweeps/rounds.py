@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from raysep import __version__, locks, runs
-from raysep.errors import ConfigError, RaysepError
+from raysep.errors import ConfigError, RaysepError, UsageError
 from raysep.report.schema import Summary
 from raysep.storage import Storage
 from raysep.sweeps import compare, history, leaderboard
 from raysep.sweeps.cells import Cell, Known, cells_of, known
+from raysep.sweeps.compare import Verdict
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.history import DONE, FAILED, Row
 from raysep.telemetry import Telemetry
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Said again by rounds that fail, and by schedules: what alerts ask is how long ago the last good one was.
 SUCCESS, LAST = "last_success.json", "last_round.json"
+# Which sweep a directory is of.
+OWNER = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Round:
 
     Attributes:
         rows: the last row of each of its cells.
-        regressions: cells worse than the baseline, in words.
+        verdict: what the baseline says of them.
+        damaged: files of the results table that were left out, in words.
     """
 
     label: str
     rows: list[Row]
-    regressions: list[str]
+    verdict: Verdict
+    damaged: list[str]
 
     @property
     def failed(self) -> list[Row]:
@@ -65,7 +70,11 @@ class Round:
 
 def rows_of(sweep: SweepConfig) -> list[Row]:
     """The sweep's own rows of its results table, which it may share with others; oldest first."""
-    return [row for row in history.rows(Storage(sweep.results)) if row["sweep"] == sweep.name]
+    return _own(sweep, history.rows(Storage(sweep.results)))
+
+
+def _own(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["sweep"] == sweep.name]
 
 
 def plan(sweep: SweepConfig, label: str, before: Sequence[Row]) -> list[Plan]:
@@ -96,6 +105,7 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
 
     Raises:
         ConfigError: a cell's configuration is wrong; nothing was started.
+        UsageError: the directory is another sweep's.
         RaysepError: another process is at this sweep, or its directory can't be reached.
     """
     root = Storage(sweep.root)
@@ -105,17 +115,31 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     with exposed(telemetry, sweep.metrics, sweep.name):
         cells_of(sweep)
         with locks.held(root, "the sweep"):
+            _check_owner(root, sweep.name)
             telemetry.journal.keep_in(root)
             metrics.running.labels("sweep").set(1)
             metrics.failed.set(1)
             report_last(sweep, metrics)
             try:
                 found = _perform(sweep, label, telemetry, verbose)
-                metrics.failed.set(int(bool(found.failed or found.regressions)))
+                worse = found.verdict.regressions or found.verdict.incomparable
+                metrics.failed.set(int(bool(found.failed or worse)))
             finally:
                 metrics.running.labels("sweep").set(0)
                 telemetry.journal.save()
     return found
+
+
+def _check_owner(root: Storage, name: str) -> None:
+    """Raise UsageError where a directory has the runs and reports of another sweep, which a round could replace."""
+    if not root.exists(OWNER):
+        root.write_json(OWNER, {"sweep": name})
+    owner = root.read_json(OWNER)["sweep"]
+    if owner != name:
+        raise UsageError(
+            f"{root.display()} is the directory of the sweep {owner!r}, and this one is called {name!r}: give it a "
+            "`root` of its own. A results table (`results`) may be shared."
+        )
 
 
 def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
@@ -132,7 +156,9 @@ def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
 
 def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
     root, results, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
-    before = rows_of(sweep)
+    table = history.read(results)
+    damaged = _leave_out(sweep, results, table, telemetry)
+    before = _own(sweep, table.rows)
     plans = plan(sweep, label, before)
     # A baseline that isn't there is said before any cell runs.
     _standard(sweep, label, before)
@@ -151,16 +177,29 @@ def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool
     every = rows_of(sweep)
     own = [row for row in history.select(every, round=label) if row["cell"] in names]
     states = Counter(row["state"] for row in own)
-    worse = _held_against(sweep, label, own, every)
+    verdict = _held_against(sweep, label, own, every)
+    for line in verdict.unjudged:
+        telemetry.line("sweep", f"not held against the baseline: {line}")
     report = root.at(f"report/{label}")
-    leaderboard.write(report, f"{sweep.name}, round {label}", own, worse)
+    leaderboard.write(report, f"{sweep.name}, round {label}", own, verdict, damaged)
     telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
     cells = {state: states[state] for state in (DONE, FAILED)}
-    root.write_json(LAST, {"round": label, "cells": cells, "regressions": len(worse)})
-    if states[DONE] == len(plans) and not worse:
+    root.write_json(LAST, {"round": label, "cells": cells, "regressions": len(verdict.regressions)})
+    # What was held against nothing is not known to be good.
+    if states[DONE] == len(plans) and not verdict.regressions and not verdict.incomparable:
         root.write_json(SUCCESS, {"round": label, "at": time.time()})
     report_last(sweep, metrics)
-    return Round(label, own, worse)
+    return Round(label, own, verdict, damaged)
+
+
+def _leave_out(sweep: SweepConfig, results: Storage, table: history.Table, telemetry: Telemetry) -> list[str]:
+    """Say which files of the table are no rows, and set aside those that are damaged."""
+    moved = history.set_aside(results, table.damaged, sweep.name)
+    lines = table.remarks(results)
+    lines += [f"{results.display(path)} is now {results.display(target)}" for path, target in moved.items()]
+    for line in lines:
+        telemetry.line("results", line)
+    return lines
 
 
 def _outcomes(
@@ -212,6 +251,7 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
         **{axis: value for axis, value in item.cell.axes.items() if axis != "seed"},
         "seed": item.cell.axes["seed"] or None if item.cell.axes["seed"] != 0 else 0,
         "metric": item.cell.config.report.metric,
+        "headline_protocol": item.cell.config.score.protocols[0],
         "raysep": __version__,
         "git_revision": revision,
         "data_sha256": item.known.data if item.known else None,
@@ -249,13 +289,12 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
     }
 
 
-def _held_against(sweep: SweepConfig, label: str, own: Sequence[Row], every: Sequence[Row]) -> list[str]:
-    """What is worse than the baseline, in words."""
+def _held_against(sweep: SweepConfig, label: str, own: Sequence[Row], every: Sequence[Row]) -> Verdict:
     if sweep.baseline is None:
-        return []
+        return Verdict()
     began = min(row["at"] for row in own)
     earlier = [row for row in every if row["round"] != label and row["at"] < began]
-    return compare.regressions(sweep.baseline, _standard(sweep, label, every, began), own, earlier)
+    return compare.held_against(sweep.baseline, _standard(sweep, label, every, began), own, earlier)
 
 
 def _standard(sweep: SweepConfig, label: str, every: Sequence[Row], began: datetime | None = None) -> list[Row]:

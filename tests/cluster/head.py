@@ -1,4 +1,4 @@
-"""A head node with token authentication, for tests of jobs."""
+"""A head node, for tests of jobs and of runs that join it."""
 
 import contextlib
 import os
@@ -22,10 +22,20 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 @dataclass(frozen=True)
 class Head:
-    """A running head, and the environment of its clients."""
+    """A running head, and the environment of its clients.
+
+    Attributes:
+        address: of its job server, http://HOST:PORT.
+        gcs: HOST:PORT that runs join.
+        session: of its processes.
+        temporary: its TMPDIR, where `ray start` notes its address.
+    """
 
     address: str
     environment: dict[str, str]
+    gcs: str
+    session: int
+    temporary: str
 
     def run(self, *command: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         """Run a command as a client, with changes to its environment; None takes a variable away."""
@@ -35,31 +45,50 @@ class Head:
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[Head]:
-    """A head of its own, with ports and a temporary directory of its own."""
+def running(directory: Path, authenticate: str = "token", cpus: int = 2) -> Iterator[Head]:
+    """A head of its own, with ports and a temporary directory of its own.
+
+    Args:
+        directory: for its log and its token.
+        authenticate: `token`, with RAY_AUTH_TOKEN_PATH; `disabled`; or `home`: as Ray does by itself where it finds
+            ~/.ray/auth_token.
+    """
     # Ray's sockets have names of at most 107 characters: a short directory.
-    scratch = Path(f"/tmp/rh{os.getpid()}")
-    token = directory / "token"
+    scratch = Path(f"/tmp/rh{os.getpid()}{authenticate[0]}")
+    scratch.mkdir(exist_ok=True)
+    token = directory / ".ray" / "auth_token"
+    token.parent.mkdir()
     token.write_text(TOKEN)
-    dashboard = free_port()
+    dashboard, gcs = free_port(), free_port()
+    how = {
+        "token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)},
+        "disabled": {"RAY_AUTH_MODE": "disabled"},
+        "home": {"HOME": str(directory)},
+    }[authenticate]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        **how,
     }
-    start = [RAY, "start", "--head", f"--port={free_port()}", "--num-cpus=2", f"--temp-dir={scratch}"]
+    start = [RAY, "start", "--head", f"--port={gcs}", f"--num-cpus={cpus}", f"--ray-client-server-port={free_port()}"]
     start += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--block"]
     # The agent that takes jobs listens on a fixed port, which another Ray of this machine may have.
     start += [f"--dashboard-agent-listen-port={free_port()}"]
     start += ["--min-worker-port=20000", "--max-worker-port=20999", "--include-dashboard=true", "--disable-usage-stats"]
     with (directory / "head.log").open("w") as log:
-        process = subprocess.Popen(start, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            start,
+            env={**environment, "TMPDIR": str(scratch)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         address = f"http://127.0.0.1:{dashboard}"
         try:
             _wait(dashboard)
-            yield Head(address, {**environment, "RAY_API_SERVER_ADDRESS": address})
+            clients = {**environment, "RAY_API_SERVER_ADDRESS": address}
+            yield Head(address, clients, f"127.0.0.1:{gcs}", process.pid, str(scratch))
         finally:
             # Only what was started here: `ray stop` would stop every Ray of this machine.
             for own in processes_of_session(process.pid) or [process.pid]:

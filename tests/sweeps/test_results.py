@@ -2,12 +2,17 @@
 
 import csv
 import io
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysep.storage import Storage
 from raysep.sweeps import compare, history, leaderboard
@@ -55,12 +60,124 @@ def test_rows_come_back_as_they_were_and_none_is_there_twice(tmp_path: Path):
     again = row(g=0.6, date="2026-11-25", at=START + timedelta(hours=23))
     history.put(results, again)
     assert history.rows(results) == [again, later]
-    assert sorted(results.files()) == sorted(
-        ["date=2026-11-25/s.2026-11-24.vit_a.parquet", "date=2026-11-25/s.2026-11-25.vit_a.parquet"]
-    )
+    assert [path.partition("/")[0] for path in results.files()] == ["date=2026-11-25"] * 2
     assert history.rounds(history.rows(results), "s") == ["2026-11-24", "2026-11-25"]
     assert history.select(history.rows(results), round="2026-11-24") == [again]
     assert history.select(history.rows(results), date="2026-11-25") == [later]
+
+
+VERDICT = compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"])
+NAMES = st.text(st.sampled_from("ab._-"), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=6, unique=True))
+def test_rows_of_any_names_stand_beside_each_other(identities: list[tuple[str, str, str]]):
+    with tempfile.TemporaryDirectory() as directory:
+        results = Storage(directory)
+        for name, label, cell in identities:
+            history.put(results, row(cell, sweep=name, round=label))
+        found = {tuple(each[key] for key in history.IDENTITY) for each in history.rows(results)}
+    assert found == set(identities)
+
+
+def write_file(results: Storage, path: str, table: pa.Table | bytes) -> None:
+    sink = io.BytesIO()
+    if isinstance(table, pa.Table):
+        pq.write_table(table, sink)
+    results.write_bytes(path, table if isinstance(table, bytes) else sink.getvalue())
+
+
+def as_table(*rows: history.Row, without: tuple[str, ...] = ()) -> pa.Table:
+    schema = pa.schema([field for field in history.SCHEMA if field.name not in {"date", *without}])
+    return pa.Table.from_pylist([{name: each[name] for name in schema.names} for each in rows], schema=schema)
+
+
+def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp_path: Path):
+    """Their names join what may hold dots: `nightly`, `v1.2` and `nightly.v1`, `2` were one file."""
+    results = Storage(str(tmp_path))
+    old = row(sweep="nightly", round="v1.2")
+    write_file(results, f"date={old['date']}/nightly.v1.2.vit_a.parquet", as_table(old))
+    history.put(results, row(sweep="nightly.v1", round="2", day=1))
+    assert {each["sweep"] for each in history.rows(results)} == {"nightly", "nightly.v1"}
+    again = row(sweep="nightly", round="v1.2", g=0.7, day=2)
+    history.put(results, again)
+    assert [each for each in history.rows(results) if each["sweep"] == "nightly"] == [again]
+    assert len(results.files()) == 2
+
+
+def test_columns_come_and_go_between_versions(tmp_path: Path):
+    results = Storage(str(tmp_path))
+    early, late = row("early"), row("late", day=1)
+    write_file(results, "date=2026-11-24/a.parquet", as_table(early, without=("metric", "tied_layers", "machines")))
+    newer = as_table(late).append_column("of_tomorrow", pa.array([1]))
+    index = newer.column_names.index("best_layer")
+    newer = newer.set_column(index, "best_layer", newer["best_layer"].cast(pa.int64()))
+    write_file(results, "date=2026-11-25/b.parquet", newer)
+    table = history.read(results)
+    assert (table.damaged, table.foreign) == ({}, [])
+    assert table.rows == [{**early, "metric": None, "tied_layers": None, "machines": None}, late]
+    assert compare.of_rows(table.rows)[0].metric is None
+
+
+def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: Path):
+    results = Storage(str(tmp_path))
+    good = row("good")
+    history.put(results, good)
+    (path,) = results.files()
+    whole = results.read_bytes(path)
+    nameless = as_table(row("x")).drop_columns("cell").append_column("cell", pa.nulls(1, pa.string()))
+    damaged = {
+        "date=2026-11-24/cut.parquet": whole[: len(whole) // 2],
+        "date=2026-11-24/empty.parquet": b"",
+        "date=2026-11-24/letters.parquet": as_table(row()).drop_columns("g").append_column("g", pa.array(["much"])),
+        "date=2026-11-24/nobody.parquet": nameless,
+        "date=2026-11-24/none.parquet": as_table(row()).slice(0, 0),
+    }
+    for name, content in damaged.items():
+        write_file(results, name, content)
+    write_file(results, "date=2026-11-24/other.parquet", pa.table({"a": [1]}))
+    table = history.read(results)
+    assert table.rows == [good]
+    assert set(table.damaged) == set(damaged)
+    assert table.foreign == ["date=2026-11-24/other.parquet"]
+    assert all(any(name in line for line in table.remarks(results)) for name in damaged)
+    moved = history.set_aside(results, table.damaged, "s")
+    assert set(moved) == set(damaged)
+    assert history.read(results).damaged == {}
+    cut = "date=2026-11-24/cut.parquet"
+    assert moved[cut].startswith(f"_damaged/{cut}.")
+    assert results.read_bytes(moved[cut]) == whole[: len(whole) // 2]
+    # What bears another sweep's name may be written anew by that one, right now.
+    theirs = f"date=2026-11-24/{history.file_name(row(sweep='other'))}"
+    write_file(results, theirs, b"PAR1")
+    assert history.set_aside(results, [theirs], "s") == {}
+    assert results.exists(theirs)
+    results.delete(theirs)
+    # Other tools pass over what is set aside.
+    import pyarrow.dataset as ds
+
+    results.delete("date=2026-11-24/other.parquet")
+    assert ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)["cell"].to_pylist() == ["good"]
+
+
+def test_storage_that_is_away_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    results = Storage(str(tmp_path))
+    history.put(results, row())
+
+    def away(*_: object) -> bytes:
+        raise ConnectionResetError(104, "reset")
+
+    monkeypatch.setattr(Storage, "read_bytes", away)
+    with pytest.raises(ConnectionResetError):
+        history.read(results)
+
+
+def test_of_a_row_that_was_being_replaced_the_later_one_counts(tmp_path: Path):
+    results = Storage(str(tmp_path))
+    first, second = row(), row(g=0.9, date="2026-11-25", at=START + timedelta(days=1))
+    history.put(results, second)
+    write_file(results, f"date=2026-11-24/{history.file_name(first)}", as_table(first))
+    assert history.rows(results) == [second]
 
 
 def test_the_table_is_one_that_other_tools_read(tmp_path: Path):
@@ -87,25 +204,70 @@ def test_a_change_counts_beyond_both_intervals_together():
 
 
 def test_the_gate_names_what_fell_and_what_is_slow():
-    gate, before = GateConfig(), [row(day=day, seconds=10.0 + day) for day in range(3)]
+    same = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
+    gate, before = GateConfig(), [row(day=day, seconds=10.0 + day, **same) for day in range(3)]
 
     def worse(**changes: Any) -> list[str]:
-        return compare.regressions(gate, before[-1:], [row(day=3, **changes)], before)
+        return compare.held_against(gate, before[-1:], [row(day=3, **same, **changes)], before).regressions
 
     assert worse() == []
     assert worse(g=0.46) == []
     assert worse(g=0.9) == []
     (fell,) = worse(g=0.45)
     assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the 0.042 of both intervals"
-    # Without intervals nothing can be said.
-    assert worse(g=0.1, corrected_low=None, corrected_high=None) == []
+    # Without intervals nothing can be said, and that is.
+    blind = row(day=3, **same, g=0.1, corrected_low=None, corrected_high=None)
+    assert compare.held_against(gate, before[-1:], [blind], before) == compare.Verdict(
+        unjudged=["vit_a: without both intervals no change of g can be told from chance"]
+    )
+    assert compare.held_against(gate, [], [row(day=3)], []).unjudged == ["vit_a: the baseline has no such cell"]
+    plain = row(day=3, **same, g_low=0.4, g_high=0.6, corrected_g=None, corrected_low=None, corrected_high=None)
+    (line,) = compare.held_against(gate, before[-1:], [plain], before).incomparable
+    assert line.endswith("one g is corrected for selection bias and the other is not")
     assert worse(seconds=16.0) == []
     (slow,) = worse(seconds=17.0)
     assert slow == "vit_a: took 17.0 s, 1.5 times the median of 3 earlier round(s)"
     # Where times vary much, one and a half times the median is no news.
     varied = [row(day=day, seconds=seconds) for day, seconds in enumerate((5.0, 10.0, 16.0))]
-    assert compare.regressions(gate, varied[-1:], [row(day=3, seconds=17.0)], varied) == []
-    assert compare.regressions(GateConfig(speed_ratio=None), before[-1:], [row(day=3, seconds=99.0)], before) == []
+    assert compare.held_against(gate, varied[-1:], [row(day=3, seconds=17.0)], varied) == compare.Verdict()
+    slow_is_fine = GateConfig(speed_ratio=None)
+    assert compare.held_against(slow_is_fine, before[-1:], [row(day=3, seconds=99.0)], before) == compare.Verdict()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"data_sha256": "x"}, {"data_sha256": "y"}, "other images"),
+        ({"metric": "nmi"}, {"metric": "knn_accuracy"}, "another metric (nmi, now knn_accuracy)"),
+        ({"protocol": "paper"}, {"headline_protocol": "default"}, "another protocol (paper, now default)"),
+        ({"headline_protocol": "paper"}, {"headline_protocol": "default"}, "another protocol (paper, now default)"),
+        (
+            {"data_sha256": "x", "metric": "nmi"},
+            {"data_sha256": "y", "metric": "ari"},
+            "other images, another metric (nmi, now ari)",
+        ),
+    ],
+)
+def test_another_quantity_is_no_regression(before: dict[str, str], now: dict[str, str], words: str):
+    standard, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)
+    verdict = compare.held_against(GateConfig(speed_ratio=None), [standard], [later], [standard])
+    assert verdict == compare.Verdict([], [f"vit_a: not comparable: {words}"])
+    # As a difference it has no number either.
+    (difference,) = compare.differences(compare.of_rows([standard]), compare.of_rows([later]))
+    assert (difference.change, difference.margin, difference.beyond) == (None, None, None)
+
+
+def test_what_an_early_version_did_not_write_is_said_and_compared():
+    (line,) = compare.held_against(
+        GateConfig(), [row(g=0.9)], [row(day=1, g=0.1, data_sha256="x", metric="nmi")], []
+    ).regressions
+    assert line.endswith("; not known to be the same: images, metric, protocol")
+
+
+def test_other_images_take_another_time():
+    before = [row(seconds=1.0, data_sha256="few"), row(day=1, seconds=10.0, data_sha256="many")]
+    now = row(day=2, seconds=11.0, data_sha256="many")
+    assert compare.held_against(GateConfig(), before[-1:], [now], before) == compare.Verdict()
 
 
 def test_models_are_ranked_by_corrected_g_for_each_question():
@@ -134,10 +296,18 @@ def test_models_are_ranked_by_corrected_g_for_each_question():
 
 def test_the_page_names_what_failed_and_escapes_it(tmp_path: Path):
     report = Storage(str(tmp_path))
-    leaderboard.write(report, "s & t", [row(), row("x_y", state=history.FAILED, error="<script>")], ["vit_a: g fell"])
+    leaderboard.write(
+        report,
+        "s & t",
+        [row(), row("x_y", state=history.FAILED, error="<script>")],
+        compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"]),
+        ["f is damaged"],
+    )
     page = report.read_bytes(leaderboard.PAGE).decode()
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
     assert "vit_a: g fell" in page
+    assert "vit_b: not comparable: other images" in page
+    assert "f is damaged" in page
     assert "s &amp; t" in page
     assert report.files() == ["index.html", "leaderboard.csv", "leaderboard.md"]

@@ -82,8 +82,8 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     better |= {"corrected_high": 3.1, "seconds": 0.1, "at": done["at"].replace(year=2020)}
     history.put(Storage(config.results), better)
     gated, telemetry = perform(sweep(tmp_path, [TINY_CNN], baseline={}), "r1")
-    assert ["g fell by" in line for line in gated.regressions] == [True, False], gated.regressions
-    assert "times the median of 1 earlier" in gated.regressions[1]
+    assert ["g fell by" in line for line in gated.verdict.regressions] == [True, False], gated.verdict
+    assert "times the median of 1 earlier" in gated.verdict.regressions[1]
     assert telemetry.metrics.registry.get_sample_value("raysep_sweep_regressions", {"sweep": "s"}) == 2
     # Another sweep in the same table, with cells of the same names, has none of this one's.
     other = sweep(tmp_path, [TINY_CNN], name="other", results=config.results)

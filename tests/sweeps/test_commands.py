@@ -1,0 +1,70 @@
+"""`raysep history` and `raysep compare` on tables that sweeps share, and on runs of different questions."""
+
+from pathlib import Path
+
+import pytest
+
+from raysep.cli import main
+from raysep.storage import Storage
+from raysep.sweeps import history
+from tests.sweeps.test_results import row
+
+SAME = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setenv("COLUMNS", "200")
+    results = Storage(str(tmp_path / "table"))
+    for name, g in (("nightly", 0.5), ("weekly", 0.9)):
+        for day, label in enumerate(("r1", "r2")):
+            history.put(results, row(sweep=name, round=label, day=day, g=g + 0.01 * day, **SAME))
+    return results
+
+
+def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        main(list(arguments))
+        code: object = 0
+    except SystemExit as ended:
+        code = ended.code
+    said = capfd.readouterr()
+    assert isinstance(code, int)
+    assert "Traceback" not in said.err
+    return code, said.out, said.err
+
+
+def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: pytest.CaptureFixture[str]):
+    table.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
+    code, out, err = called(capfd, "history", table.root)
+    assert code == 0
+    assert [line.split("│")[2].strip() for line in out.splitlines() if "vit_a" in line] == [
+        *["nightly"] * 2,
+        *["weekly"] * 2,
+    ]
+    # Named, and left where it is: who only reads moves nothing.
+    assert "cut.parquet is damaged and left out" in err
+    assert table.exists("date=2026-11-24/cut.parquet")
+
+
+def test_cells_of_two_sweeps_are_compared_each_with_its_own(table: Storage, capfd: pytest.CaptureFixture[str]):
+    code, out, _ = called(capfd, "compare", "r1", "r2", "--sweep", table.root)
+    assert code == 0
+    lines = [line for line in out.splitlines() if "vit_a" in line]
+    assert ["nightly: vit_a" in lines[0], "weekly: vit_a" in lines[1]] == [True, True]
+    assert all("+0.010" in line for line in lines)
+
+
+def test_what_is_not_comparable_has_no_number_and_an_exit_code_of_its_own(
+    table: Storage, capfd: pytest.CaptureFixture[str]
+):
+    history.put(table, row(sweep="nightly", round="r3", day=2, g=0.021, **{**SAME, "data_sha256": "y"}))
+    code, out, err = called(capfd, "compare", "r1", "r3", "--sweep", table.root)
+    assert code == 3
+    assert "vit_a: not comparable: other images" in err
+    assert "-0.4" not in out
+    # Rounds of different sweeps have nothing in common, and whose they are is said.
+    history.put(table, row(sweep="weekly", round="r4", day=3, **SAME))
+    code, _, err = called(capfd, "compare", "r3", "r4", "--sweep", table.root)
+    assert code == 2
+    assert "r3 is of nightly, r4 of weekly" in err

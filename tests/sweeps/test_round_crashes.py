@@ -1,0 +1,116 @@
+"""A round, ended at each of its file operations in turn, and run again, in a table that it shares with another sweep.
+
+The cells' runs are one real run, done once: what a run leaves when it is ended is tested in tests/test_crashes.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysep import claims, pipeline
+from raysep.storage import Storage
+from raysep.sweeps import history, rounds
+from raysep.sweeps.config import SweepConfig
+from raysep.sweeps.launch import Outcome
+from raysep.telemetry import Telemetry
+from tests.conftest import TINY_CNN
+from tests.serial import configuration, without_ray
+from tests.sweeps.test_results import as_table, row, write_file
+from tests.test_crashes import CrashError, Crashing
+
+# Joined with dots, the rows of both sweeps would have the same names.
+OURS, OURS_ROUND, THEIRS, THEIR_ROUND = "nightly.v1", "2", "nightly", "v1.2"
+MODELS = [{**TINY_CNN, "id": name, "layers": ["act1", "layer4"]} for name in ("a", "b")]
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What a cell's run says, and what the cells share."""
+    directory = tmp_path_factory.mktemp("cell")
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        patch.setattr("raysep.report.html.draw", lambda summary: iter([]))
+        config = configuration(directory).model_copy(update={"run_dir": str(directory / "run")})
+        found = pipeline.run(config, telemetry=Telemetry())
+    assert found is not None
+    base = config.model_dump(mode="json", exclude={"run_dir", "models", "name"})
+    # The gate asks for intervals; that the run had none is the gate's to say.
+    base["score"]["resamples"] = 20
+    return found.model_dump_json(), base
+
+
+def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
+    summary: tuple[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text, base = summary
+
+    def outcomes(sweep: SweepConfig, label: str, todo: Sequence[Any], *_: Any) -> Iterator[Any]:
+        for item in todo:
+            yield item, Outcome(text, None, 1.0)
+
+    monkeypatch.setattr(rounds, "_outcomes", outcomes)
+    # The process that crashed is this one: its lock must look like one that is gone.
+    monkeypatch.setattr(claims.Claim, "alive", lambda claim, now: False)
+    made: list[Crashing] = []
+    plain = Storage.__init__
+    at: int | None = None
+
+    def wrapped(self: Storage, uri: str) -> None:
+        plain(self, uri)
+        if self.root.startswith(str(tmp_path)):
+            if not made:
+                made.append(Crashing(self.fs, at))
+            self.fs = made[0]
+
+    monkeypatch.setattr(Storage, "__init__", wrapped)
+    theirs = [row(cell, sweep=THEIRS, round=THEIR_ROUND) for cell in ("a", "b")]
+
+    def fresh(name: str) -> SweepConfig:
+        """A table with rows of the other sweep, one as early versions named it, and a damaged file."""
+        made.clear()
+        results = Storage(str(tmp_path / name / "table"))
+        history.put(results, theirs[0])
+        write_file(results, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
+        results.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
+        values = {"name": OURS, "root": str(tmp_path / name / "root"), "results": results.root, "base": base}
+        values |= {"matrix": {"models": MODELS}, "metrics": {"port": None}, "baseline": {}}
+        return SweepConfig.model_validate(values)
+
+    def check(sweep: SweepConfig, when: object) -> None:
+        found = history.read(Storage(sweep.results))
+        assert [each for each in found.rows if each["sweep"] == THEIRS] == theirs, when
+        ours = [each for each in found.rows if each["sweep"] == OURS]
+        identities = [tuple(each[key] for key in history.IDENTITY) for each in ours]
+        assert len(identities) == len(set(identities)), when
+        assert all(each["state"] == history.DONE for each in ours), when
+
+    def go(sweep: SweepConfig) -> None:
+        made.clear()
+        done = rounds.perform(sweep, OURS_ROUND, Telemetry())
+        assert (done.failed, done.verdict.regressions) == ([], [])
+
+    sweep = fresh("whole")
+    go(sweep)
+    changes = made[0].changes
+    assert changes > 20
+    for at in range(1, changes + 1):
+        stop, at = at, None
+        sweep = fresh(f"at{stop}")
+        at = stop
+        with pytest.raises(CrashError):
+            go(sweep)
+        at = None
+        made.clear()
+        check(sweep, stop)
+        go(sweep)
+        check(sweep, stop)
+        results = Storage(sweep.results)
+        assert len([each for each in history.rows(results) if each["sweep"] == OURS]) == 2, stop
+        # The damaged file is somewhere, and its bytes with it.
+        (aside,) = results.files("_damaged")
+        assert results.read_bytes(aside) == b"PAR1", stop
+        root = Storage(sweep.root)
+        assert root.exists(rounds.SUCCESS), stop
+        assert root.exists(f"report/{OURS_ROUND}/index.html"), stop
