@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one ends what goes on in order, a second one at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first one ends what goes on in order, a second one at once.
 
 Nothing that is committed can be lost either way: every file is written whole or not at all.
 """
@@ -17,7 +17,8 @@ from raysep.errors import StoppedError
 EXIT_CODE = 130
 # What has not ended by then, because a library hangs, is ended.
 GRACE_S = 9.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# The last one when a terminal is closed, or its connection is lost.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):

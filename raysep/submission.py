@@ -1,36 +1,25 @@
-"""Runs and sweeps as jobs of a Ray cluster: submit one, follow it, list them, stop one.
+"""Runs and sweeps as jobs of a Ray cluster: submit one, list them, stop one.
 
 What is uploaded is the resolved configuration and, if asked for, the code of a checkout; everything else is
 reached from the cluster's nodes.
 """
 
-import logging
-import os
+import secrets
 import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from raysep import __version__
 from raysep.errors import RaysepError, UsageError
-from raysep.joining import TOKEN_HELP
+from raysep.job_client import POLL_S, check_address, client_of, when_ready
 from raysep.storage import is_uri
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobSubmissionClient
-
-POLL_S = 1.0
-# What a head says that was just started, and how long it may say so. Nobody at all at an address is more often a typo.
-NOT_READY_S = {"No available agent": 60.0, "Failed to connect": 10.0}
-# So long a followed job may be out of reach.
-SILENCE_S = 300.0
-T = TypeVar("T")
+    from ray.job_submission import JobDetails
 
 
 @dataclass(frozen=True)
@@ -53,16 +42,18 @@ class Job:
     directory: str
 
 
-def submit(job: Job, address: str, code: str | None, python: str) -> str:
+def new_id() -> str:
+    """A submission id, chosen here: a job whose submission is cut off can be named, too."""
+    return f"raysep_{secrets.token_hex(8)}"
+
+
+def submit(job: Job, job_id: str, address: str, code: str | None, python: str) -> None:
     """Submit a job.
 
     Args:
         address: of the cluster's job server: http://HOST:8265.
         code: a checkout whose package is uploaded, and runs instead of what the nodes have installed.
         python: the command that runs Python on the head.
-
-    Returns:
-        The submission id.
 
     Raises:
         UsageError: no checkout.
@@ -75,39 +66,14 @@ def submit(job: Job, address: str, code: str | None, python: str) -> str:
         if code is not None:
             runtime_env |= {"py_modules": [_package(code)], "excludes": ["__pycache__/"]}
         with client_of(address) as client:
-            return _when_ready(
-                lambda: str(
-                    client.submit_job(
-                        entrypoint=_entrypoint(python, job, name, address),
-                        runtime_env=runtime_env,
-                        metadata={"raysep": __version__, "config": job.source, "target": job.target},
-                    )
+            when_ready(
+                lambda: client.submit_job(
+                    entrypoint=_entrypoint(python, job, name, address),
+                    submission_id=job_id,
+                    runtime_env=runtime_env,
+                    metadata={"raysep": __version__, "config": job.source, "target": job.target},
                 )
             )
-
-
-def follow(job_id: str, address: str, write: Callable[[str], object] = sys.stdout.write) -> int:
-    """Copy a job's log until it ends. Returns its exit code; 1 where it has none, since it was stopped or lost."""
-    import requests
-
-    shown, silent_since = 0, time.monotonic()
-    with client_of(address) as client:
-        while True:
-            try:
-                info = client.get_job_info(job_id)
-                log = client.get_job_logs(job_id)
-            except (RuntimeError, requests.exceptions.RequestException):
-                # The job goes on without us: a head that is busy, or a network that is away for a while, ends nothing.
-                if time.monotonic() - silent_since > SILENCE_S:
-                    raise
-                time.sleep(POLL_S)
-                continue
-            silent_since = time.monotonic()
-            write(log[shown:])
-            shown = len(log)
-            if info.status.is_terminal():
-                return _exit_code(info)
-            time.sleep(POLL_S)
 
 
 def jobs(address: str) -> list["JobDetails"]:
@@ -137,55 +103,6 @@ def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
     raise RaysepError(f"{job_id} was asked to stop and is still running after {timeout_s:g} s")
 
 
-@contextmanager
-def client_of(address: str) -> Iterator["JobSubmissionClient"]:
-    """A client of a cluster's job server, whose errors are meant for people.
-
-    A token that lies where Ray looks for it is sent; Ray itself sends it only if RAY_AUTH_MODE says so.
-    """
-    _check_address(address)
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ or token.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray  # noqa: F401  (its import sets its loggers up)
-    import requests
-
-    # What is uploaded is said by us.
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    # Where it is set, Ray takes it instead of what it is given.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    try:
-        yield _when_ready(lambda: JobSubmissionClient(address))
-    except AuthenticationError as error:
-        raise RaysepError(f"{address}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
-    except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
-        text = " ".join(str(error).split())
-        hint = TOKEN_HELP if "nauthorized" in text else "Is a cluster running there, with its dashboard?"
-        raise RaysepError(f"{address}: {text} {hint}") from None
-
-
-def _when_ready(call: Callable[[], T]) -> T:
-    """A call's result, tried again while the head is still starting."""
-    began = time.monotonic()
-    while True:
-        try:
-            return call()
-        except (RuntimeError, ConnectionError) as error:
-            patience = next((seconds for text, seconds in NOT_READY_S.items() if text in str(error)), 0.0)
-            if time.monotonic() - began > patience:
-                raise
-        time.sleep(POLL_S)
-
-
-def _exit_code(info: "JobDetails") -> int:
-    if info.driver_exit_code is not None:
-        return int(info.driver_exit_code)
-    return 0 if info.status.value == "SUCCEEDED" else 1
-
-
 def _entrypoint(python: str, job: Job, name: str, address: str) -> str:
     """The job's command. Where the head is this machine it runs where it was submitted, so that relative paths hold."""
     if not _is_loopback(address):
@@ -201,7 +118,7 @@ def target_at(target: str, address: str) -> str:
     Raises:
         UsageError: a relative path, which means this machine, where the cluster is another.
     """
-    _check_address(address)
+    check_address(address)
     if is_uri(target) or Path(target).is_absolute():
         return target
     if not _is_loopback(address):
@@ -210,11 +127,6 @@ def target_at(target: str, address: str) -> str:
             "nodes reach (s3://..., gs://...), or an absolute path that they all mount"
         )
     return str(Path(target).absolute())
-
-
-def _check_address(address: str) -> None:
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise UsageError(f"--address: expected http://HOST:8265, the address of the dashboard, got {address!r}")
 
 
 def _is_loopback(address: str) -> bool:

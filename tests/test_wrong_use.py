@@ -72,6 +72,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("submit", ["none.yaml"], 2, NOT_READ),
     ("submit", [QUICKSTART, "--address", "nonsense"], 2, "expected http://HOST:8265, the address of the dashboard"),
     ("submit", [QUICKSTART, "--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),
+    ("submit", [QUICKSTART, "--stop-on-exit"], 2, "--stop-on-exit goes with --wait"),
     ("jobs", ["--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),
     ("stop", [], 2, "Missing argument 'ID'."),
     ("stop", ["x", "--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raysep import __version__
+from raysep import __version__, proxies
 from raysep.cli import evaluate, jobs, sweeps
 from raysep.cli.app import app
 from raysep.errors import RaysepError, StoppedError, printable
@@ -27,6 +27,7 @@ def _version(
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors that are meant for people are printed, and set the exit code."""
+    proxies.bypass_loopback()
     try:
         app(args=arguments, standalone_mode=True)
     except RaysepError as error:

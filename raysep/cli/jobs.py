@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from raysep.cli.app import Overrides, RunDir, app
+from raysep.errors import RaysepError, UsageError
 
 Address = Annotated[
     str,
     typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.", show_default=True),
 ]
+# Of the seconds that an ended command has, by `interrupts.GRACE_S` and a container's runtime.
+STOP_S = 6.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
@@ -27,9 +30,14 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log to the end, and exit as the job does.")] = False,
     code: Annotated[str | None, typer.Option(help="Checkout whose code runs, not what the nodes have.")] = None,
     python: Annotated[str, typer.Option(help="Command that runs Python on the head.")] = "python",
+    stop_on_exit: Annotated[
+        bool, typer.Option("--stop-on-exit", help="With --wait: stop the job where this command is ended.")
+    ] = False,
 ) -> None:
-    """Run a configuration or a sweep as a job of a cluster."""
-    from raysep import submission
+    """Run a configuration or a sweep as a job of a cluster. The job goes on where this command is ended."""
+    if stop_on_exit and not wait:
+        raise UsageError("--stop-on-exit goes with --wait: without it this command ends when the job is submitted")
+    from raysep import following, interrupts, submission
     from raysep.loading import load_config, to_yaml
     from raysep.sweeps.config import is_sweep, load_sweep
 
@@ -43,17 +51,19 @@ def submit(
         target = submission.target_at(loaded.run_dir, address)
         command, text = "run", to_yaml(loaded.model_copy(update={"run_dir": target}))
     job = submission.Job(command, text, config, target, str(Path.cwd()))
-    job_id = submission.submit(job, address, code, python)
+    job_id = submission.new_id()
     err = Console(stderr=True, highlight=False)
-    err.print(f"submitted {job_id}: {config}, to {target}", soft_wrap=True, markup=False)
-    if not wait:
-        typer.echo(job_id)
-        return
     try:
-        exit_code = submission.follow(job_id, address, _write)
-    except KeyboardInterrupt:
-        err.print(f"{job_id} goes on; `raysep stop {job_id}` stops it", soft_wrap=True)
-        raise typer.Exit(130) from None
+        with interrupts.caught():
+            submission.submit(job, job_id, address, code, python)
+            err.print(f"submitted {job_id}: {config}, to {target}", soft_wrap=True, markup=False)
+            if not wait:
+                typer.echo(job_id)
+                return
+            exit_code = following.follow(job_id, address, _write, _say)
+    except interrupts.Interrupted as interrupted:
+        err.print(f"by {interrupted}: {_left(job_id, address, stop_on_exit)}", soft_wrap=True, markup=False)
+        raise typer.Exit(interrupts.EXIT_CODE) from None
     err.print(f"{job_id} ended with exit code {exit_code}", soft_wrap=True)
     raise typer.Exit(exit_code)
 
@@ -87,6 +97,24 @@ def stop(
     from raysep import submission
 
     typer.echo(f"{job}: {submission.stop(job, address)}")
+
+
+def _left(job_id: str, address: str, stop_on_exit: bool) -> str:
+    """What becomes of a job whose follower is ended."""
+    from raysep import submission
+
+    by_hand = f"`raysep stop {job_id} --address {address}` stops it"
+    if not stop_on_exit:
+        return f"{job_id} goes on; {by_hand}"
+    try:
+        return f"{job_id}: {submission.stop(job_id, address, STOP_S)}"
+    except RaysepError as error:
+        return f"{error}; {by_hand}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _write(text: str) -> None:

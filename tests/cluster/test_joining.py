@@ -68,7 +68,7 @@ def test_an_address_is_joined_with_the_token_that_is_there(head: Head, config: s
 
 
 def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: str, tmp_path: Path):
-    if "HOME" not in head.environment or not (Path(head.environment["HOME"]) / ".ray").is_dir():
+    if head.environment.get("RAY_AUTH_MODE") == "disabled":
         pytest.skip("this head asks for no token")
     for changes, words in (
         ({"HOME": str(tmp_path)}, "which asks for a token, and there is none here. Set RAY_AUTH_MODE=token"),
@@ -76,7 +76,8 @@ def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: st
     ):
         began = time.monotonic()
         done = run(head, config, RAY_ADDRESS=head.gcs, **changes)
-        assert time.monotonic() - began < 20
+        # Ray itself takes more than twenty.
+        assert time.monotonic() - began < 15
         assert done.returncode == 1
         assert f"RAY_ADDRESS is {head.gcs}, {words}" in done.stderr
         assert "Traceback" not in done.stderr
@@ -84,8 +85,10 @@ def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: st
 
 @pytest.mark.parametrize("versions", [{"ray_version": "2.9.3"}, {"python_version": "3.9.1"}])
 def test_other_versions_are_named(head: Head, config: str, versions: dict[str, str]):
+    token = {} if head.environment.get("RAY_AUTH_MODE") == "disabled" else {"RAY_AUTH_MODE": "token"}
+
     def put(values: dict[str, str]) -> None:
-        done = head.run(sys.executable, "-c", NEW_VERSIONS, head.gcs, json.dumps(values))
+        done = head.run(sys.executable, "-c", NEW_VERSIONS, head.gcs, json.dumps(values), **token)
         assert done.returncode == 0, done.stderr
 
     import platform
