@@ -44,7 +44,6 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
         return
     address = joining.cluster_to_join()
     import ray
-    from ray.exceptions import RayError
 
     quiet: dict[str, Any] = {
         "log_to_driver": verbose,
@@ -59,8 +58,8 @@ def connection(verbose: bool = False, may_add: Sequence[Shape] = ()) -> Iterator
                 ray.init(address="local", include_dashboard=False, **limits.ray_arguments(), **quiet)
             else:
                 ray.init(address=address, **quiet)
-        except (RayError, RuntimeError, OSError) as error:
-            # It answered a moment ago; or this machine has no room for a Ray.
+        except Exception as error:
+            # Ray raises errors of any kind. A cluster answered a moment ago; or this machine has no room for a Ray.
             what = "can't be started on this machine" if address is None else f"can't be joined at {address}"
             raise RaysepError(f"Ray {what}: {' '.join(str(error).split())}") from error
     # Ray ends the process at SIGTERM, in a way of its own.

@@ -57,6 +57,9 @@ class _Follower:
         heard, said = time.monotonic(), SAID_AFTER_S
         try:
             while True:
+                if log is not None and log.done():
+                    # What was raised for the log's writer ends this; the network is tried again.
+                    log.result()
                 if log is None or log.done():
                     log = asyncio.create_task(self._copy())
                 try:
@@ -80,7 +83,7 @@ class _Follower:
                 log.cancel()
 
     def _check_lost(self, error: Exception, silent_s: float) -> None:
-        if "status code 404" in str(error) or "does not exist" in str(error):
+        if "status code 404" in str(error) and "does not exist" in str(error):
             raise RaysepError(
                 f"{self._address} doesn't know {self._job_id} any more: its head was started anew, and the job ended "
                 "with the old one. What it wrote stays; submit it again to go on from there"
@@ -88,7 +91,7 @@ class _Follower:
         if silent_s > SILENCE_S:
             raise RaysepError(
                 f"{self._address} has not answered for {silent_s:.0f} s ({_short(error)}). {self._job_id} may go on "
-                f"by itself: `raysep jobs --address {self._address}` lists it when the head answers again"
+                f"by itself: when the head answers again, `raysep jobs --address {self._address}` lists it"
             ) from None
 
     async def _copy(self) -> None:

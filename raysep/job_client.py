@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ T = TypeVar("T")
 POLL_S = 1.0
 # What a head says that was just started, and how long it may say so. Nobody at all at an address is more often a typo.
 NOT_READY_S = {"No available agent": 60.0, "Failed to connect": 5.0}
-CONNECT_S, ANSWER_S, UPLOAD_S = 3.0, 20.0, 300.0
+# A server that takes a connection, and longer than `ANSWER_S` for an answer, is out of reach. Whole logs and uploads
+# are larger than other answers.
+CONNECT_S, ANSWER_S, UPLOAD_S = 3.0, 5.0, 300.0
+LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
 
 @contextmanager
@@ -39,28 +43,29 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
     if "RAY_AUTH_TOKEN" in os.environ or token.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     proxy = proxies.proxy_of(address)
-    if proxy and urlsplit(address).scheme == "http" and os.environ.get("RAY_AUTH_MODE") == "token":
+    if proxy and urlsplit(address).scheme == "http" and os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         raise UsageError(
             f"{address} would be reached through the proxy {proxy}, which would see the cluster's token: add "
             f"{urlsplit(address).hostname} to NO_PROXY, or give an https:// address"
         )
     where = f"{address}, through the proxy {proxy} (NO_PROXY goes around it)" if proxy else address
-    import ray  # noqa: F401  (its import sets its loggers up)
     import requests
 
-    # What is uploaded is said by us.
-    logging.getLogger("ray").setLevel(logging.WARNING)
     # Where it is set, Ray takes it instead of what it is given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.exceptions import AuthenticationError
 
+    # What is uploaded is said by us. Two of them set their levels when they are imported.
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield when_ready(lambda: _client(address))
     except AuthenticationError as error:
         raise RaysepError(f"{where}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
     except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
         text = " ".join(str(error).split())
-        hint = TOKEN_HELP if "nauthorized" in text else "Is a cluster running there, with its dashboard?"
+        asks = re.search(r"\b401\b|Unauthorized: Missing", text)
+        hint = TOKEN_HELP if asks else "Is a cluster running there, with its dashboard?"
         raise RaysepError(f"{where}: {text} {hint}") from None
 
 
@@ -74,7 +79,8 @@ def _client(address: str) -> "JobSubmissionClient":
 
     class Client(JobSubmissionClient):  # type: ignore[misc,unused-ignore]
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            answer_s = UPLOAD_S if method == "PUT" else ANSWER_S
+            large = method in {"PUT", "POST"} or endpoint.endswith("/logs")
+            answer_s = UPLOAD_S if large and not endpoint.endswith("/stop") else ANSWER_S
             return super()._do_request(method, endpoint, **{"timeout": (CONNECT_S, answer_s), **options})
 
     try:

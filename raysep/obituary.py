@@ -25,7 +25,7 @@ CAUSES = (
 )
 # Of Ray's lines: time, process and place. Behind the first sentence comes advice.
 PREFIX = r"^\[[^]]*\] \S+: "
-UNKNOWN = "was ended from outside: by `kill -9`, or by the kernel for want of memory (`dmesg` shows that)"
+UNKNOWN = "was ended: by a library, by `kill -9`, or by the kernel for want of memory (`dmesg` shows that)"
 _pipe: int | None = None
 
 
@@ -83,7 +83,7 @@ def report(told: str, log: str, kept: str) -> str | None:
     last = _tail(log) if log else ""
     found = next((what for pattern, what in CAUSES if re.search(pattern, last)), UNKNOWN)
     lines = [line.strip() for line in last.splitlines() if line.strip()]
-    said = f" ({re.sub(PREFIX, '', lines[-1]).partition('. ')[0]})" if lines and found != UNKNOWN else ""
+    said = f" (last of its log: {re.sub(PREFIX, '', lines[-1]).partition('. ')[0][:200]})" if lines else ""
     where = f" What the libraries said is in {log}" if lines else ""
     return f"error: raysep {reasons[-1] if reasons else found}{said}. {kept}.{where}"
 

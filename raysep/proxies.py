@@ -11,8 +11,8 @@ def bypass_loopback() -> None:
     """Add this machine to NO_PROXY, for all clients of HTTP in this process and those that it starts."""
     if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
         return
-    # Clients read either spelling, the lower one first.
-    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    # Clients read either spelling; both are meant.
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     hosts = [host.strip() for host in named.split(",") if host.strip()]
     if "*" not in hosts:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))

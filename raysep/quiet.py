@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from raysep import obituary
+from raysep.environment import lenient
 from raysep.errors import RaysepError
 
 LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
@@ -32,7 +33,7 @@ def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]
     """
     if verbose:
         with obituary.watched(2, None, kept):
-            yield Console(stderr=True, highlight=False)
+            yield Console(file=lenient(sys.stderr), highlight=False)
         return
     # Workers inherit it; Ray prints what they write only with --verbose.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -44,7 +45,10 @@ def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]
     real = os.dup(2)
     log = tempfile.NamedTemporaryFile(prefix="raysep-", suffix=".log", delete=False)  # noqa: SIM115  (it may stay)
     os.dup2(log.fileno(), 2)
-    console = Console(file=os.fdopen(real, "w", buffering=1, closefd=False), highlight=False)
+    lines = os.fdopen(
+        real, "w", buffering=1, encoding=sys.stderr.encoding or "utf-8", errors="backslashreplace", closefd=False
+    )
+    console = Console(file=lenient(lines), highlight=False)
     keep = False
     try:
         with obituary.watched(real, log.name, kept), warnings.catch_warnings():

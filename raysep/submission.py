@@ -86,16 +86,21 @@ def jobs(address: str) -> list["JobDetails"]:
 def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
     """Stop a job, and wait until it is. Returns its status.
 
+    The request is the first that is sent: a command that is being ended has little time.
+
     Raises:
         UsageError: there is no such job.
         RaysepError: it did not stop in time.
     """
     with client_of(address) as client:
-        known = [job.submission_id for job in client.list_jobs() if job.submission_id]
-        if job_id not in known:
-            raise UsageError(f"no job {job_id} at {address}; there are {', '.join(known) or 'none'}")
-        client.stop_job(job_id)
-        for _ in range(int(timeout_s / POLL_S)):
+        try:
+            client.stop_job(job_id)
+        except RuntimeError as error:
+            if "does not exist" not in str(error):
+                raise
+            known = [job.submission_id for job in client.list_jobs() if job.submission_id]
+            raise UsageError(f"no job {job_id} at {address}; there are {', '.join(known) or 'none'}") from None
+        for _ in range(max(1, int(timeout_s / POLL_S))):
             status = client.get_job_status(job_id)
             if status.is_terminal():
                 return str(status.value)

@@ -106,7 +106,7 @@ class Head:
 
     async def _info(self, request: web.Request) -> web.Response:
         if not self.known:
-            raise web.HTTPNotFound(text="Job does not exist")
+            raise web.HTTPNotFound(text=f"Job {JOB} does not exist")
         return web.json_response(self._details(request.match_info["id"]))
 
     async def _logs(self, request: web.Request) -> web.Response:
@@ -253,6 +253,16 @@ def test_an_ended_command_says_what_becomes_of_the_job(head: Head, config: str, 
         assert last.startswith(f"by {number.name}: {head.job} goes on; `raysep stop {head.job} --address")
 
 
+def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config: str):
+    head.log = "going\n" * 1000
+    command = f"{sys.executable} -m raysep submit {config} --wait --address {head.address} | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=40)
+    assert "can't be written to stdout: Broken pipe" in done.stderr
+    assert f"{head.job} goes on; `raysep stop {head.job}" in done.stderr
+    assert "Is a cluster running there" not in done.stderr
+    assert done.returncode == 1
+
+
 def test_stopping_goes_with_waiting(config: str, capfd: pytest.CaptureFixture[str]):
     from raysep.cli import main
 
@@ -307,7 +317,7 @@ def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head):
         assert len(seen) > 0
         # Never with a token that it could read.
         seen.clear()
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret" * 6}
+        token = {"RAY_AUTH_MODE": "Token", "RAY_AUTH_TOKEN": "secret" * 6}
         refused = jobs("http://10.255.255.1:8265", http_proxy=address, **token)
         assert refused.returncode == 2
         assert "which would see the cluster's token: add 10.255.255.1 to NO_PROXY" in refused.stderr

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raysep import __version__, proxies
+from raysep import __version__, environment
 from raysep.cli import evaluate, jobs, sweeps
 from raysep.cli.app import app
-from raysep.errors import RaysepError, StoppedError, printable
+from raysep.errors import RaysepError, StoppedError, UsageError, printable
 from raysep.interrupts import EXIT_CODE, Interrupted
 from raysep.retries import may_pass
 
@@ -27,8 +27,8 @@ def _version(
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors that are meant for people are printed, and set the exit code."""
-    proxies.bypass_loopback()
     try:
+        environment.prepare()
         app(args=arguments, standalone_mode=True)
     except RaysepError as error:
         what = "stopped" if isinstance(error, StoppedError) else "error"
@@ -36,6 +36,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except Interrupted:
         sys.exit(EXIT_CODE)
+    except RuntimeError as error:
+        # Of Path.expanduser: ~name/images.
+        if "home directory" not in str(error):
+            raise
+        _say("error: a path begins with ~ and the name of a user that this machine doesn't know")
+        sys.exit(UsageError.exit_code)
     except (OSError, MemoryError) as error:
         # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
         said = str(error) or "out of memory"
@@ -48,7 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(printable(text), style="red", markup=False, highlight=False, soft_wrap=True)
+    Console(file=environment.lenient(sys.stderr)).print(
+        printable(text), style="red", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The application that every command belongs to, and the options that several of them have."""
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
@@ -22,6 +24,19 @@ Overrides = Annotated[
 ]
 RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI of the run.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
+
+
+# Of a table in a file or a pipe, which is not cut to the width of a terminal that isn't there.
+PLAIN_WIDTH, LEAST_WIDTH = 160, 40
+
+
+def output() -> Console:
+    """The console for what a command was asked for: stdout."""
+    if not sys.stdout.isatty():
+        return Console(highlight=False, width=PLAIN_WIDTH)
+    console = Console(highlight=False)
+    # A terminal that doesn't say how wide it is: some say 0.
+    return console if console.width >= LEAST_WIDTH else Console(highlight=False, width=LEAST_WIDTH)
 
 
 class LogFormat(StrEnum):

@@ -1,13 +1,11 @@
 """Commands of one run: all of it, a stage, and what can be asked beforehand."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app
+from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app, output
 from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -51,8 +49,7 @@ def _evaluate(
             pipeline.repair(config, telemetry)
         summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=telemetry)
     if summary is not None:
-        # A table in a file or a pipe is not cut to the width of a terminal that isn't there.
-        out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        out = output()
         out.print(tables.terminal(summary))
         for model in summary.models:
             out.print(model.headline, markup=False, soft_wrap=True)
@@ -116,7 +113,7 @@ def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory
     storage = Storage(run_dir)
     storage.reach()
     found = look_at(storage)
-    out = Console(highlight=False)
+    out = output()
     for finding in found.findings:
         out.print(printable(f"wrong: {finding.path}: {finding.what}"), markup=False, soft_wrap=True)
     for item in found.unfinished:
@@ -236,7 +233,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None
         with connection(may_add=loaded.compute.addable) as cluster:
             planning.check(loaded.compute, cluster)
             found = forecast(loaded, split, readers, cluster)
-    Console(width=None if sys.stdout.isatty() else 160).print(found.table())
+    output().print(found.table())
 
 
 @app.command()
@@ -264,4 +261,4 @@ def layers(
         table.add_column(heading, justify="left" if heading in {"name", "pooling"} else "right")
     for item in found:
         table.add_row(str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling)
-    Console().print(table)
+    output().print(table)

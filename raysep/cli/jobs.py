@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raysep.cli.app import Overrides, RunDir, app
+from raysep.cli.app import Overrides, RunDir, app, output
 from raysep.errors import RaysepError, UsageError
 
 Address = Annotated[
@@ -53,14 +53,22 @@ def submit(
     job = submission.Job(command, text, config, target, str(Path.cwd()))
     job_id = submission.new_id()
     err = Console(stderr=True, highlight=False)
+    submitted = False
     try:
         with interrupts.caught():
             submission.submit(job, job_id, address, code, python)
+            submitted = True
             err.print(f"submitted {job_id}: {config}, to {target}", soft_wrap=True, markup=False)
             if not wait:
                 typer.echo(job_id)
                 return
             exit_code = following.follow(job_id, address, _write, _say)
+    except RaysepError as error:
+        # A request whose answer was not heard may have been.
+        if isinstance(error, UsageError) or not (submitted or "timed out" in str(error)):
+            raise
+        doubt = "" if submitted else "If it was submitted: "
+        raise RaysepError(f"{error}\n{doubt}{_left(job_id, address, stop_on_exit)}") from None
     except interrupts.Interrupted as interrupted:
         err.print(f"by {interrupted}: {_left(job_id, address, stop_on_exit)}", soft_wrap=True, markup=False)
         raise typer.Exit(interrupts.EXIT_CODE) from None
@@ -85,7 +93,7 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
             started, seconds = f"{began:%Y-%m-%d %H:%M:%S}", f"{(ended - began).total_seconds():.0f}"
         what = metadata.get("config") or job.entrypoint
         table.add_row(job.submission_id, job.status.value, what, metadata.get("target", "-"), started, seconds)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output().print(table)
 
 
 @app.command()
@@ -109,7 +117,7 @@ def _left(job_id: str, address: str, stop_on_exit: bool) -> str:
     try:
         return f"{job_id}: {submission.stop(job_id, address, STOP_S)}"
     except RaysepError as error:
-        return f"{error}; {by_hand}"
+        return f"{job_id} could not be stopped, and goes on ({error}); {by_hand}"
 
 
 def _say(text: str) -> None:
@@ -118,5 +126,9 @@ def _say(text: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # No network is at fault: nobody reads this any more.
+        raise RaysepError(f"the log can't be written to stdout: {error.strerror}") from None

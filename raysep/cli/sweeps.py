@@ -4,10 +4,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from raysep.cli.app import LogFormat, Overrides, Verbose, app
+from raysep.cli.app import LogFormat, Overrides, Verbose, app, output
 from raysep.errors import NotComparableError, StageError, UsageError
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def history(
             _number(row["seconds"], 1),
             (row["git_revision"] or "-")[:7],
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output().print(table)
 
 
 @app.command()
@@ -152,7 +151,7 @@ def compare(
             f"{_number(item.a.accuracy)}, {_number(item.b.accuracy)}",
             f"{_number(item.a.seconds, 1)}, {_number(item.b.seconds, 1)}",
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output().print(table)
     pairs = [(name, item.incomparable) for name, item in zip(names, found, strict=True) if item.incomparable]
     if pairs:
         lines = [f"  - {name}: not comparable: {why}" for name, why in pairs]
@@ -241,7 +240,7 @@ def _print_plan(label: str, plans: "list[Plan]") -> None:
         )
     known = [item.seconds for item in plans if item.seconds is not None and not item.done]
     left = sum(not item.done for item in plans)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    output().print(table)
     typer.echo(f"{left} of {len(plans)} cells to do; {len(known)} of them took {sum(known):.0f} s before")
 
 
@@ -253,7 +252,7 @@ def _print_round(name: str, found: "Round") -> None:
         table.add_column(heading, overflow="fold")
     for place in ranked(found.rows):
         table.add_row(*cells(place))
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    output().print(table)
 
 
 def _number(value: object, digits: int = 3) -> str:

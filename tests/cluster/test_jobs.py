@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +115,25 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(head: Head, config: 
         done = head.run(RAYSEP, "submit", *arguments)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr
     assert "submitted" not in done.stderr
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_deadline_ends_the_command_and_with_the_option_the_job(head: Head, tmp_path: Path, stop: bool):
+    file = tmp_path / "run.yaml"
+    long = {**CONFIG, "finetune": {"steps": 50_000, "evaluate_at": [50_000]}, "run_dir": str(tmp_path / "out")}
+    file.write_text(yaml.safe_dump(long))
+    command = [RAYSEP, "submit", str(file), "--wait", *(["--stop-on-exit"] if stop else [])]
+    # A proxy that is not there stands between nobody and this machine.
+    environment = {**head.environment, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    last = err.strip().splitlines()[-1]
+    job = re.search(r"submitted (\S+):", err)
+    assert job is not None
+    assert last.startswith(f"by SIGTERM: {job.group(1)}{': STOPPED' if stop else ' goes on; `raysep stop'}"), err
+    if not stop:
+        assert "STOPPED" in head.run(RAYSEP, "stop", job.group(1)).stdout

@@ -150,7 +150,9 @@ def test_the_cron_job_submits_one_sweep_with_the_token_of_the_cluster():
     (container,) = job_of(CRON_JOB)["template"]["spec"]["containers"]
     token = {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": "raysep", "key": "auth_token"}}}
     assert container["env"] == [{"name": "RAY_AUTH_MODE", "value": "token"}, token]
-    assert container["command"][-2:] == ["http://raysep-head-svc:8265", "--wait"]
+    assert container["command"][-2:] == ["--address", "http://raysep-head-svc:8265"]
+    # The deadline of the pod ends the job as well.
+    assert container["args"][:2] == ["--wait", "--stop-on-exit"]
     assert (CRON_JOB["spec"]["concurrencyPolicy"], job_of(CRON_JOB)["backoffLimit"]) == ("Forbid", 0)
 
 
