@@ -50,11 +50,10 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
         )
     where = f"{address}, through the proxy {proxy} (NO_PROXY goes around it)" if proxy else address
     import requests
+    from ray.exceptions import AuthenticationError
 
     # Where it is set, Ray takes it instead of what it is given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    from ray.exceptions import AuthenticationError
-
     # What is uploaded is said by us. Two of them set their levels when they are imported.
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -84,7 +83,11 @@ def _client(address: str) -> "JobSubmissionClient":
             return super()._do_request(method, endpoint, **{"timeout": (CONNECT_S, answer_s), **options})
 
     try:
-        return Client(address)
+        client = Client(address)
+        # Ray's `None` is deprecated in aiohttp: the same is called True.
+        if vars(client).get("_ssl_context") is None:
+            vars(client)["_ssl_context"] = True
+        return client
     except (KeyError, TypeError, ValueError):
         # Its version is the first that is asked for.
         raise RaysepError(

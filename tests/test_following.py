@@ -53,6 +53,7 @@ class Head:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.status, self.answers = "STOPPED", False
         self._over.set()
         self._thread.join(10)
 
@@ -254,7 +255,12 @@ def test_an_ended_command_says_what_becomes_of_the_job(head: Head, config: str, 
 
 
 def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config: str):
-    head.log = "going\n" * 1000
+    def write() -> None:
+        for _ in range(200):
+            head.log += "going\n" * 1000
+            time.sleep(0.2)
+
+    threading.Thread(target=write, daemon=True).start()
     command = f"{sys.executable} -m raysep submit {config} --wait --address {head.address} | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=40)
     assert "can't be written to stdout: Broken pipe" in done.stderr
