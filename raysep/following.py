@@ -64,7 +64,8 @@ class _Follower:
                     log = asyncio.create_task(self._copy())
                 try:
                     info = await _in_thread(self._client.get_job_info, self._job_id)
-                except (RuntimeError, requests.exceptions.RequestException) as error:
+                except (RuntimeError, TypeError, ValueError, requests.exceptions.RequestException) as error:
+                    # Not Ray's words, as of a proxy's page, are no answer either.
                     silent = time.monotonic() - heard
                     self._check_lost(error, silent)
                     if silent >= said:
