@@ -99,7 +99,9 @@ def put(results: Storage, row: Row) -> None:
     sink = io.BytesIO()
     # The date is in the path, as the partitioning has it.
     schema = pa.schema([field for field in SCHEMA if field.name != "date"])
-    pq.write_table(pa.Table.from_pylist([{key: row.get(key) for key in schema.names}], schema=schema), sink)
+    content = pa.Table.from_pylist([{key: row.get(key) for key in schema.names}], schema=schema)
+    # Without checksums, a bit that is flipped on a disk is another g.
+    pq.write_table(content, sink, write_page_checksum=True)
     results.write_bytes(path, sink.getvalue())
     # As versions before this one named it: another row may have had the same name.
     old_name = ".".join(row[key] for key in IDENTITY) + ".parquet"
@@ -171,6 +173,9 @@ def set_aside(results: Storage, damaged: Iterable[str], sweep: str) -> dict[str,
         # Another user's file, or a table that may only be read, stays as well.
         with contextlib.suppress(OSError):
             content = results.read_bytes(path)
+            if not _is_damaged(content):
+                # It was written anew since, or could not be opened for a moment.
+                continue
             target = f"{ASIDE}/{path}.{hashlib.sha256(content).hexdigest()[:12]}"
             results.write_bytes(target, content)
             results.delete(path)
@@ -196,7 +201,9 @@ def rounds(found: Sequence[Row], sweep: str) -> list[str]:
 def _parse(content: bytes, date: str) -> list[Row] | None:
     """The rows of a file, as `SCHEMA` has them; None of a file that is no sweep's. Raises ValueError."""
     try:
-        table = pq.read_table(io.BytesIO(content), use_threads=False, partitioning=None)
+        table = pq.read_table(
+            io.BytesIO(content), use_threads=False, partitioning=None, page_checksum_verification=True
+        )
         if not set(REQUIRED) <= set(table.column_names):
             return None
         columns = {}
@@ -208,13 +215,21 @@ def _parse(content: bytes, date: str) -> list[Row] | None:
             elif field.name != "date":
                 columns[field.name] = pa.nulls(table.num_rows, field.type)
         found = pa.table(columns).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, OverflowError) as error:
         # All of it is in memory: no storage is at fault.
         raise ValueError(str(error) or type(error).__name__) from None
     empty = [name for name in REQUIRED if any(row[name] is None for row in found)]
     if empty or not found:
         raise ValueError(f"no value in {', '.join(empty)}" if empty else "it has no row")
     return [{"date": date, **row} for row in found]
+
+
+def _is_damaged(content: bytes) -> bool:
+    try:
+        _parse(content, "")
+    except ValueError:
+        return True
+    return False
 
 
 def _shown(sweep: str) -> str:

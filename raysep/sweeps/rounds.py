@@ -1,5 +1,6 @@
 """One round of a sweep: run each cell that is not done yet, record it, rank, and hold against the baseline."""
 
+import contextlib
 import statistics
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from raysep import __version__, locks, runs
-from raysep.errors import ConfigError, RaysepError, UsageError
+from raysep.errors import ConfigError, RaysepError, StorageError, UsageError
 from raysep.report.schema import Summary
 from raysep.storage import Storage
 from raysep.sweeps import compare, history, leaderboard
@@ -134,7 +135,13 @@ def _check_owner(root: Storage, name: str) -> None:
     """Raise UsageError where a directory has the runs and reports of another sweep, which a round could replace."""
     if not root.exists(OWNER):
         root.write_json(OWNER, {"sweep": name})
-    owner = root.read_json(OWNER)["sweep"]
+    try:
+        with root.understood(OWNER):
+            owner = root.read_json(OWNER)["sweep"]
+    except StorageError:
+        # Nobody can say any more whose it was: it is this one's from now on.
+        owner = name
+        root.write_json(OWNER, {"sweep": name})
     if owner != name:
         raise UsageError(
             f"{root.display()} is the directory of the sweep {owner!r}, and this one is called {name!r}: give it a "
@@ -145,9 +152,10 @@ def _check_owner(root: Storage, name: str) -> None:
 def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
     """The metrics of rounds that are over: when the last good one was, and what the last one of all was worse in."""
     root = Storage(sweep.root)
-    if root.exists(SUCCESS):
+    # They are notes for metrics: one that is damaged is written anew by this round, and ends none.
+    with contextlib.suppress(FileNotFoundError, StorageError), root.understood(SUCCESS):
         metrics.sweep_success.labels(sweep.name).set(root.read_json(SUCCESS)["at"])
-    if root.exists(LAST):
+    with contextlib.suppress(FileNotFoundError, StorageError), root.understood(LAST):
         last = root.read_json(LAST)
         metrics.regressions.labels(sweep.name).set(last["regressions"])
         for state, cells in last["cells"].items():

@@ -160,6 +160,14 @@ def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: P
     assert ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)["cell"].to_pylist() == ["good"]
 
 
+def test_a_file_that_could_not_be_read_once_is_not_set_aside(tmp_path: Path):
+    results = Storage(str(tmp_path))
+    history.put(results, row())
+    (path,) = results.files()
+    assert history.set_aside(results, [path], "s") == {}
+    assert history.rows(results) == [row()]
+
+
 def test_storage_that_is_away_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     results = Storage(str(tmp_path))
     history.put(results, row())
