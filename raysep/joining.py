@@ -123,6 +123,9 @@ def _authenticated(address: str, where: str) -> dict[str, str]:
     """
     from ray.exceptions import AuthenticationError
 
+    # Before the mode is changed: a Ray that this process is connected to would lose its token with it.
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode not in {None, "token", "disabled"}:
         # Another way than a token, which is not for us to change.
@@ -164,8 +167,6 @@ def _metadata(address: str) -> dict[str, str]:
     """Versions of a cluster, asked by a thread that may be left behind: Ray's client waits 40 s for an answer."""
     from ray._common.usage.usage_lib import get_cluster_metadata
 
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     answer: list[Any] = []
 
     def ask() -> None:
