@@ -179,11 +179,8 @@ def _fit_together(
             ),
         )
         grid = tuner.fit()
-        found = {
-            # One whose process never came up has no configuration; results come in the order of the grid.
-            (grid[index].config or {}).get("trial", index): grid[index]
-            for index in range(len(grid))
-        }
+        # One whose process never came up has no configuration; results come in the order of the grid.
+        found = {(grid[at].config or {}).get("trial", at): grid[at] for at in range(len(grid))}
     return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
 
 

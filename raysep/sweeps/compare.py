@@ -34,10 +34,10 @@ class Point:
     name: str
     g: float | None
     interval: tuple[float, float] | None
+    corrected: bool
     best_layer: int | None
     accuracy: float | None
     seconds: float | None
-    corrected: bool
     data: str | None
     metric: str | None
     protocol: str | None
@@ -90,16 +90,12 @@ def of_summary(summary: Summary, data: str | None) -> list[Point]:
     for model in summary.models:
         best = model.best
         g, interval = (None, None) if best is None else (best.corrected_g, best.corrected_interval)
-        if best is not None and g is None:
+        corrected = g is not None
+        if best is not None and not corrected:
             g, interval = best.g, best.interval
         layer = None if best is None else best.layer
-        of = (
-            best is not None and best.corrected_g is not None,
-            data,
-            summary.headline_metric,
-            summary.headline_protocol,
-        )
-        points.append(Point(None, model.model, g, interval, layer, model.seen_accuracy, None, *of))
+        of = (data, summary.headline_metric, summary.headline_protocol)
+        points.append(Point(None, model.model, g, interval, corrected, layer, model.seen_accuracy, None, *of))
     return points
 
 
@@ -113,7 +109,6 @@ def of_rows(rows: Iterable[Row]) -> list[Point]:
             row["best_layer"],
             row["seen_accuracy"],
             row["seconds"],
-            row["corrected_g"] is not None,
             row["data_sha256"],
             row["metric"],
             # Early versions wrote it only where the matrix had it as an axis.
@@ -127,8 +122,7 @@ def of_rows(rows: Iterable[Row]) -> list[Point]:
 def differences(a: Sequence[Point], b: Sequence[Point]) -> list[Difference]:
     """What has a sweep and a name on both sides, in the order of a."""
     others = {(point.sweep, point.name): point for point in b}
-    both = [(point, others[point.sweep, point.name]) for point in a if (point.sweep, point.name) in others]
-    return [_difference(*pair) for pair in both]
+    return [_difference(point, others[key]) for point in a if (key := (point.sweep, point.name)) in others]
 
 
 def held_against(gate: GateConfig, standard: Sequence[Row], rows: Sequence[Row], history: Sequence[Row]) -> Verdict:
@@ -177,15 +171,14 @@ def _slow(ratio: float | None, before_s: Sequence[float], now_s: float | None) -
 def _difference(a: Point, b: Point) -> Difference:
     sides = {"images": (a.data, b.data), "metric": (a.metric, b.metric), "protocol": (a.protocol, b.protocol)}
     unknown = tuple(what for what, pair in sides.items() if None in pair)
-    other = [what for what, (one, two) in sides.items() if one != two and what not in unknown]
-    if other:
-        words = [
-            "other images" if what == "images" else f"another {what} ({sides[what][0]}, now {sides[what][1]})"
-            for what in other
-        ]
-        return Difference(a, b, None, None, None, ", ".join(words), unknown)
-    if a.g is not None and b.g is not None and a.corrected != b.corrected:
+    words = [
+        "other images" if what == "images" else f"another {what} ({before}, now {now})"
+        for what, (before, now) in sides.items()
+        if before != now and what not in unknown
+    ]
+    if not words and None not in {a.g, b.g} and a.corrected != b.corrected:
         words = ["one g is corrected for selection bias and the other is not"]
+    if words:
         return Difference(a, b, None, None, None, ", ".join(words), unknown)
     change = None if a.g is None or b.g is None else b.g - a.g
     margin = None
@@ -195,9 +188,10 @@ def _difference(a: Point, b: Point) -> Difference:
     return Difference(a, b, change, margin, beyond, None, unknown)
 
 
-def _g(row: Row) -> tuple[float | None, tuple[float, float] | None]:
+def _g(row: Row) -> tuple[float | None, tuple[float, float] | None, bool]:
+    """g, its interval, and whether it is corrected."""
     for value, low, high in (("corrected_g", "corrected_low", "corrected_high"), ("g", "g_low", "g_high")):
         if row[value] is not None:
             known = row[low] is not None and row[high] is not None
-            return row[value], (row[low], row[high]) if known else None
-    return None, None
+            return row[value], (row[low], row[high]) if known else None, value == "corrected_g"
+    return None, None, False

@@ -58,6 +58,8 @@ SCHEMA = pa.schema(
         ("run_dir", pa.string()),
     ]
 )
+# The date is in the path, as the partitioning has it.
+FILE_SCHEMA = pa.schema([field for field in SCHEMA if field.name != "date"])
 Row = dict[str, Any]
 DONE, FAILED = "done", "failed"
 # What makes a row the one that it is.
@@ -97,9 +99,7 @@ def put(results: Storage, row: Row) -> None:
     name = file_name(row)
     path = f"date={row['date']}/{name}"
     sink = io.BytesIO()
-    # The date is in the path, as the partitioning has it.
-    schema = pa.schema([field for field in SCHEMA if field.name != "date"])
-    content = pa.Table.from_pylist([{key: row.get(key) for key in schema.names}], schema=schema)
+    content = pa.Table.from_pylist([{key: row.get(key) for key in FILE_SCHEMA.names}], schema=FILE_SCHEMA)
     # Without checksums, a bit that is flipped on a disk is another g.
     pq.write_table(content, sink, write_page_checksum=True)
     results.write_bytes(path, sink.getvalue())
@@ -143,8 +143,10 @@ def read(results: Storage) -> Table:
             except (ValueError, PermissionError) as error:
                 damaged[path] = " ".join(str(error).split())[:200]
             else:
-                every += of_file or []
-                foreign += [path] if of_file is None else []
+                if of_file is None:
+                    foreign.append(path)
+                else:
+                    every += of_file
         # A row that was replaced since the listing is in a file that the listing didn't have.
         if not replaced:
             break
@@ -199,7 +201,7 @@ def rounds(found: Sequence[Row], sweep: str) -> list[str]:
 
 
 def _parse(content: bytes, date: str) -> list[Row] | None:
-    """The rows of a file, as `SCHEMA` has them; None of a file that is no sweep's. Raises ValueError."""
+    """The rows of a file, as `FILE_SCHEMA` has them; None of a file that is no sweep's. Raises ValueError."""
     try:
         table = pq.read_table(
             io.BytesIO(content), use_threads=False, partitioning=None, page_checksum_verification=True
@@ -207,12 +209,12 @@ def _parse(content: bytes, date: str) -> list[Row] | None:
         if not set(REQUIRED) <= set(table.column_names):
             return None
         columns = {}
-        for field in SCHEMA:
-            if field.name in table.column_names and field.name != "date":
+        for field in FILE_SCHEMA:
+            if field.name in table.column_names:
                 # A time in other units is the same time.
                 safe = not pa.types.is_timestamp(field.type)
                 columns[field.name] = table[field.name].cast(field.type, safe=safe)
-            elif field.name != "date":
+            else:
                 columns[field.name] = pa.nulls(table.num_rows, field.type)
         found = pa.table(columns).to_pylist()
     except (pa.ArrowException, OSError, OverflowError) as error:

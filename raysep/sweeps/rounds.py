@@ -1,6 +1,5 @@
 """One round of a sweep: run each cell that is not done yet, record it, rank, and hold against the baseline."""
 
-import contextlib
 import statistics
 import time
 from collections import Counter
@@ -10,25 +9,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from raysep import __version__, locks, runs
-from raysep.errors import ConfigError, RaysepError, StorageError, UsageError
+from raysep.errors import ConfigError, RaysepError
 from raysep.report.schema import Summary
 from raysep.storage import Storage
-from raysep.sweeps import compare, history, leaderboard
+from raysep.sweeps import compare, history, leaderboard, notes
 from raysep.sweeps.cells import Cell, Known, cells_of, known
 from raysep.sweeps.compare import Verdict
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.history import DONE, FAILED, Row
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
-from raysep.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from raysep.sweeps.launch import Outcome
-
-# Said again by rounds that fail, and by schedules: what alerts ask is how long ago the last good one was.
-SUCCESS, LAST = "last_success.json", "last_round.json"
-# Which sweep a directory is of.
-OWNER = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -116,11 +109,11 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     with exposed(telemetry, sweep.metrics, sweep.name):
         cells_of(sweep)
         with locks.held(root, "the sweep"):
-            _check_owner(root, sweep.name)
+            notes.check_owner(root, sweep.name)
             telemetry.journal.keep_in(root)
             metrics.running.labels("sweep").set(1)
             metrics.failed.set(1)
-            report_last(sweep, metrics)
+            notes.report_last(sweep, metrics)
             try:
                 found = _perform(sweep, label, telemetry, verbose)
                 worse = found.verdict.regressions or found.verdict.incomparable
@@ -129,37 +122,6 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
                 metrics.running.labels("sweep").set(0)
                 telemetry.journal.save()
     return found
-
-
-def _check_owner(root: Storage, name: str) -> None:
-    """Raise UsageError where a directory has the runs and reports of another sweep, which a round could replace."""
-    if not root.exists(OWNER):
-        root.write_json(OWNER, {"sweep": name})
-    try:
-        with root.understood(OWNER):
-            owner = root.read_json(OWNER)["sweep"]
-    except StorageError:
-        # Nobody can say any more whose it was: it is this one's from now on.
-        owner = name
-        root.write_json(OWNER, {"sweep": name})
-    if owner != name:
-        raise UsageError(
-            f"{root.display()} is the directory of the sweep {owner!r}, and this one is called {name!r}: give it a "
-            "`root` of its own. A results table (`results`) may be shared."
-        )
-
-
-def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
-    """The metrics of rounds that are over: when the last good one was, and what the last one of all was worse in."""
-    root = Storage(sweep.root)
-    # They are notes for metrics: one that is damaged is written anew by this round, and ends none.
-    with contextlib.suppress(FileNotFoundError, StorageError), root.understood(SUCCESS):
-        metrics.sweep_success.labels(sweep.name).set(root.read_json(SUCCESS)["at"])
-    with contextlib.suppress(FileNotFoundError, StorageError), root.understood(LAST):
-        last = root.read_json(LAST)
-        metrics.regressions.labels(sweep.name).set(last["regressions"])
-        for state, cells in last["cells"].items():
-            metrics.sweep_cells.labels(sweep.name, state).set(cells)
 
 
 def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
@@ -192,11 +154,11 @@ def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool
     leaderboard.write(report, f"{sweep.name}, round {label}", own, verdict, damaged)
     telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
     cells = {state: states[state] for state in (DONE, FAILED)}
-    root.write_json(LAST, {"round": label, "cells": cells, "regressions": len(verdict.regressions)})
+    root.write_json(notes.LAST, {"round": label, "cells": cells, "regressions": len(verdict.regressions)})
     # What was held against nothing is not known to be good.
     if states[DONE] == len(plans) and not verdict.regressions and not verdict.incomparable:
-        root.write_json(SUCCESS, {"round": label, "at": time.time()})
-    report_last(sweep, metrics)
+        root.write_json(notes.SUCCESS, {"round": label, "at": time.time()})
+    notes.report_last(sweep, metrics)
     return Round(label, own, verdict, damaged)
 
 

@@ -19,7 +19,7 @@ from raysep import locks
 from raysep.errors import ConfigError, StorageError
 from raysep.interrupts import EXIT_CODE
 from raysep.storage import Storage
-from raysep.sweeps import rounds as sweep_rounds
+from raysep.sweeps import notes
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
@@ -78,7 +78,7 @@ class Schedule:
             if overdue is not None:
                 self._telemetry.line("schedule", f"round {overdue} is due")
             self._telemetry.line("schedule", self._next_rounds(datetime.now(UTC)))
-            sweep_rounds.report_last(self._sweep, self._telemetry.metrics)
+            notes.report_last(self._sweep, self._telemetry.metrics)
             left = rounds
             while left != 0 and not self._over:
                 if self._turn() and left is not None:
@@ -158,7 +158,7 @@ class Schedule:
             return
         self._write({**state, "state": ENDED, "exit_code": code})
         metrics.failed.set(int(code != 0))
-        sweep_rounds.report_last(self._sweep, metrics)
+        notes.report_last(self._sweep, metrics)
         ended = "done" if code == 0 else f"ended with exit code {code}"
         self._telemetry.line("schedule", f"round {label} {ended}", round=label, exit_code=code)
 

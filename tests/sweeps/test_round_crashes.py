@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from raysep import claims, pipeline
+from raysep import pipeline
 from raysep.storage import Storage
-from raysep.sweeps import history, rounds
+from raysep.sweeps import history, notes, rounds
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.launch import Outcome
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN
+from tests.crashing import CrashError, Crashes
 from tests.serial import configuration, without_ray
 from tests.sweeps.test_results import as_table, row, write_file
-from tests.test_crashes import CrashError, Crashing
 
 # Joined with dots, the rows of both sweeps would have the same names.
 OURS, OURS_ROUND, THEIRS, THEIR_ROUND = "nightly.v1", "2", "nightly", "v1.2"
@@ -51,25 +51,12 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
             yield item, Outcome(text, None, 1.0)
 
     monkeypatch.setattr(rounds, "_outcomes", outcomes)
-    # The process that crashed is this one: its lock must look like one that is gone.
-    monkeypatch.setattr(claims.Claim, "alive", lambda claim, now: False)
-    made: list[Crashing] = []
-    plain = Storage.__init__
-    at: int | None = None
-
-    def wrapped(self: Storage, uri: str) -> None:
-        plain(self, uri)
-        if self.root.startswith(str(tmp_path)):
-            if not made:
-                made.append(Crashing(self.fs, at))
-            self.fs = made[0]
-
-    monkeypatch.setattr(Storage, "__init__", wrapped)
+    crashes = Crashes(monkeypatch, tmp_path)
     theirs = [row(cell, sweep=THEIRS, round=THEIR_ROUND) for cell in ("a", "b")]
 
     def fresh(name: str) -> SweepConfig:
         """A table with rows of the other sweep, one as early versions named it, and a damaged file."""
-        made.clear()
+        crashes.begin()
         results = Storage(str(tmp_path / name / "table"))
         history.put(results, theirs[0])
         write_file(results, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
@@ -86,23 +73,19 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         assert len(identities) == len(set(identities)), when
         assert all(each["state"] == history.DONE for each in ours), when
 
-    def go(sweep: SweepConfig) -> None:
-        made.clear()
+    def go(sweep: SweepConfig, at: int | None = None) -> None:
+        crashes.begin(at)
         done = rounds.perform(sweep, OURS_ROUND, Telemetry())
         assert (done.failed, done.verdict.regressions) == ([], [])
 
-    sweep = fresh("whole")
-    go(sweep)
-    changes = made[0].changes
+    go(fresh("whole"))
+    changes = crashes.changes
     assert changes > 20
-    for at in range(1, changes + 1):
-        stop, at = at, None
+    for stop in range(1, changes + 1):
         sweep = fresh(f"at{stop}")
-        at = stop
         with pytest.raises(CrashError):
-            go(sweep)
-        at = None
-        made.clear()
+            go(sweep, stop)
+        crashes.begin()
         check(sweep, stop)
         go(sweep)
         check(sweep, stop)
@@ -112,5 +95,5 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         (aside,) = results.files("_damaged")
         assert results.read_bytes(aside) == b"PAR1", stop
         root = Storage(sweep.root)
-        assert root.exists(rounds.SUCCESS), stop
+        assert root.exists(notes.SUCCESS), stop
         assert root.exists(f"report/{OURS_ROUND}/index.html"), stop
