@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from raysep import __version__, checks, joining, locks, planning, retries, runs, verification
-from raysep.cluster import connection, unseen_by_nodes
+from raysep import __version__, integrity
 from raysep.config import RunConfig
-from raysep.context import Run
 from raysep.data import inventory, splits
-from raysep.embed import stage as embed_stage
+from raysep.distributed import joining, placement
+from raysep.distributed.cluster_shape import Resources
+from raysep.distributed.connect import connection, unseen_by_nodes
 from raysep.errors import UsageError
-from raysep.finetune import stage as finetune_stage
-from raysep.resources import Resources
-from raysep.separability import stage as score_stage
-from raysep.storage import Storage, is_uri
+from raysep.stages import embed as embed_stage
+from raysep.stages import finetune as finetune_stage
+from raysep.stages import run_directory, validation
+from raysep.stages import score as score_stage
+from raysep.stages.context import Run
+from raysep.storage import lease, retries
+from raysep.storage.store import Storage, is_uri
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 
@@ -67,23 +70,23 @@ def run(
         joining.check_named()
     storage.reach()
     # A directory that is this run's already was checked when it was begun: its models need no second look.
-    if storage.exists(runs.CONFIG):
-        readers, split = checks.check_data(config)
-        begun = runs.check_belongs(storage, config, split)
+    if storage.exists(run_directory.CONFIG):
+        readers, split = validation.check_data(config)
+        begun = run_directory.check_belongs(storage, config, split)
     else:
         fetched = sum(model.pretrained is True and model.local_directory is None for model in config.models)
         hub = f", weights of {fetched} from the hub" if fetched else ""
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
-        readers, split = checks.check_all(config, config_name, lambda line: telemetry.line("checks", line))
-        begun = runs.check_belongs(storage, config, split)
-    current = Run(runs.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
+        readers, split = validation.check_all(config, config_name, lambda line: telemetry.line("checks", line))
+        begun = run_directory.check_belongs(storage, config, split)
+    current = Run(run_directory.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
     # A run that only looks whether there is something to do is over before anybody could ask it.
     metrics = config.metrics if busy else config.metrics.model_copy(update={"port": None})
     with exposed(telemetry, metrics, config.name), _kept(current, begun):
         if busy:
-            with locks.held(storage, "the run"):
+            with lease.held(storage, "the run"):
                 _perform(current, wanted, begun, share)
         else:
             for stage in wanted:
@@ -91,7 +94,7 @@ def run(
         if "report" not in stages:
             return None
         # Only now what takes a second to import and no other stage needs.
-        from raysep.report import stage as report_stage
+        from raysep.stages import report as report_stage
 
         return report_stage.perform(current)
 
@@ -104,13 +107,13 @@ def repair(config: RunConfig, telemetry: Telemetry) -> None:
     """
     storage = Storage(config.run_dir)
     storage.reach()
-    if not storage.exists(runs.CONFIG):
+    if not storage.exists(run_directory.CONFIG):
         return
-    with locks.held(storage, "the run"):
-        found = verification.verify(storage)
+    with lease.held(storage, "the run"):
+        found = integrity.verify(storage)
         for finding in found.findings:
             telemetry.line("repair", f"{finding.path}: {finding.what}")
-        removed = verification.repair(storage, found.findings)
+        removed = integrity.repair(storage, found.findings)
     telemetry.line("repair", f"{len(removed)} pieces to do again")
 
 
@@ -119,18 +122,18 @@ def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources 
     telemetry.line("ray", "starting")
     with connection(current.verbose, config.compute.addable) as whole:
         cluster = share or whole
-        planning.check(config.compute, cluster)
+        placement.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current.storage)
         if not begun:
             looked = inventory.look(config.data, current.readers, current.split)
             inventory.check_readable(config.data, looked)
             remarks = inventory.remarks_of(config.data, current.readers, current.split, looked)
-            runs.begin(current.storage, config, current.split, remarks)
+            run_directory.begin(current.storage, config, current.split, remarks)
         telemetry.journal.keep_in(current.storage)
-        runs.record_machines(current.storage, cluster.kinds)
+        run_directory.record_machines(current.storage, cluster.kinds)
         telemetry.line("data", _counted(config, current.split))
-        for sentence in runs.data_remarks(current.storage):
+        for sentence in run_directory.data_remarks(current.storage):
             telemetry.line("data", sentence)
         for stage in stages:
             with _counting_retries(current, stage):
@@ -184,7 +187,7 @@ def _counting_retries(current: Run, stage: str) -> Iterator[None]:
         if telemetry.again and not away:
             # What ended the stage is the error to be told of.
             with contextlib.suppress(OSError, KeyError):
-                runs.record_retries(current.storage, telemetry.again)
+                run_directory.record_retries(current.storage, telemetry.again)
         telemetry.again.clear()
 
 
@@ -192,7 +195,7 @@ def _counting_retries(current: Run, stage: str) -> Iterator[None]:
 def _kept(current: Run, begun: bool) -> Iterator[None]:
     """Log how the call began and ended, and keep the log in the run's directory if it is one."""
     telemetry, metrics = current.telemetry, current.telemetry.metrics
-    metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
+    metrics.build.info({"version": __version__, "revision": run_directory.git_revision() or "unknown"})
     metrics.run.info({"name": current.config.name, "run_dir": current.storage.display()})
     metrics.running.labels("run").set(1)
     metrics.failed.set(0)

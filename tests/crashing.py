@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pyarrow import fs as pafs
 
-from raysep import claims
-from raysep.storage import Storage
+from raysep.storage import claims
+from raysep.storage.store import Storage
 
 
 class CrashError(BaseException):

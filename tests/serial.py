@@ -9,26 +9,24 @@ import pytest
 
 from raysep import pipeline
 from raysep.config import RunConfig
+from raysep.config.load import build_config
+from raysep.distributed.cluster_shape import Resources
 from raysep.embed import shards
 from raysep.embed.blocks import Embedding, block_from_json, references
-from raysep.finetune import state, training
+from raysep.finetune import resume, training
 from raysep.finetune.trials import TrialResult, write_result
-from raysep.loading import build_config
-from raysep.resources import Resources
-from raysep.separability import table
-from raysep.separability.engines import open_engine
-from raysep.separability.layer import settings_of
-from raysep.separability.scoring import score_layer
-from raysep.storage import Storage
-from raysep.telemetry.meter import Meter
+from raysep.scoring import table
+from raysep.scoring.backends import open_engine
+from raysep.scoring.cache import settings_of
+from raysep.scoring.scoring import score_layer
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter
 from tests.conftest import TINY_CNN, write_images
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the shells of Ray off the stages."""
-    from raysep.embed import stream
-    from raysep.finetune import tune
-    from raysep.separability import actors
+    from raysep.distributed import score_actors, stream, tune
 
     @contextmanager
     def no_cluster(*_: Any) -> Iterator[Resources]:
@@ -56,7 +54,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
                 trial.model.id, trial.number, trial.seed, trial.hyperparameters, "finished", val, seen, 0.0, {}
             )
             write_result(job.run, trial, result)
-            state.forget(job.run, trial)
+            resume.forget(job.run, trial)
             found.append(result)
         return found
 
@@ -69,7 +67,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "connection", no_cluster)
     monkeypatch.setattr(pipeline, "unseen_by_nodes", lambda paths: {})
     monkeypatch.setattr(stream, "embed_all", embed_all)
-    monkeypatch.setattr(actors, "score_all", score_all)
+    monkeypatch.setattr(score_actors, "score_all", score_all)
     monkeypatch.setattr(tune, "fit", fit)
     monkeypatch.setattr(tune, "prepare_all", prepare_all)
 

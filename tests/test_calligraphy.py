@@ -10,7 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
 from raysep import pipeline
-from raysep.loading import load_config
+from raysep.config.load import load_config
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.shared_data, pytest.mark.slow, pytest.mark.xdist_group("calligraphy")]

@@ -15,7 +15,7 @@ import timm
 import yaml
 from safetensors.torch import save_file
 
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from tests.conftest import REPOSITORY, TINY_VIT
 from tests.ports import free_port
 from tests.s3 import BUCKET, SECRET, serving

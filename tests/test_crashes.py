@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from raysep import pipeline, work
-from raysep.embed import progress
-from raysep.finetune import state
-from raysep.storage import Storage
+from raysep import pipeline
+from raysep.embed import ledger
+from raysep.finetune import resume
+from raysep.integrity import verify
+from raysep.stages import worklist
+from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
-from raysep.verification import verify
 from tests.crashing import CrashError, Crashes
 from tests.serial import configuration, results, without_ray
 
@@ -21,9 +22,9 @@ from tests.serial import configuration, results, without_ray
 @pytest.mark.slow
 def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     without_ray(monkeypatch)
-    monkeypatch.setattr(state, "KEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(resume, "KEEP_INTERVAL_S", 0.0)
     # A layer's scores are one file operation, however many they are.
-    monkeypatch.setattr(work, "DIAGNOSTICS", ("nonfinite_rows",))
+    monkeypatch.setattr(worklist, "DIAGNOSTICS", ("nonfinite_rows",))
     config = configuration(tmp_path)
     crashes = Crashes(monkeypatch, tmp_path / "run")
     # A picture takes longer than all the rest: one of them stands for all.
@@ -46,7 +47,7 @@ def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypa
         left = Storage(str(tmp_path / f"run{at}"))
         if left.exists("config.yaml"):
             assert verify(left).findings == [], at
-        kept += any(path.rpartition("/")[2].startswith(progress.PREFIX) for path in left.files())
+        kept += any(path.rpartition("/")[2].startswith(ledger.PREFIX) for path in left.files())
         run = go(f"run{at}")
         assert results(run) == expected, at
         found = verify(run)

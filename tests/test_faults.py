@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from raysep import locks, pipeline
+from raysep import pipeline
 from raysep.data.sources import ImageFolder
 from raysep.errors import ConfigError, RaysepError, StorageError
-from raysep.storage import Storage
+from raysep.integrity import verify
+from raysep.storage import lease
+from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
-from raysep.verification import verify
 from tests.conftest import write_images
 from tests.serial import configuration, results, without_ray
 
@@ -83,10 +84,10 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(
 @as_root
 def test_a_directory_that_is_read_only_or_another_users_is_refused(small_disk: Path, tmp_path: Path):
     small_disk.chmod(0o755)
-    with nobody(), pytest.raises(RaysepError, match="Permission denied"), locks.held(Storage(str(small_disk)), "it"):
+    with nobody(), pytest.raises(RaysepError, match="Permission denied"), lease.held(Storage(str(small_disk)), "it"):
         pass
     remount(small_disk, "ro")
-    with pytest.raises(RaysepError, match="Read-only file system"), locks.held(Storage(str(small_disk)), "the run"):
+    with pytest.raises(RaysepError, match="Read-only file system"), lease.held(Storage(str(small_disk)), "the run"):
         pass
     with pytest.raises(StorageError, match=r"Read-only file system.*let this user write there"):
         Storage(str(small_disk)).write_bytes("file", b"1")

@@ -17,9 +17,9 @@ from raysep.data.images import Preprocessing, UnreadableImageError, decode, load
 from raysep.data.sources import ParquetImages
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, StorageError
-from raysep.finetune import state
+from raysep.finetune import resume
 from raysep.models.build import load_weights
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from tests.data.test_decoding import GREYS
 from tests.finetune.test_training import trial
 
@@ -142,6 +142,6 @@ def test_damaged_manifests_and_states_are_nothing_or_refused(tmp_path: Path):
         run.write_bytes(f"{shard_set.directory}/_manifest.json", mutated(plain, rng))
         with contextlib.suppress(StorageError):
             read_manifest(run, shard_set)
-        run.write_bytes(f"{trial().directory}/{state.FILE}", mutated(kept.getvalue(), rng))
-        found = state.load(run, trial())
+        run.write_bytes(f"{trial().directory}/{resume.FILE}", mutated(kept.getvalue(), rng))
+        found = resume.load(run, trial())
         assert found is None or isinstance(found, dict)

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from raysep import pipeline
 from raysep.config import RunConfig
+from raysep.config.load import build_config
+from raysep.config.names import DIAGNOSTICS, METRICS
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
-from raysep.loading import build_config
 from raysep.report.schema import Summary
-from raysep.separability.names import DIAGNOSTICS, METRICS
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN, TINY_VIT, write_images
 from tests.serial import without_ray

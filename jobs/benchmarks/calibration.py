@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from real_layers import RealLayer, of_folder, of_run
 from threadpoolctl import threadpool_limits
 
-from raysep import limits
+from raysep.config.names import METRICS, Metric
+from raysep.distributed import limits
 from raysep.report.selection import select
-from raysep.separability.engines import open_engine
-from raysep.separability.layer import Layer, Settings
-from raysep.separability.measures import MEASURES, Measured
-from raysep.separability.names import METRICS, Metric
-from raysep.separability.sampling import balanced
+from raysep.scoring.backends import open_engine
+from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.registry import MEASURES, Measured
+from raysep.scoring.subsample import balanced
 
 K, D = 5, 32
 SEPARATION = 0.8

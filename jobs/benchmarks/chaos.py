@@ -31,9 +31,9 @@ from figures import Figure, at_least, at_most, emit, figure
 from whole_runs import TITLES, children_of, start, write_images
 
 from raysep.embed.shards import Manifest, read_layer, read_manifest, shard_set_at
-from raysep.separability import table
-from raysep.storage import Storage
-from raysep.verification import verify
+from raysep.integrity import verify
+from raysep.scoring import table
+from raysep.storage.store import Storage
 
 # Seconds between two kills, at random.
 PAUSE = (3.0, 12.0)

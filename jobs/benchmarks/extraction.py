@@ -31,19 +31,19 @@ from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
-from raysep.cluster import connection
 from raysep.config import ComputeConfig, EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
+from raysep.distributed.connect import connection
+from raysep.distributed.placement import embed_plan
 from raysep.embed.blocks import Embedding, Unit, block_from_json, references
 from raysep.embed.embedder import Embedder
 from raysep.embed.shards import ShardSet
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
 from raysep.models.meta import CheckpointMeta, read_meta
-from raysep.planning import embed_plan
-from raysep.storage import Storage
-from raysep.telemetry.meter import Meter
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter
 
 BATCH, BLOCK = 64, 256
 
@@ -159,7 +159,7 @@ def faster_loader(model: Any, paths: list[str], pixels: int) -> int:
 
 def steady(world: World, images: int, cluster: Any) -> float:
     """Images a second, from when each actor has written its first block."""
-    from raysep.embed.stream import embed_all
+    from raysep.distributed.stream import embed_all
 
     unit = world.unit(1, images)
     plan = embed_plan(ComputeConfig(), cluster, -(-images // BLOCK))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysep.separability.certainty import WIDEST, interval
-from raysep.separability.measures import Measured
-from raysep.separability.names import CLUSTERINGS, Metric
+from raysep.config.names import CLUSTERINGS, Metric
+from raysep.scoring.intervals import WIDEST, interval
+from raysep.scoring.registry import Measured
 
 # Half a unit of the last digit that is shown.
 SHOWN = 0.0005

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysep.checks import check_images
+from raysep.config.load import config_of_options
 from raysep.data.images import load_batch
 from raysep.data.splits import UNSEEN, select
 from raysep.embed.shards import MANIFEST, read_layer, read_manifest, shard_set_at
-from raysep.loading import config_of_options
 from raysep.models.build import create, preprocessing_of
 from raysep.models.taps import open_layers
-from raysep.storage import Storage
+from raysep.stages.validation import check_images
+from raysep.storage.store import Storage
 
 BATCH = 64
 

@@ -26,14 +26,14 @@ from extraction import BATCH, BLOCK, LIGHT, World
 from figures import Figure, at_least, at_most, chosen, emit, seconds
 from PIL import Image
 
-from raysep.cluster import connection
 from raysep.config import EmbedConfig, ScoreConfig
+from raysep.config.names import METRICS
+from raysep.distributed.connect import connection
+from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.embed.shards import Manifest, ShardSet, commit, read_layer, write_part
 from raysep.models.layers import Layer
-from raysep.planning import EmbedPlan, Pool
-from raysep.separability.names import METRICS
-from raysep.separability.table import Task
-from raysep.storage import Storage
+from raysep.scoring.table import Task
+from raysep.storage.store import Storage
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def workers(size: Size) -> Iterator[Figure]:
 
 
 def _embedding(world: World, images: int, count: int) -> float:
-    from raysep.embed.stream import embed_all
+    from raysep.distributed.stream import embed_all
 
     plan = EmbedPlan(Pool(count, 1, 0))
     blocks = embed_all([world.unit(1, images)], world.run, EmbedConfig(batch_size=BATCH, shard_rows=BLOCK), plan)
@@ -99,7 +99,7 @@ def _embedding(world: World, images: int, count: int) -> float:
 
 
 def _scoring(run: Storage, tasks: list[Task], count: int) -> float:
-    from raysep.separability.actors import score_all
+    from raysep.distributed.score_actors import score_all
 
     return _rate([(time.perf_counter(), 1) for _ in score_all(run, ScoreConfig(), tasks, Pool(count, 1, 0))], count)
 

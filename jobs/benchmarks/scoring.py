@@ -34,14 +34,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from raysep.separability import halves
-from raysep.separability.engines import SklearnEngine, open_engine
-from raysep.separability.engines.torch import TorchEngine
-from raysep.separability.layer import Layer, Settings
-from raysep.separability.measures import MEASURES
-from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
-from raysep.separability.probe import STRENGTHS, linear_probe
-from raysep.separability.scoring import score_layer
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
+from raysep.scoring import split_half
+from raysep.scoring.backends import SklearnEngine, open_engine
+from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.probe import STRENGTHS, linear_probe
+from raysep.scoring.registry import MEASURES
+from raysep.scoring.scoring import score_layer
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
@@ -188,7 +188,7 @@ def kmeans(size: Size) -> Iterator[Figure]:
 def neighbors(size: Size) -> Iterator[Figure]:
     """All neighbour metrics and their halves."""
     X, y = _layers(size)[-1]
-    in_a = halves.draw_halves(y, Settings().resamples, 42)
+    in_a = split_half.draw_halves(y, Settings().resamples, 42)
 
     def ours() -> None:
         own = Layer(X, y, TorchEngine(), Settings())

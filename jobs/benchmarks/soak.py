@@ -20,9 +20,9 @@ import typer
 from figures import Figure, at_least, at_most, emit
 from whole_runs import TITLES, children_of, start, write_images
 
-from raysep.separability import table
-from raysep.storage import Storage
-from raysep.verification import verify
+from raysep.integrity import verify
+from raysep.scoring import table
+from raysep.storage.store import Storage
 
 INTERVAL_S = 1.0
 STAGES = ("embed", "score")

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raysep import __version__, environment
+from raysep import __version__
 from raysep.cli import evaluate, jobs, sweeps
 from raysep.cli.app import app
 from raysep.errors import RaysepError, StoppedError, UsageError, printable
-from raysep.interrupts import EXIT_CODE, Interrupted
-from raysep.retries import may_pass
+from raysep.process import environment
+from raysep.process.signals import EXIT_CODE, Interrupted
+from raysep.storage.retries import may_pass
 
 __all__ = ["app", "evaluate", "jobs", "main", "sweeps"]
 

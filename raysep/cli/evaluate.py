@@ -20,7 +20,7 @@ def _evaluate_file(
     how: tuple[bool, LogFormat],
     repair: bool = False,
 ) -> None:
-    from raysep.loading import load_config
+    from raysep.config.load import load_config
 
     _evaluate(load_config(path, overrides or [], run_dir), path, stages, how, repair)
 
@@ -30,18 +30,18 @@ def _evaluate(
 ) -> None:
     verbose, log_format = how
     # Only now what takes seconds to import: a wrong configuration is answered at once.
-    from raysep import interrupts
-    from raysep.quiet import quiet
+    from raysep.process import signals
+    from raysep.process.stderr_capture import quiet
 
     kept = (
         f"{config.run_dir} keeps every trial, block of embeddings and layer's scores that was finished; the same "
         "command goes on from there"
     )
-    with interrupts.stopping(kept), quiet(verbose, kept) as console:
+    with signals.stopping(kept), quiet(verbose, kept) as console:
         from raysep import pipeline
         from raysep.report import tables
         from raysep.report.html import PAGE
-        from raysep.storage import Storage
+        from raysep.storage.store import Storage
         from raysep.telemetry import Telemetry
 
         telemetry = Telemetry(console, log_format.value)
@@ -98,7 +98,7 @@ def run(
         raise UsageError("--model and --data go together")
     # Without a file, everything that stands alone is an override.
     changes = [*([config] if config is not None else []), *(overrides or [])]
-    from raysep.loading import config_of_options
+    from raysep.config.load import config_of_options
 
     options = config_of_options(model, weights, data, unseen, changes, run_dir)
     _evaluate(options, "options", stages, (verbose, log_format), repair)
@@ -107,8 +107,8 @@ def run(
 @app.command()
 def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]) -> None:
     """Whether a run's files are what its manifests say: checksums, and every image and score exactly once."""
-    from raysep.storage import Storage
-    from raysep.verification import verify as look_at
+    from raysep.integrity import verify as look_at
+    from raysep.storage.store import Storage
 
     storage = Storage(run_dir)
     storage.reach()
@@ -188,24 +188,25 @@ def schema() -> None:
 @app.command()
 def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
     """Say everything that is wrong with a configuration, else what it will use, without starting anything."""
-    from raysep.loading import load_config
+    from raysep.config.load import load_config
 
     loaded = load_config(config, overrides or [], run_dir)
-    from raysep.quiet import quiet
+    from raysep.process.stderr_capture import quiet
 
     with quiet(False):
-        from raysep import checks, planning, runs
-        from raysep.cluster import connection
         from raysep.data import inventory
-        from raysep.storage import Storage
+        from raysep.distributed import placement
+        from raysep.distributed.connect import connection
+        from raysep.stages import run_directory, validation
+        from raysep.storage.store import Storage
 
         of_models: list[str] = []
-        readers, split = checks.check_all(loaded, config, of_models.append)
-        runs.check_belongs(Storage(loaded.run_dir), loaded, split)
+        readers, split = validation.check_all(loaded, config, of_models.append)
+        run_directory.check_belongs(Storage(loaded.run_dir), loaded, split)
         # Ray is asked only where something is asked of it.
         if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
-                planning.check(loaded.compute, cluster)
+                placement.check(loaded.compute, cluster)
         looked = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
         inventory.check_readable(loaded.data, looked)
         remarks = inventory.remarks_of(loaded.data, readers, split, looked)
@@ -219,19 +220,20 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
     """What a run will take: images, bytes, memory, forward passes, and a rough time from a short probe."""
-    from raysep.loading import load_config
+    from raysep.config.load import load_config
 
     loaded = load_config(config, overrides or [], run_dir)
-    from raysep.quiet import quiet
+    from raysep.process.stderr_capture import quiet
 
     with quiet(False):
-        from raysep import checks, planning
-        from raysep.cluster import connection
-        from raysep.preflight.forecast import forecast
+        from raysep.distributed import placement
+        from raysep.distributed.connect import connection
+        from raysep.estimate.forecast import forecast
+        from raysep.stages import validation
 
-        readers, split = checks.check_all(loaded, config)
+        readers, split = validation.check_all(loaded, config)
         with connection(may_add=loaded.compute.addable) as cluster:
-            planning.check(loaded.compute, cluster)
+            placement.check(loaded.compute, cluster)
             found = forecast(loaded, split, readers, cluster)
     output().print(found.table())
 
@@ -247,8 +249,8 @@ def layers(
 ) -> None:
     """The layers of any timm model. No weights are loaded."""
     from raysep.config import ModelConfig
-    from raysep.loading import validated
-    from raysep.quiet import quiet
+    from raysep.config.load import validated
+    from raysep.process.stderr_capture import quiet
 
     values = {"name": model, "image_size": image_size, "layers": layer or "all", "pooling": pooling}
     config = validated(ModelConfig, {**values, "pretrained": False}, "options")

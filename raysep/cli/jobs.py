@@ -37,41 +37,42 @@ def submit(
     """Run a configuration or a sweep as a job of a cluster. The job goes on where this command is ended."""
     if stop_on_exit and not wait:
         raise UsageError("--stop-on-exit goes with --wait: without it this command ends when the job is submitted")
-    from raysep import following, interrupts, submission
-    from raysep.loading import load_config, to_yaml
+    from raysep.config.load import load_config, to_yaml
+    from raysep.distributed import job_log, jobs
+    from raysep.process import signals
     from raysep.sweeps.config import is_sweep, load_sweep
 
     if is_sweep(config):
         sweep = load_sweep(config, overrides or [], run_dir)
-        target = submission.target_at(sweep.root, address)
-        places = {"root": target, "results": submission.target_at(sweep.results, address)}
+        target = jobs.target_at(sweep.root, address)
+        places = {"root": target, "results": jobs.target_at(sweep.results, address)}
         command, text = "sweep", to_yaml(sweep.model_copy(update=places))
     else:
         loaded = load_config(config, overrides or [], run_dir)
-        target = submission.target_at(loaded.run_dir, address)
+        target = jobs.target_at(loaded.run_dir, address)
         command, text = "run", to_yaml(loaded.model_copy(update={"run_dir": target}))
-    job = submission.Job(command, text, config, target, str(Path.cwd()))
-    job_id = submission.new_id()
+    job = jobs.Job(command, text, config, target, str(Path.cwd()))
+    job_id = jobs.new_id()
     err = Console(stderr=True, highlight=False)
     submitted = False
     try:
-        with interrupts.caught():
-            submission.submit(job, job_id, address, code, python)
+        with signals.caught():
+            jobs.submit(job, job_id, address, code, python)
             submitted = True
             err.print(f"submitted {job_id}: {config}, to {target}", soft_wrap=True, markup=False)
             if not wait:
                 typer.echo(job_id)
                 return
-            exit_code = following.follow(job_id, address, _write, _say)
+            exit_code = job_log.follow(job_id, address, _write, _say)
     except RaysepError as error:
         # A request whose answer was not heard may have been.
         if isinstance(error, UsageError) or not (submitted or "timed out" in str(error)):
             raise
         doubt = "" if submitted else "If it was submitted: "
         raise RaysepError(f"{error}\n{doubt}{_left(job_id, address, stop_on_exit)}") from None
-    except interrupts.Interrupted as interrupted:
+    except signals.Interrupted as interrupted:
         err.print(f"by {interrupted}: {_left(job_id, address, stop_on_exit)}", soft_wrap=True, markup=False)
-        raise typer.Exit(interrupts.EXIT_CODE) from None
+        raise typer.Exit(signals.EXIT_CODE) from None
     err.print(f"{job_id} ended with exit code {exit_code}", soft_wrap=True)
     raise typer.Exit(exit_code)
 
@@ -79,12 +80,12 @@ def submit(
 @app.command()
 def jobs(address: Address = DEFAULT_ADDRESS) -> None:
     """List the jobs of a cluster, the newest first."""
-    from raysep import submission
+    from raysep.distributed import jobs
 
     table = Table()
     for heading in ("job", "status", "configuration", "results", "started (UTC)", "seconds"):
         table.add_column(heading, overflow="fold")
-    for job in submission.jobs(address):
+    for job in jobs.jobs(address):
         metadata = job.metadata or {}
         started, seconds = "-", "-"
         if job.start_time:
@@ -102,20 +103,20 @@ def stop(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Stop a job. What it has written stays, and submitting it again goes on from there."""
-    from raysep import submission
+    from raysep.distributed.jobs import stop as stop_job
 
-    typer.echo(f"{job}: {submission.stop(job, address)}")
+    typer.echo(f"{job}: {stop_job(job, address)}")
 
 
 def _left(job_id: str, address: str, stop_on_exit: bool) -> str:
     """What becomes of a job whose follower is ended."""
-    from raysep import submission
+    from raysep.distributed.jobs import stop as stop_job
 
     by_hand = f"`raysep stop {job_id} --address {address}` stops it"
     if not stop_on_exit:
         return f"{job_id} goes on; {by_hand}"
     try:
-        return f"{job_id}: {submission.stop(job_id, address, STOP_S)}"
+        return f"{job_id}: {stop_job(job_id, address, STOP_S)}"
     except RaysepError as error:
         return f"{job_id} could not be stopped, and goes on ({error}); {by_hand}"
 

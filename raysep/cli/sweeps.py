@@ -38,11 +38,11 @@ def sweep(
 
     config = load_sweep(path, overrides or [], root)
     label = checked_label(label) if label else config.label(datetime.now(UTC))
-    from raysep import interrupts
-    from raysep.quiet import quiet
+    from raysep.process import signals
+    from raysep.process.stderr_capture import quiet
 
     kept = f"{config.root} keeps every cell that was finished, and what others had; --round {label} goes on from there"
-    with interrupts.stopping(kept), quiet(verbose, kept) as console:
+    with signals.stopping(kept), quiet(verbose, kept) as console:
         from raysep.sweeps import rounds
         from raysep.telemetry import Telemetry
 
@@ -188,8 +188,8 @@ def schedule(
 
 
 def _rows(place: str) -> list[dict[str, Any]]:
-    from raysep.storage import Storage
-    from raysep.sweeps import history as table
+    from raysep.storage.store import Storage
+    from raysep.sweeps import results as table
     from raysep.sweeps.config import load_sweep
 
     sweep = load_sweep(place) if place.endswith((".yaml", ".yml")) else None
@@ -201,11 +201,11 @@ def _rows(place: str) -> list[dict[str, Any]]:
 
 
 def _points(place: str, sweep: str | None) -> "list[Point]":
-    from raysep import runs
     from raysep.report.schema import FILE, Summary
-    from raysep.storage import Storage
+    from raysep.stages import run_directory
+    from raysep.storage.store import Storage
     from raysep.sweeps import compare as comparing
-    from raysep.sweeps import history as table
+    from raysep.sweeps import results as table
 
     if sweep is None:
         try:
@@ -213,7 +213,7 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
             content = run.read_bytes(FILE)
             with run.understood(FILE):
                 summary = Summary.model_validate_json(content)
-            return comparing.of_summary(summary, runs.data_hash(run))
+            return comparing.of_summary(summary, run_directory.data_hash(run))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
     rows = _rows(sweep)

@@ -8,8 +8,8 @@ from raysep.config.base import Dtype, Precision, Section, repeated
 from raysep.config.data import DataConfig
 from raysep.config.finetune import FinetuneConfig
 from raysep.config.models import BASELINE, ModelConfig
+from raysep.config.names import METRICS, Backend, Metric, Protocol
 from raysep.config.service import ComputeConfig, MetricsConfig
-from raysep.separability.names import METRICS, Backend, Metric, Protocol
 
 
 class EmbedConfig(Section):

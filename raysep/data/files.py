@@ -15,8 +15,8 @@ from raysep.data.formats import (
     formats,
     suffix_of,
 )
-from raysep.retries import may_pass
-from raysep.storage import Storage
+from raysep.storage.retries import may_pass
+from raysep.storage.store import Storage
 
 # Of what a message shows.
 EXAMPLES = 3

@@ -10,7 +10,7 @@ from PIL import Image
 from raysep.data.decoding import UnreadableImageError, decode
 from raysep.data.sources.base import Reader
 from raysep.errors import StageError
-from raysep.retries import may_pass
+from raysep.storage.retries import may_pass
 
 if TYPE_CHECKING:
     import torch

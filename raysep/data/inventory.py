@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysep.config import DataConfig
+from raysep.config.names import LEAST_HALVED
 from raysep.data.classes import in_code
 from raysep.data.decoding import (
     LEAST_SPREAD,
@@ -25,8 +26,7 @@ from raysep.data.files import in_short
 from raysep.data.sources import GivenBits, Reader, Remarks, Source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
-from raysep.retries import may_pass
-from raysep.separability.names import LEAST_HALVED
+from raysep.storage.retries import may_pass
 
 # Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
 SAMPLE, LARGE_SAMPLE = 32, 256

@@ -40,7 +40,7 @@ def parts_of(names: Iterable[str]) -> dict[str, str]:
 def has_unseen_part(place: str) -> bool:
     """Whether a directory or URI is a split that says which classes are unseen. False where nothing is there."""
     from raysep.data.files import is_hidden
-    from raysep.storage import Storage, is_uri
+    from raysep.storage.store import Storage, is_uri
 
     if is_uri(place):
         storage = Storage(place)

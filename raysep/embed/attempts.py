@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from raysep.errors import StageError
-from raysep.retries import PIECE_RETRIES
-from raysep.telemetry.meter import Meter
+from raysep.storage.retries import PIECE_RETRIES
+from raysep.telemetry.worker_stats import Meter
 
 # Asked before a step of a block, by the step's name: how often it was begun by now, with this time.
 Begin = Callable[[str], int]

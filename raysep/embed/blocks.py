@@ -14,12 +14,12 @@ import pyarrow as pa
 from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
 from raysep.embed.attempts import Begin, first_time, note_begin
-from raysep.embed.progress import Record, keep, kept
+from raysep.embed.ledger import Record, keep, kept
 from raysep.embed.shards import ShardSet
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, directory, read_meta
-from raysep.storage import Storage
-from raysep.telemetry.meter import Meter, Report
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter, Report
 
 if TYPE_CHECKING:
     from raysep.embed.embedder import Decoded

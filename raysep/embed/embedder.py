@@ -17,8 +17,8 @@ from raysep.models.layers import Layer
 from raysep.models.layout import fastest_layout
 from raysep.models.meta import CheckpointMeta
 from raysep.models.taps import open_layers
-from raysep.storage import Storage
-from raysep.telemetry.meter import Meter
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter
 
 Vectors = list[NDArray[np.float32]]
 Places = Sequence[tuple[str | None, int | None]]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from raysep.config import Dtype
 from raysep.errors import StageError
 from raysep.models.layers import Layer
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 MANIFEST = "_manifest.json"
 # Of a layer, so much is copied at once to sort it.

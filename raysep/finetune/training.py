@@ -21,12 +21,12 @@ from raysep.data.sources import Reader
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
 from raysep.finetune.images import Batches, LabelledImages, augmentation
-from raysep.finetune.state import Progress, State
+from raysep.finetune.resume import Progress, State
 from raysep.finetune.trials import Trial
 from raysep.models.build import create, preprocessing_of
 from raysep.models.checkpoints import save_checkpoint
 from raysep.models.meta import CheckpointMeta
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from raysep.config import FinetuneConfig, ModelConfig, RunConfig, SearchSpace
 from raysep.models.meta import META, PIXELS, WEIGHTS
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 State = Literal["finished", "stopped", "failed"]
 RESULT = "trial.json"

@@ -12,8 +12,8 @@ from safetensors.torch import load, load_file
 
 from raysep.errors import ConfigError, RaysepError
 from raysep.models.pickles import unpickled
-from raysep.places import read_place
-from raysep.storage import is_uri
+from raysep.storage.store import is_uri
+from raysep.storage.uris import read_place
 
 # How deep state dicts lie in dicts of dicts.
 MOST_LEVELS = 5

@@ -9,7 +9,7 @@ from torch import nn
 
 from raysep.models.build import create
 from raysep.models.meta import META, WEIGHTS, CheckpointMeta, directory, to_json
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 
 def save_checkpoint(run: Storage, model: nn.Module, meta: CheckpointMeta) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from raysep.config import ModelConfig
 from raysep.data.images import Preprocessing
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 WEIGHTS, META = "model.safetensors", "meta.json"
 # The name of the model that gives back the pixels it is given: the raw-pixel baseline.

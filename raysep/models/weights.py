@@ -11,7 +11,7 @@ from raysep.errors import ConfigError
 from raysep.models.checkpoint_files import read_checkpoint
 from raysep.models.fitting import Attempt, Target
 from raysep.models.key_groups import grouped, tops
-from raysep.places import place_exists
+from raysep.storage.uris import place_exists
 
 # In which order sets that fit alike are taken: averages over steps as timm does, then self-distillation's teacher.
 # What a pretext task puts beside the network it trains comes last.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from raysep.config.names import DIAGNOSTIC, METRICS
 from raysep.report.schema import Choice, Curve, LayerScore
 from raysep.report.selection import Selection, select
-from raysep.separability.certainty import interval
-from raysep.separability.names import DIAGNOSTIC, METRICS
-from raysep.separability.table import Row
+from raysep.scoring.intervals import interval
+from raysep.scoring.table import Row
 
 
 def curves_of(rows: Iterable[Row]) -> list[Curve]:

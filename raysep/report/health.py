@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS
 from raysep.models.layers import STEM
 from raysep.report.curves import mean_and_sd
 from raysep.report.schema import LayerHealth
-from raysep.separability.names import DIAGNOSTIC, DIAGNOSTICS
-from raysep.separability.table import Row
+from raysep.scoring.table import Row
 
 # Below this agreement (adjusted Rand index) a k-means start hardly says what another one does.
 MIN_AGREEMENT = 0.5

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raysep.report import figures, overview, tables
 from raysep.report.schema import FILE, LayerHealth, ModelSummary, Summary
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 PAGE = "report/index.html"
 # File name, title, PNG.

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from raysep.config import RunConfig
+from raysep.config.names import DIAGNOSTIC, LEAST_IMAGES
 from raysep.finetune.trials import Trial, TrialResult, choose
-from raysep.report.sentences import counted
-from raysep.separability.names import DIAGNOSTIC, LEAST_IMAGES
-from raysep.separability.table import Row
+from raysep.report.text import counted
+from raysep.scoring.table import Row
 
 
 def left_out(

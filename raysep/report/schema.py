@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raysep.retries import Why
-from raysep.separability.names import Metric, Protocol
+from raysep.config.names import Metric, Protocol
+from raysep.storage.retries import Why
 
 FILE = "summary.json"
 Interval = tuple[float, float]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.separability.certainty import Z, interval, span_of
-from raysep.separability.names import LOWEST
+from raysep.config.names import LOWEST
+from raysep.scoring.intervals import Z, interval, span_of
 
 Floats = NDArray[np.floating[Any]]
 LEVEL = 0.95

@@ -15,8 +15,8 @@ from raysep.report.curves import curves_of, mean_and_sd
 from raysep.report.health import health_of
 from raysep.report.left_out import left_out
 from raysep.report.schema import Baseline, ModelSummary, Summary, find
-from raysep.report.sentences import findings, headline, why_uncertain
-from raysep.separability.table import Row
+from raysep.report.text import findings, headline, why_uncertain
+from raysep.scoring.table import Row
 
 # Images of each class of each split.
 Sizes = Mapping[str, Mapping[str, int]]

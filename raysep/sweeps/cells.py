@@ -9,15 +9,15 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, cast
 
-from raysep import checks
 from raysep.config import DataConfig, RunConfig
 from raysep.config.base import repeated
+from raysep.config.load import build_config, put
 from raysep.data import splits
 from raysep.errors import ConfigError
-from raysep.loading import build_config, put
-from raysep.places import read_place
-from raysep.runs import FREE_KEYS
-from raysep.storage import is_uri
+from raysep.stages import validation
+from raysep.stages.run_directory import FREE_KEYS
+from raysep.storage.store import is_uri
+from raysep.storage.uris import read_place
 from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
 
 # An axis that the matrix doesn't have.
@@ -177,7 +177,7 @@ def _values(sweep: SweepConfig, place: dict[str, str | int]) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _data(data: str) -> tuple[str, int]:
     """Hash and number of the images of a `data` section, which many cells share."""
-    _, split = checks.check_images(DataConfig.model_validate_json(data))
+    _, split = validation.check_images(DataConfig.model_validate_json(data))
     return splits.fingerprint(split), split.num_rows
 
 

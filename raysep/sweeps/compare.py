@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from raysep.report.schema import Summary
 from raysep.sweeps.config import GateConfig
-from raysep.sweeps.history import DONE, Row
+from raysep.sweeps.results import DONE, Row
 
 # A normal distribution's standard deviation, in its median absolute deviations.
 MAD_TO_SD = 1.4826

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field, field_validator, model_validator
 
 from raysep.config import MetricsConfig, Section
+from raysep.config.load import apply, read_yaml, validated
+from raysep.config.names import Protocol
 from raysep.errors import ConfigError
-from raysep.loading import apply, read_yaml, validated
-from raysep.separability.names import Protocol
 
 # File systems take names of 255 bytes; a cell's directory has a hash behind its name.
 LONGEST_NAME = 200

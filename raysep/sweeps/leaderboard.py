@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 from raysep.report.tables import csv_of, number
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from raysep.sweeps.compare import Verdict, of_rows
-from raysep.sweeps.history import DONE, Row
+from raysep.sweeps.results import DONE, Row
 
 CSV, MARKDOWN, PAGE = "leaderboard.csv", "leaderboard.md", "index.html"
 

@@ -3,9 +3,9 @@
 import contextlib
 
 from raysep.errors import StorageError, UsageError
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from raysep.sweeps.config import SweepConfig
-from raysep.telemetry.metrics import Metrics
+from raysep.telemetry.prometheus import Metrics
 
 # Said again by rounds that fail, and by schedules: what alerts ask is how long ago the last good one was.
 SUCCESS, LAST = "last_success.json", "last_round.json"

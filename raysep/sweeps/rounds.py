@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from raysep import __version__, locks, runs
+from raysep import __version__
 from raysep.errors import ConfigError, RaysepError
 from raysep.report.schema import Summary
-from raysep.storage import Storage
-from raysep.sweeps import compare, history, leaderboard, notes
+from raysep.stages import run_directory
+from raysep.storage import lease
+from raysep.storage.store import Storage
+from raysep.sweeps import compare, leaderboard, notes, results
 from raysep.sweeps.cells import Cell, Known, cells_of, known
 from raysep.sweeps.compare import Verdict
 from raysep.sweeps.config import SweepConfig
-from raysep.sweeps.history import DONE, FAILED, Row
+from raysep.sweeps.results import DONE, FAILED, Row
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
-    from raysep.sweeps.launch import Outcome
+    from raysep.distributed.cells import Outcome
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Round:
 
 def rows_of(sweep: SweepConfig) -> list[Row]:
     """The sweep's own rows of its results table, which it may share with others; oldest first."""
-    return _own(sweep, history.rows(Storage(sweep.results)))
+    return _own(sweep, results.rows(Storage(sweep.results)))
 
 
 def _own(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
@@ -105,10 +107,10 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     root = Storage(sweep.root)
     root.reach()
     metrics = telemetry.metrics
-    metrics.build.info({"version": __version__, "revision": runs.git_revision() or "unknown"})
+    metrics.build.info({"version": __version__, "revision": run_directory.git_revision() or "unknown"})
     with exposed(telemetry, sweep.metrics, sweep.name):
         cells_of(sweep)
-        with locks.held(root, "the sweep"):
+        with lease.held(root, "the sweep"):
             notes.check_owner(root, sweep.name)
             telemetry.journal.keep_in(root)
             metrics.running.labels("sweep").set(1)
@@ -125,27 +127,27 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
 
 
 def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
-    root, results, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
-    table = history.read(results)
-    damaged = _leave_out(sweep, results, table, telemetry)
+    root, store, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
+    table = results.read(store)
+    damaged = _leave_out(sweep, store, table, telemetry)
     before = _own(sweep, table.rows)
     plans = plan(sweep, label, before)
     # A baseline that isn't there is said before any cell runs.
     _standard(sweep, label, before)
     todo = [item for item in plans if not item.done]
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
-    revision = runs.git_revision()
+    revision = run_directory.git_revision()
     with telemetry.stage("sweep", len(todo), "cells") as bar:
         for item, outcome in _outcomes(sweep, label, todo, verbose, telemetry):
             row = _row(sweep, label, item, outcome, revision)
-            history.put(results, row)
+            results.put(store, row)
             text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}"
             say = telemetry.line if row["state"] == FAILED else telemetry.event
             say("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
             bar.advance(1, row["cell"])
     names = {item.cell.name for item in plans}
     every = rows_of(sweep)
-    own = [row for row in history.select(every, round=label) if row["cell"] in names]
+    own = [row for row in results.select(every, round=label) if row["cell"] in names]
     states = Counter(row["state"] for row in own)
     verdict = _held_against(sweep, label, own, every)
     for line in verdict.unjudged:
@@ -162,11 +164,11 @@ def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool
     return Round(label, own, verdict, damaged)
 
 
-def _leave_out(sweep: SweepConfig, results: Storage, table: history.Table, telemetry: Telemetry) -> list[str]:
+def _leave_out(sweep: SweepConfig, store: Storage, table: results.Table, telemetry: Telemetry) -> list[str]:
     """Say which files of the table are no rows, and set aside those that are damaged."""
-    moved = history.set_aside(results, table.damaged, sweep.name)
-    lines = table.remarks(results)
-    lines += [f"{results.display(path)} is now {results.display(target)}" for path, target in moved.items()]
+    moved = results.set_aside(store, table.damaged, sweep.name)
+    lines = table.remarks(store)
+    lines += [f"{store.display(path)} is now {store.display(target)}" for path, target in moved.items()]
     for line in lines:
         telemetry.line("results", line)
     return lines
@@ -180,8 +182,8 @@ def _outcomes(
     ready = [item for item in todo if item.known is not None]
     if not ready:
         return
-    from raysep.cluster import connection
-    from raysep.sweeps.launch import run_all
+    from raysep.distributed.cells import run_all
+    from raysep.distributed.connect import connection
 
     may_add = max((item.cell.config.compute.addable for item in ready), key=len)
     with connection(verbose, may_add) as cluster:
@@ -279,8 +281,8 @@ def _standard(sweep: SweepConfig, label: str, every: Sequence[Row], began: datet
     done = [row for row in every if row["state"] == DONE]
     if gate.round is None and gate.date is None:
         # None in the first round, which is the standard of the next one.
-        return history.select(row for row in done if row["round"] != label and (began is None or row["at"] < began))
-    standard = history.select(done, round=gate.round, date=gate.date)
+        return results.select(row for row in done if row["round"] != label and (began is None or row["at"] < began))
+    standard = results.select(done, round=gate.round, date=gate.date)
     if not standard:
         raise ConfigError(
             [f"baseline: the results have no round or day {gate.round or gate.date}"], f"sweep {sweep.name}"

@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from raysep import locks
 from raysep.errors import ConfigError, StorageError
-from raysep.interrupts import EXIT_CODE
-from raysep.storage import Storage
+from raysep.process.signals import EXIT_CODE
+from raysep.storage import lease
+from raysep.storage.store import Storage
 from raysep.sweeps import notes
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
@@ -139,7 +139,7 @@ class Schedule:
             state = {"round": label, "state": RUNNING, "since": began.isoformat()}
             self._write(state)
         # A round that outlived the schedule that began it: what it leaves is done after it.
-        while (other := locks.holder(self._storage)) is not None:
+        while (other := lease.holder(self._storage)) is not None:
             self._telemetry.line("schedule", f"waiting for process {other['pid']} of {other['host']}")
             if self._wait(WAIT_S):
                 return

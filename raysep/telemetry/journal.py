@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 DIRECTORY = "logs"
 # Object stores can't append: the file is written anew, at most this often.

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raysep.errors import printable
-from raysep.retries import Why
+from raysep.storage.retries import Why
 from raysep.telemetry.journal import Journal
-from raysep.telemetry.meter import Report
-from raysep.telemetry.metrics import Metrics
+from raysep.telemetry.prometheus import Metrics
+from raysep.telemetry.worker_stats import Report
 
 # Without a terminal a stage says where it is at most this often.
 LINE_INTERVAL_S = 5.0

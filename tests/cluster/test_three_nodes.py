@@ -29,8 +29,8 @@ for file in sorted(Path(sys.argv[1]).rglob("*.*")):
 GET = """
 import json, sys
 import pyarrow.parquet as pq
-from raysep.storage import Storage
-from raysep.verification import verify
+from raysep.storage.store import Storage
+from raysep.integrity import verify
 run = Storage(sys.argv[1])
 scores = pq.read_table(run.path("scores.parquet"), filesystem=run.fs, use_threads=False).to_pylist()
 for row in scores:
@@ -113,8 +113,8 @@ def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(nodes: Nodes, t
     # The same on one node, from the local disk.
     from raysep import pipeline
     from raysep.config import RunConfig
-    from raysep.separability import table
-    from raysep.storage import Storage
+    from raysep.scoring import table
+    from raysep.storage.store import Storage
 
     local = RunConfig.model_validate({**config(str(tmp_path)), "run_dir": str(tmp_path / "run")})
     compute = {"cpus_per_trial": 1, "embed_actors": 1, "cpus_per_embed_actor": 1, "score_actors": 1}

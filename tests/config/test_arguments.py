@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from raysep.config import ModelConfig
 from raysep.config.arguments import argument_problems
+from raysep.config.load import build_config
 from raysep.errors import ConfigError
-from raysep.loading import build_config
 
 
 @pytest.mark.parametrize(

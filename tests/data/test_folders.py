@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from raysep.config import DataConfig
+from raysep.config.load import config_of_options
 from raysep.data.parts import has_unseen_part, parts_of
 from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import ConfigError, printable
-from raysep.loading import config_of_options
 from tests.conftest import write_images
 
 

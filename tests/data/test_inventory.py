@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raysep import checks
 from raysep.config import DataConfig
 from raysep.data import inventory
+from raysep.stages import validation
 from tests.conftest import write_images
 from tests.data.test_decoding import png16
 
@@ -25,7 +25,7 @@ def data_of(root: Path, **values: Any) -> DataConfig:
 
 
 def said(data: DataConfig) -> list[str]:
-    readers, split = checks.check_images(data)
+    readers, split = validation.check_images(data)
     looked = inventory.look(data, readers, split)
     return list(inventory.lines(looked, inventory.remarks_of(data, readers, split, looked)))
 

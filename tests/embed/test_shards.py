@@ -16,7 +16,7 @@ from raysep.embed.shards import (
 )
 from raysep.errors import StageError
 from raysep.models.layers import Layer
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 LAYERS = [Layer(0, "stem", 0.0, 3, "mean"), Layer(1, "blocks.0", 1.0, 5, "mean")]
 SET = ShardSet("m", 2, 100, "unseen")

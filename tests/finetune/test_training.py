@@ -15,7 +15,7 @@ from raysep.finetune.training import autocast_dtype, prepare, rate_factor, train
 from raysep.finetune.trials import Trial
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.meta import read_meta
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN
 
 CONFIG = FinetuneConfig(steps=12, evaluate_at=[0, 6, 12], batch_size=8, validation_fraction=0.2)

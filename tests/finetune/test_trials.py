@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from raysep.config import FinetuneConfig
+from raysep.config.load import build_config
 from raysep.finetune.trials import (
     Trial,
     TrialResult,
@@ -14,8 +15,7 @@ from raysep.finetune.trials import (
     read_result,
     write_result,
 )
-from raysep.loading import build_config
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, TINY_VIT
 
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from raysep.separability import engines
-from raysep.separability.engines import SklearnEngine, open_engine
-from raysep.separability.engines.cuml import CumlEngine
-from raysep.separability.layer import Settings
-from raysep.separability.names import METRICS
-from raysep.separability.scoring import score_layer
-from tests.separability.test_metrics import blobs
+from raysep.config.names import METRICS
+from raysep.scoring import backends
+from raysep.scoring.backends import SklearnEngine, open_engine
+from raysep.scoring.backends.cuml import CumlEngine
+from raysep.scoring.cache import Settings
+from raysep.scoring.scoring import score_layer
+from tests.scoring.test_metrics import blobs
 
-PROBLEM = engines.cuml_problem()
+PROBLEM = backends.cuml_problem()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"{PROBLEM}")]
 
 

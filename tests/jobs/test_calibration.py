@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raysep.separability.names import METRICS
+from raysep.config.names import METRICS
 from tests.conftest import REPOSITORY
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from raysep.loading import load_config
+from raysep.config.load import load_config
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))

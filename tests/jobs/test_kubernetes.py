@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from raysep import __version__
-from raysep.loading import load_config
+from raysep.config.load import load_config
 from raysep.sweeps.config import load_sweep
 from raysep.sweeps.cron import Cron
 from tests.conftest import REPOSITORY

@@ -19,8 +19,8 @@ from rich.console import Console
 from raysep import pipeline
 from raysep.config import MetricsConfig, RunConfig
 from raysep.embed.shards import MANIFEST
-from raysep.separability import table
-from raysep.storage import Storage
+from raysep.scoring import table
+from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 from tests.conftest import REPOSITORY, TINY_CNN

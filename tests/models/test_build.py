@@ -5,10 +5,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from raysep.checks import check_models
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models.build import create, preprocessing_of
+from raysep.stages.validation import check_models
 
 
 def config(path: Path, **more) -> ModelConfig:

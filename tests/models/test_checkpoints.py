@@ -9,7 +9,7 @@ from raysep.data.images import Preprocessing
 from raysep.models.build import create
 from raysep.models.checkpoints import load_checkpoint, save_checkpoint
 from raysep.models.meta import CheckpointMeta, read_meta
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 PRE = Preprocessing((32, 32), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from raysep import pipeline
-from raysep.checks import check_models
 from raysep.config import ModelConfig
+from raysep.config.load import build_config
 from raysep.data.images import decode
-from raysep.loading import build_config
 from raysep.models.build import create, preprocessing_of
 from raysep.models.meta import PIXELS, read_meta
 from raysep.models.taps import describe
-from raysep.storage import Storage
+from raysep.stages.validation import check_models
+from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, TINY_VIT
 from tests.serial import without_ray
 

@@ -8,9 +8,9 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from raysep.checks import check_models
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
+from raysep.stages.validation import check_models
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 
-from raysep.checks import check_models
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models import names
 from raysep.models.build import create, preprocessing_of
 from raysep.models.names import look_up
 from raysep.models.taps import describe
+from raysep.stages.validation import check_models
 
 
 @pytest.fixture

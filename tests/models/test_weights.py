@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from raysep.checks import check_models
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models.build import create
 from raysep.models.weights import load_weights
+from raysep.stages.validation import check_models
 
 State = dict[str, torch.Tensor]
 

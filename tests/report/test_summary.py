@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from raysep.config import ModelConfig
+from raysep.config.load import build_config
 from raysep.data.images import Preprocessing
 from raysep.finetune.trials import Trial, TrialResult
-from raysep.loading import build_config
 from raysep.models.meta import CheckpointMeta
 from raysep.report import figures, overview, tables
 from raysep.report.curves import mean_and_sd
 from raysep.report.health import health_of
 from raysep.report.html import PAGE, write_report
 from raysep.report.schema import Summary
-from raysep.report.sentences import findings, headline, why_uncertain
 from raysep.report.summary import summarize
-from raysep.storage import Storage
+from raysep.report.text import findings, headline, why_uncertain
+from raysep.storage.store import Storage
 
 PRE = Preprocessing((32, 32), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
 CONFIG = build_config(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from raysep.cli import main
-from raysep.storage import Storage
-from raysep.sweeps import history
+from raysep.storage.store import Storage
+from raysep.sweeps import results
 from tests.sweeps.test_results import row
 
 SAME = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
@@ -18,7 +18,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     results = Storage(str(tmp_path / "table"))
     for name, g in (("nightly", 0.5), ("weekly", 0.9)):
         for day, label in enumerate(("r1", "r2")):
-            history.put(results, row(sweep=name, round=label, day=day, g=g + 0.01 * day, **SAME))
+            results.put(results, row(sweep=name, round=label, day=day, g=g + 0.01 * day, **SAME))
     return results
 
 
@@ -58,13 +58,13 @@ def test_cells_of_two_sweeps_are_compared_each_with_its_own(table: Storage, capf
 def test_what_is_not_comparable_has_no_number_and_an_exit_code_of_its_own(
     table: Storage, capfd: pytest.CaptureFixture[str]
 ):
-    history.put(table, row(sweep="nightly", round="r3", day=2, g=0.021, **{**SAME, "data_sha256": "y"}))
+    results.put(table, row(sweep="nightly", round="r3", day=2, g=0.021, **{**SAME, "data_sha256": "y"}))
     code, out, err = called(capfd, "compare", "r1", "r3", "--sweep", table.root)
     assert code == 3
     assert "vit_a: not comparable: other images" in err
     assert "-0.4" not in out
     # Rounds of different sweeps have nothing in common, and whose they are is said.
-    history.put(table, row(sweep="weekly", round="r4", day=3, **SAME))
+    results.put(table, row(sweep="weekly", round="r4", day=3, **SAME))
     code, _, err = called(capfd, "compare", "r3", "r4", "--sweep", table.root)
     assert code == 2
     assert "r3 is of nightly, r4 of weekly" in err

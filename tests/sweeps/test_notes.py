@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from raysep.sweeps import notes
 from raysep.sweeps.config import SweepConfig
-from raysep.telemetry.metrics import Metrics
+from raysep.telemetry.prometheus import Metrics
 
 
 def test_notes_that_are_missing_or_damaged_are_no_metrics(tmp_path: Path):

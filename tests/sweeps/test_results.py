@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.storage import Storage
-from raysep.sweeps import compare, history, leaderboard
+from raysep.storage.store import Storage
+from raysep.sweeps import compare, leaderboard, results
 from raysep.sweeps.config import GateConfig
 
 START = datetime(2026, 11, 24, 3, tzinfo=UTC)
 
 
-def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any) -> history.Row:
+def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any) -> results.Row:
     at = START + timedelta(days=day)
     half = 0.03
-    base: dict[str, Any] = dict.fromkeys(history.SCHEMA.names)
+    base: dict[str, Any] = dict.fromkeys(results.SCHEMA.names)
     values = {
         "date": f"{at:%Y-%m-%d}",
         "at": at,
@@ -32,7 +32,7 @@ def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any
         "round": f"{at:%Y-%m-%d}",
         "cell": cell,
         "key": "k",
-        "state": history.DONE,
+        "state": results.DONE,
         "model": cell.partition("_")[0],
         "domain": cell.partition("_")[2],
         "seed": 0,
@@ -53,17 +53,17 @@ def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any
 def test_rows_come_back_as_they_were_and_none_is_there_twice(tmp_path: Path):
     results = Storage(str(tmp_path))
     first, later = row(), row(day=1)
-    history.put(results, later)
-    history.put(results, first)
-    assert history.rows(results) == [first, later]
+    results.put(results, later)
+    results.put(results, first)
+    assert results.rows(results) == [first, later]
     # The same cell of the same round, done again on the next day: in place of what was there.
     again = row(g=0.6, date="2026-11-25", at=START + timedelta(hours=23))
-    history.put(results, again)
-    assert history.rows(results) == [again, later]
+    results.put(results, again)
+    assert results.rows(results) == [again, later]
     assert [path.partition("/")[0] for path in results.files()] == ["date=2026-11-25"] * 2
-    assert history.rounds(history.rows(results), "s") == ["2026-11-24", "2026-11-25"]
-    assert history.select(history.rows(results), round="2026-11-24") == [again]
-    assert history.select(history.rows(results), date="2026-11-25") == [later]
+    assert results.rounds(results.rows(results), "s") == ["2026-11-24", "2026-11-25"]
+    assert results.select(results.rows(results), round="2026-11-24") == [again]
+    assert results.select(results.rows(results), date="2026-11-25") == [later]
 
 
 VERDICT = compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"])
@@ -75,8 +75,8 @@ def test_rows_of_any_names_stand_beside_each_other(identities: list[tuple[str, s
     with tempfile.TemporaryDirectory() as directory:
         results = Storage(directory)
         for name, label, cell in identities:
-            history.put(results, row(cell, sweep=name, round=label))
-        found = {tuple(each[key] for key in history.IDENTITY) for each in history.rows(results)}
+            results.put(results, row(cell, sweep=name, round=label))
+        found = {tuple(each[key] for key in results.IDENTITY) for each in results.rows(results)}
     assert found == set(identities)
 
 
@@ -87,8 +87,8 @@ def write_file(results: Storage, path: str, table: pa.Table | bytes) -> None:
     results.write_bytes(path, table if isinstance(table, bytes) else sink.getvalue())
 
 
-def as_table(*rows: history.Row, without: tuple[str, ...] = ()) -> pa.Table:
-    schema = pa.schema([field for field in history.SCHEMA if field.name not in {"date", *without}])
+def as_table(*rows: results.Row, without: tuple[str, ...] = ()) -> pa.Table:
+    schema = pa.schema([field for field in results.SCHEMA if field.name not in {"date", *without}])
     return pa.Table.from_pylist([{name: each[name] for name in schema.names} for each in rows], schema=schema)
 
 
@@ -97,11 +97,11 @@ def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp
     results = Storage(str(tmp_path))
     old = row(sweep="nightly", round="v1.2")
     write_file(results, f"date={old['date']}/nightly.v1.2.vit_a.parquet", as_table(old))
-    history.put(results, row(sweep="nightly.v1", round="2", day=1))
-    assert {each["sweep"] for each in history.rows(results)} == {"nightly", "nightly.v1"}
+    results.put(results, row(sweep="nightly.v1", round="2", day=1))
+    assert {each["sweep"] for each in results.rows(results)} == {"nightly", "nightly.v1"}
     again = row(sweep="nightly", round="v1.2", g=0.7, day=2)
-    history.put(results, again)
-    assert [each for each in history.rows(results) if each["sweep"] == "nightly"] == [again]
+    results.put(results, again)
+    assert [each for each in results.rows(results) if each["sweep"] == "nightly"] == [again]
     assert len(results.files()) == 2
 
 
@@ -113,7 +113,7 @@ def test_columns_come_and_go_between_versions(tmp_path: Path):
     index = newer.column_names.index("best_layer")
     newer = newer.set_column(index, "best_layer", newer["best_layer"].cast(pa.int64()))
     write_file(results, "date=2026-11-25/b.parquet", newer)
-    table = history.read(results)
+    table = results.read(results)
     assert (table.damaged, table.foreign) == ({}, [])
     assert table.rows == [{**early, "metric": None, "tied_layers": None, "machines": None}, late]
     assert compare.of_rows(table.rows)[0].metric is None
@@ -122,7 +122,7 @@ def test_columns_come_and_go_between_versions(tmp_path: Path):
 def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: Path):
     results = Storage(str(tmp_path))
     good = row("good")
-    history.put(results, good)
+    results.put(results, good)
     (path,) = results.files()
     whole = results.read_bytes(path)
     nameless = as_table(row("x")).drop_columns("cell").append_column("cell", pa.nulls(1, pa.string()))
@@ -136,21 +136,21 @@ def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: P
     for name, content in damaged.items():
         write_file(results, name, content)
     write_file(results, "date=2026-11-24/other.parquet", pa.table({"a": [1]}))
-    table = history.read(results)
+    table = results.read(results)
     assert table.rows == [good]
     assert set(table.damaged) == set(damaged)
     assert table.foreign == ["date=2026-11-24/other.parquet"]
     assert all(any(name in line for line in table.remarks(results)) for name in damaged)
-    moved = history.set_aside(results, table.damaged, "s")
+    moved = results.set_aside(results, table.damaged, "s")
     assert set(moved) == set(damaged)
-    assert history.read(results).damaged == {}
+    assert results.read(results).damaged == {}
     cut = "date=2026-11-24/cut.parquet"
     assert moved[cut].startswith(f"_damaged/{cut}.")
     assert results.read_bytes(moved[cut]) == whole[: len(whole) // 2]
     # What bears another sweep's name may be written anew by that one, right now.
-    theirs = f"date=2026-11-24/{history.file_name(row(sweep='other'))}"
+    theirs = f"date=2026-11-24/{results.file_name(row(sweep='other'))}"
     write_file(results, theirs, b"PAR1")
-    assert history.set_aside(results, [theirs], "s") == {}
+    assert results.set_aside(results, [theirs], "s") == {}
     assert results.exists(theirs)
     results.delete(theirs)
     # Other tools pass over what is set aside.
@@ -162,37 +162,37 @@ def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: P
 
 def test_a_file_that_could_not_be_read_once_is_not_set_aside(tmp_path: Path):
     results = Storage(str(tmp_path))
-    history.put(results, row())
+    results.put(results, row())
     (path,) = results.files()
-    assert history.set_aside(results, [path], "s") == {}
-    assert history.rows(results) == [row()]
+    assert results.set_aside(results, [path], "s") == {}
+    assert results.rows(results) == [row()]
 
 
 def test_storage_that_is_away_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     results = Storage(str(tmp_path))
-    history.put(results, row())
+    results.put(results, row())
 
     def away(*_: object) -> bytes:
         raise ConnectionResetError(104, "reset")
 
     monkeypatch.setattr(Storage, "read_bytes", away)
     with pytest.raises(ConnectionResetError):
-        history.read(results)
+        results.read(results)
 
 
 def test_of_a_row_that_was_being_replaced_the_later_one_counts(tmp_path: Path):
     results = Storage(str(tmp_path))
     first, second = row(), row(g=0.9, date="2026-11-25", at=START + timedelta(days=1))
-    history.put(results, second)
-    write_file(results, f"date=2026-11-24/{history.file_name(first)}", as_table(first))
-    assert history.rows(results) == [second]
+    results.put(results, second)
+    write_file(results, f"date=2026-11-24/{results.file_name(first)}", as_table(first))
+    assert results.rows(results) == [second]
 
 
 def test_the_table_is_one_that_other_tools_read(tmp_path: Path):
     import pyarrow.dataset as ds
 
     for day in (0, 1):
-        history.put(Storage(str(tmp_path)), row(day=day))
+        results.put(Storage(str(tmp_path)), row(day=day))
     table = ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)
     assert sorted(table["date"].to_pylist()) == ["2026-11-24", "2026-11-25"]
 
@@ -284,7 +284,7 @@ def test_models_are_ranked_by_corrected_g_for_each_question():
         row("vit_a_seed1", g=0.7, domain="a", seed=1, seen_accuracy=0.9),
         row("cnn_a", g=0.55, seconds=None),
         row("cnn_b", g=0.1),
-        row("old_b", state=history.FAILED, error="<b>no</b>", g=None),
+        row("old_b", state=results.FAILED, error="<b>no</b>", g=None),
     ]
     places = leaderboard.ranked(rows)
     assert [(p.question, p.rank, p.model) for p in places] == [("a", 1, "vit"), ("a", 2, "cnn"), ("b", 1, "cnn")]
@@ -307,7 +307,7 @@ def test_the_page_names_what_failed_and_escapes_it(tmp_path: Path):
     leaderboard.write(
         report,
         "s & t",
-        [row(), row("x_y", state=history.FAILED, error="<script>")],
+        [row(), row("x_y", state=results.FAILED, error="<script>")],
         compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"]),
         ["f is damaged"],
     )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from raysep import pipeline
-from raysep.storage import Storage
-from raysep.sweeps import history, notes, rounds
+from raysep.distributed.cells import Outcome
+from raysep.storage.store import Storage
+from raysep.sweeps import notes, rounds
 from raysep.sweeps.config import SweepConfig
-from raysep.sweeps.launch import Outcome
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN
 from tests.crashing import CrashError, Crashes
@@ -58,7 +58,7 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         """A table with rows of the other sweep, one as early versions named it, and a damaged file."""
         crashes.begin()
         results = Storage(str(tmp_path / name / "table"))
-        history.put(results, theirs[0])
+        results.put(results, theirs[0])
         write_file(results, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
         results.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
         values = {"name": OURS, "root": str(tmp_path / name / "root"), "results": results.root, "base": base}
@@ -66,12 +66,12 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         return SweepConfig.model_validate(values)
 
     def check(sweep: SweepConfig, when: object) -> None:
-        found = history.read(Storage(sweep.results))
+        found = results.read(Storage(sweep.results))
         assert [each for each in found.rows if each["sweep"] == THEIRS] == theirs, when
         ours = [each for each in found.rows if each["sweep"] == OURS]
-        identities = [tuple(each[key] for key in history.IDENTITY) for each in ours]
+        identities = [tuple(each[key] for key in results.IDENTITY) for each in ours]
         assert len(identities) == len(set(identities)), when
-        assert all(each["state"] == history.DONE for each in ours), when
+        assert all(each["state"] == results.DONE for each in ours), when
 
     def go(sweep: SweepConfig, at: int | None = None) -> None:
         crashes.begin(at)
@@ -90,7 +90,7 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         go(sweep)
         check(sweep, stop)
         results = Storage(sweep.results)
-        assert len([each for each in history.rows(results) if each["sweep"] == OURS]) == 2, stop
+        assert len([each for each in results.rows(results) if each["sweep"] == OURS]) == 2, stop
         # The damaged file is somewhere, and its bytes with it.
         (aside,) = results.files("_damaged")
         assert results.read_bytes(aside) == b"PAR1", stop

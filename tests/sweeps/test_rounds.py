@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysep import locks
+from raysep.distributed.cluster_shape import Resources
 from raysep.errors import ConfigError, RaysepError
-from raysep.resources import Resources
-from raysep.storage import Storage
-from raysep.sweeps import history, leaderboard, rounds
+from raysep.storage import lease
+from raysep.storage.store import Storage
+from raysep.sweeps import leaderboard, results, rounds
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN
@@ -67,7 +67,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     assert {row["cell"]: row["state"] for row in second.rows} == states
     assert run.fs.get_file_info(run.path("scores.parquet")).mtime_ns == written
     assert next(row for row in second.rows if row["state"] == "done") == done
-    assert len(history.rows(Storage(config.results))) == 3
+    assert len(results.rows(Storage(config.results))) == 3
 
     # Without the broken ones: all is done, and that is remembered by rounds that fail.
     good, telemetry = perform(sweep(tmp_path, [TINY_CNN]), "r1")
@@ -80,7 +80,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     # Held against a round that was better by far.
     better = {**done, "round": "r0", "date": "2020-01-01", "corrected_g": 3.0, "corrected_low": 2.9}
     better |= {"corrected_high": 3.1, "seconds": 0.1, "at": done["at"].replace(year=2020)}
-    history.put(Storage(config.results), better)
+    results.put(Storage(config.results), better)
     gated, telemetry = perform(sweep(tmp_path, [TINY_CNN], baseline={}), "r1")
     assert ["g fell by" in line for line in gated.verdict.regressions] == [True, False], gated.verdict
     assert "times the median of 1 earlier" in gated.verdict.regressions[1]
@@ -95,7 +95,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
 
 def test_one_process_at_a_time(tmp_path: Path):
     config = sweep(tmp_path, [GONE])
-    with locks.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is being worked on"):
+    with lease.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is being worked on"):
         perform(config, "r1")
 
 

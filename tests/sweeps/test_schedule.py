@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raysep import locks
 from raysep.errors import ConfigError
-from raysep.storage import Storage
+from raysep.storage import lease
+from raysep.storage.store import Storage
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.schedule import Schedule
 from raysep.telemetry import Telemetry
@@ -126,7 +126,7 @@ def test_a_round_waits_for_one_that_outlived_its_schedule(tmp_path: Path, monkey
     monkeypatch.setattr("raysep.sweeps.schedule.WAIT_S", 0.05)
     ours = schedule(tmp_path)
     ours.due(NOON)
-    with locks.held(Storage(str(tmp_path)), "the sweep"):
+    with lease.held(Storage(str(tmp_path)), "the sweep"):
         waiting = threading.Thread(target=ours._round, args=("2026-11-24T12-01Z",))
         waiting.start()
         time.sleep(0.3)

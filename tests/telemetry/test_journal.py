@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 
 

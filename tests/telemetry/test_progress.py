@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from raysep.errors import ConfigError, StageError
-from raysep.quiet import quiet
+from raysep.process.stderr_capture import quiet
 from raysep.telemetry import Telemetry
 
 

@@ -8,7 +8,7 @@ from raysep.data.formats import suffix_of
 from raysep.data.sources.base import Record, Remarks, Source
 from raysep.data.sources.folders import Layout
 from raysep.errors import ConfigError
-from raysep.storage import Storage
+from raysep.storage.store import Storage
 
 
 class ImageFolder(Source):

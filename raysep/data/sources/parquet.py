@@ -12,8 +12,8 @@ from raysep.data.files import left_out, tables_among, visible
 from raysep.data.sources.base import Record, Remarks, Source
 from raysep.data.sources.columns import class_names, column_problems, names_in
 from raysep.errors import ConfigError
-from raysep.retries import may_pass
-from raysep.storage import Storage
+from raysep.storage.retries import may_pass
+from raysep.storage.store import Storage
 
 # Row groups whose images a worker keeps: consecutive rows of one group are read from storage once.
 GROUPS_KEPT = 2

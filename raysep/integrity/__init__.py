@@ -1,0 +1,97 @@
+"""Whether a run directory is what it says it is, from its files alone: every image, checkpoint and score exactly once.
+
+What is not there yet is unfinished and no damage: `raysep run` goes on with it. For what is wrong, a finding names the
+file that has to go for `raysep run` to do that piece, and no other, again. No torch and no Ray here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import yaml
+from pydantic import ValidationError
+
+from raysep.config import RunConfig
+from raysep.data import splits
+from raysep.embed.shards import Manifest, ShardSet
+from raysep.errors import RaysepError, UsageError
+from raysep.integrity.checkpoints import checkpoints
+from raysep.integrity.embeddings import shard_set_of_run
+from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
+from raysep.integrity.scores import scores
+from raysep.report.schema import FILE as SUMMARY
+from raysep.report.schema import Summary
+from raysep.stages import run_directory, worklist
+from raysep.storage.store import Storage
+
+__all__ = ["Finding", "Verification", "repair", "verify"]
+
+
+def verify(run: Storage) -> Verification:
+    """Look at every file of a run.
+
+    Raises:
+        UsageError: there is no run, or its configuration can't be read.
+    """
+    found = Verification()
+    config = _config(run)
+    try:
+        split = splits.from_parquet(run.read_bytes(run_directory.SPLITS))
+        manifest = run.read_json(run_directory.MANIFEST)
+    except (FileNotFoundError, *UNREADABLE) as error:
+        found.findings.append(Finding(run_directory.MANIFEST, f"with {run_directory.SPLITS}: {short(error)}", None))
+        return found
+    data = splits.fingerprint(split)
+    if manifest.get("data_sha256") != data:
+        found.findings.append(Finding(run_directory.SPLITS, "not the images that manifest.json was written for", None))
+    if manifest.get("config_sha256") != hashlib.sha256(run.read_bytes(run_directory.CONFIG)).hexdigest():
+        found.findings.append(
+            Finding(run_directory.CONFIG, "not the configuration that manifest.json was written for", None)
+        )
+    metas = checkpoints(run, config, found)
+    manifests: dict[ShardSet, Manifest] = {}
+    for meta in metas:
+        for name in worklist.splits_of(config, split):
+            own = shard_set_of_run(run, config, meta, name, split, data, found)
+            if own is not None:
+                manifests[worklist.shard_set_of(meta, name)] = own
+    scores(run, worklist.score_tasks(config, metas, manifests), found)
+    _summary(run, found)
+    found.strays += run.temporary()
+    return found
+
+
+def repair(run: Storage, findings: Sequence[Finding]) -> list[str]:
+    """Remove what keeps `raysep run` from doing broken pieces again.
+
+    Returns:
+        The files that were removed.
+
+    Raises:
+        RaysepError: something that only a copy of it mends.
+    """
+    hopeless = [finding for finding in findings if finding.remedy is None]
+    if hopeless:
+        lines = [f"  - {finding.path}: {finding.what}" for finding in hopeless]
+        raise RaysepError("\n".join([f"{run.display()} can't be repaired; take another --run-dir:", *lines]))
+    removed = list(dict.fromkeys(finding.remedy for finding in findings if finding.remedy is not None))
+    for path in removed:
+        run.delete(path)
+    return removed
+
+
+def _config(run: Storage) -> RunConfig:
+    try:
+        return RunConfig.model_validate(yaml.safe_load(run.read_bytes(run_directory.CONFIG)))
+    except FileNotFoundError:
+        raise UsageError(f"{run.display()} holds no run: there is no {run_directory.CONFIG}") from None
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UsageError(f"{run.display(run_directory.CONFIG)} is not a run's configuration: {short(error)}") from None
+
+
+def _summary(run: Storage, found: Verification) -> None:
+    try:
+        Summary.model_validate_json(run.read_bytes(SUMMARY))
+    except FileNotFoundError:
+        found.unfinished.append("there is no report yet")
+    except ValidationError as error:
+        found.findings.append(Finding(SUMMARY, short(error), SUMMARY))

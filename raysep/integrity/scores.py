@@ -1,0 +1,52 @@
+"""The table of scores: each once, of as many images as there are, within its range."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from raysep.config.names import DIAGNOSTIC, LOWEST
+from raysep.embed.shards import ShardSet
+from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
+from raysep.scoring import table
+from raysep.storage.store import Storage
+
+
+def scores(run: Storage, tasks: Sequence[table.Task], found: Verification) -> None:
+    """Look at every score of the run."""
+    try:
+        rows = table.read(run)
+    except UNREADABLE as error:
+        found.findings.append(Finding(table.FILE, short(error), table.FILE))
+        return
+    own = table.belonging(tasks, rows)
+    counts = Counter(tuple(row[name] for name in table.NAMES) for row in own)
+    twice = sum(count > 1 for count in counts.values())
+    if twice:
+        found.findings.append(Finding(table.FILE, f"{twice} scores come twice", table.FILE))
+    size = {(task.shard_set, task.layer.index): task.manifest.rows for task in tasks}
+    for row in own:
+        place = ShardSet(row["model"], row["trial"], row["step"], row["split"])
+        what = _wrong_score(row, size[place, row["layer"]])
+        if what is not None:
+            where = f"{row['metric']} of {place.directory}, layer {row['layer']}"
+            found.findings.append(Finding(table.FILE, f"{where}: {what}", table.FILE))
+    found.counts["scores"] = len(counts)
+    if len(own) < len(rows):
+        found.unfinished.append(f"{len(rows) - len(own)} scores are of embeddings that are not there any more")
+    if missing := table.missing(tasks, rows):
+        found.unfinished.append(f"{len(missing)} of {len(tasks)} layers are not scored yet")
+
+
+def _wrong_score(row: table.Row, images: int) -> str | None:
+    if row["n"] != images:
+        return f"of {row['n']} images, where there are {images}"
+    value, low, high = row["value"], row["ci_low"], row["ci_high"]
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        return f"is {value}"
+    if row["protocol"] != DIAGNOSTIC and not LOWEST.get(row["metric"], 0.0) - 1e-9 <= value <= 1 + 1e-9:
+        return f"is {value}, outside its range"
+    if low is not None and high is not None and not low - 1e-9 <= value <= high + 1e-9:
+        return f"is {value}, outside its interval {low} to {high}"
+    return None

@@ -1,0 +1,27 @@
+"""A run that is being worked on, as every stage is given it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from raysep.config import RunConfig
+from raysep.data.sources import Reader
+from raysep.storage.store import Storage
+from raysep.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that may be worked on: checked, and with its directory begun.
+
+    Attributes:
+        readers: where the images of each role of the split are read: of every domain, and of the rest.
+    """
+
+    config: RunConfig
+    storage: Storage
+    readers: Mapping[str, Reader]
+    split: pa.Table
+    telemetry: Telemetry
+    verbose: bool = False

@@ -1,0 +1,161 @@
+"""The stage: embed the shard sets that are missing, and commit each when all of its files are written."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from raysep.data import splits
+from raysep.data.images import check_share
+from raysep.distributed import placement
+from raysep.distributed.cluster_shape import Resources
+from raysep.embed.ledger import forget
+from raysep.embed.shards import Manifest, commit
+from raysep.errors import StageError
+from raysep.models.meta import CheckpointMeta, directory
+from raysep.stages import run_directory, worklist
+from raysep.stages.context import Run
+
+if TYPE_CHECKING:
+    from raysep.embed.blocks import Block, Unit
+
+# Checkpoints of a model that one actor holds at once, so that they share each decoded image.
+CHECKPOINTS_AT_ONCE = 8
+
+
+def pending(run: Run) -> bool:
+    """Whether a shard set is missing, or there is nothing yet to embed with."""
+    metas = worklist.checkpoints_of(run)
+    return not metas or bool(worklist.pending_shard_sets(run.storage, run.config, metas, run.split)[0])
+
+
+def perform(run: Run, cluster: Resources) -> None:
+    """Embed the shard sets that are missing, all of them in one stream."""
+    from raysep.distributed.stream import embed_all
+    from raysep.embed.blocks import Unit, already
+
+    config, telemetry = run.config, run.telemetry
+    metas = worklist.checkpoints_of(run)
+    if not metas:
+        raise StageError("embed: there are no finished trials: run `raysep finetune` first")
+    missing, _ = worklist.pending_shard_sets(run.storage, config, metas, run.split)
+    data = splits.fingerprint(run.split)
+    units = [
+        Unit(
+            tuple(chunk),
+            tuple(worklist.shard_set_of(meta, name) for meta in chunk),
+            tuple(worklist.embedding_key(config, meta, name, data) for meta in chunk),
+            splits.select(run.split, worklist.role_of(name), chunk[0].rotation),
+            run.readers[worklist.role_of(name)],
+        )
+        for name, chunk in _sharing(missing)
+    ]
+    done = [already(run.storage, number, unit, config.embed.shard_rows) for number, unit in enumerate(units)]
+    there = [{block.first for block in blocks} for blocks in done]
+    total = sum(
+        (unit.rows.num_rows - sum(block.images for block in blocks)) * len(unit.metas)
+        for unit, blocks in zip(units, done, strict=True)
+    )
+    if resumed := sum(map(len, there)):
+        telemetry.line("embed", f"going on after {resumed} blocks that are there")
+    blocks_of = [-(-unit.rows.num_rows // config.embed.shard_rows) for unit in units]
+    for unit, blocks, count in zip(units, done, blocks_of, strict=True):
+        if len(blocks) == count:
+            _commit_unit(run, unit, blocks)
+    # The checkpoints that an actor holds; what it makes of a block is not known before.
+    weights = max((_stored(run, unit.metas) for unit in units), default=0)
+    process_bytes = placement.IMPORTED_BYTES + weights
+    plan = placement.embed_plan(config.compute, cluster, sum(blocks_of) - resumed, process_bytes)
+    if total and (short := placement.shortage("embed", plan.embed, cluster, process_bytes)):
+        telemetry.line("embed", short)
+    told: set[str] = set()
+    if total:
+        with telemetry.stage("embed", total, "embeddings") as bar:
+            for block in embed_all(units, run.storage, config.embed, plan, run.verbose, there):
+                unit = units[block.unit]
+                done[block.unit].append(block)
+                if block.uncompiled and unit.metas[0].model.id not in told:
+                    told.add(unit.metas[0].model.id)
+                    which = ", ".join(block.uncompiled)
+                    telemetry.line("embed", f"{unit.metas[0].model.id}: not compiled, since hooks read it: {which}")
+                _count(run, unit, block)
+                bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
+                if len(done[block.unit]) == blocks_of[block.unit]:
+                    _commit_unit(run, unit, done[block.unit])
+    sets = len(metas) * len(worklist.splits_of(config, run.split))
+    telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
+    run_directory.record(run.storage, "embed", telemetry.bill.get("embed"), shard_sets=sets)
+    if "decode" in telemetry.bill:
+        run_directory.record(run.storage, "decode", telemetry.bill["decode"])
+
+
+def _stored(run: Run, metas: Sequence[CheckpointMeta]) -> int:
+    """Bytes of the checkpoints of some trials and steps."""
+    places = [directory(meta.model.id, meta.trial, meta.step) for meta in metas]
+    return sum(sum(run.storage.sizes(place).values()) for place in places)
+
+
+def _count(run: Run, unit: "Unit", block: "Block") -> None:
+    """A block's images and its workers' figures."""
+    metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
+    metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
+    metrics.images_failed.labels(model, split).inc(len(block.failed) * len(unit.metas))
+    for report, step in zip(reversed(block.reports), ("embed", "decode"), strict=False):
+        run.telemetry.worked(step, report, model)
+
+
+def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:
+    """All blocks of a unit are written: say which files make up each of its shard sets."""
+    failed: dict[str, str] = {}
+    for block in blocks:
+        failed |= block.failed
+    try:
+        check_share(failed, unit.rows.num_rows, run.config.data.max_failed_share)
+    except StageError:
+        # Images may be repaired: the next call reads them again.
+        for shard_set in unit.shard_sets:
+            forget(run.storage, shard_set)
+        raise
+    for position, (meta, shard_set) in enumerate(zip(unit.metas, unit.shard_sets, strict=True)):
+        files = [block.files[position] for block in sorted(blocks, key=lambda block: block.first) if block.files]
+        manifest = Manifest(
+            key=unit.keys[position],
+            rows=sum(file["rows"] for file in files),
+            files=files,
+            layers=blocks[0].layers,
+            failed=failed,
+            dtype=run.config.embed.dtype,
+            checkpoint_sha256=meta.sha256,
+            versions=run_directory.versions(),
+        )
+        if manifest.rows + len(failed) != unit.rows.num_rows:
+            raise StageError(
+                f"{shard_set.directory}: {manifest.rows} rows and {len(failed)} unreadable images of "
+                f"{unit.rows.num_rows}: not committed"
+            )
+        commit(run.storage, shard_set, manifest)
+        forget(run.storage, shard_set)
+        run.telemetry.event(
+            "embed",
+            f"{manifest.rows} images embedded",
+            model=shard_set.model_id,
+            trial=shard_set.trial,
+            step=shard_set.step,
+            split=shard_set.split,
+            unreadable=len(failed),
+        )
+
+
+def _sharing(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, list[CheckpointMeta]]]:
+    """Missing shard sets in groups that share images and a model, with groups of a model side by side."""
+    by_model: dict[str, dict[tuple[str, int], list[CheckpointMeta]]] = {}
+    for meta, name in missing:
+        by_model.setdefault(meta.model.id, {}).setdefault((name, meta.rotation), []).append(meta)
+    groups = [
+        (name, metas[first : first + CHECKPOINTS_AT_ONCE], first)
+        for by_split in by_model.values()
+        for (name, _), metas in by_split.items()
+        for first in range(0, len(metas), CHECKPOINTS_AT_ONCE)
+    ]
+    # The same checkpoints follow each other, so that an actor that holds them needs no others in between.
+    order = {model: position for position, model in enumerate(by_model)}
+    groups.sort(key=lambda group: (order[group[1][0].model.id], group[2]))
+    return [(name, metas) for name, metas, _ in groups]

@@ -1,0 +1,128 @@
+"""The stage: train what has not been trained, and say which hyperparameters are chosen."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from raysep.data import splits
+from raysep.distributed import placement
+from raysep.distributed.cluster_shape import Resources
+from raysep.errors import StageError
+from raysep.finetune.trials import Trial, TrialResult, choose, write_result
+from raysep.stages import run_directory, worklist
+from raysep.stages.context import Run
+from raysep.storage.retries import Why
+from raysep.telemetry.worker_stats import Report
+
+
+def pending(run: Run) -> bool:
+    """Whether a trial has to be trained."""
+    trials, found = worklist.trials_of(run.storage, run.config)
+    return len(found) < len(trials)
+
+
+def perform(run: Run, cluster: Resources) -> None:
+    """Train the trials that have not ended."""
+    from raysep.distributed.tune import Job, fit, prepare_all
+
+    config, telemetry = run.config, run.telemetry
+    trials, found = worklist.trials_of(run.storage, config)
+    pending = [trial for trial in trials if (trial.model.id, trial.number) not in found]
+    job = Job(config.finetune, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
+    failed: list[TrialResult] = []
+
+    def ended(trial: Trial, result: TrialResult) -> None:
+        where = f"{trial.model.id} trial {trial.number}"
+        fields = {"model": trial.model.id, "trial": trial.number, "seed": trial.seed}
+        if result.state == "failed":
+            failed.append(result)
+            telemetry.line("finetune", f"{where} failed: {result.error}", **fields)
+        else:
+            if result.state == "stopped" or not trial.hyperparameters:
+                # What finished its training has written so itself.
+                write_result(run.storage, trial, result)
+            telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
+
+    def on_retry(trial: Trial, why: Why) -> None:
+        telemetry.retried("finetune", why)
+        lost = "the process of" if why == "process" else "its storage:"
+        what = f"lost {lost} {trial.model.id} trial {trial.number}; begun again"
+        telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
+
+    def train(trials: Sequence[Trial], job: Job) -> None:
+        pool = placement.trial_pool(config.compute, cluster, len(trials))
+        steps = sum(worklist.steps_of(config, trial)[-1] for trial in trials)
+        reached = {(trial.model.id, trial.number): 0 for trial in trials}
+        last: dict[tuple[str, int], Report] = {}
+        with telemetry.stage("finetune", steps, "steps") as bar:
+
+            def on_report(trial: Trial, report: dict[str, Any]) -> None:
+                place = (trial.model.id, trial.number)
+                rate = trial.hyperparameters.get("learning_rate")
+                if "report" in report:
+                    last[place] = Report(**report["report"])
+                setting = f" lr {rate:g} seed {trial.seed}" if rate is not None else ""
+                accuracy = f", validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
+                bar.advance(
+                    report["step"] - reached[place], f"{trial.model.id}{setting} step {report['step']}{accuracy}"
+                )
+                reached[place] = report["step"]
+
+            results = fit(trials, job, pool, on_report, run.verbose, on_retry)
+            for trial, result in zip(trials, results, strict=True):
+                if (report := last.get((trial.model.id, trial.number))) is not None:
+                    telemetry.worked("finetune", report, trial.model.id)
+                ended(trial, result)
+
+    def prepare(trials: Sequence[Trial]) -> None:
+        with telemetry.stage("finetune", len(trials), "models") as bar:
+
+            def on_prepared(trial: Trial, report: Report) -> None:
+                bar.advance(1, f"{trial.model.id} as it is")
+                telemetry.worked("finetune", report, trial.model.id)
+
+            for trial, result in zip(trials, prepare_all(trials, job, on_prepared, on_retry), strict=True):
+                ended(trial, result)
+
+    to_train = [trial for trial in pending if trial.hyperparameters]
+    if still := [trial for trial in pending if not trial.hyperparameters]:
+        prepare(still)
+    if to_train:
+        train(to_train, job)
+        # Trials of the chosen setting that were stopped early for another seed's sake run to their end.
+        _, found = worklist.trials_of(run.storage, config)
+        chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(found.values())}
+        cut = [
+            trial
+            for trial in trials
+            if (trial.model.id, tuple(trial.hyperparameters.items())) in chosen
+            and (result := found.get((trial.model.id, trial.number)))
+            and result.state == "stopped"
+        ]
+        if cut and config.finetune is not None:
+            train(cut, replace(job, config=config.finetune.model_copy(update={"asha": None})))
+    _, found = worklist.trials_of(run.storage, config)
+    best = choose(found.values())
+    for model in config.models:
+        own = [result for result in best if result.model_id == model.id]
+        if own and config.finetune is not None:
+            last = [result.val_accuracy[max(result.val_accuracy)] for result in own if result.val_accuracy]
+            setting = ", ".join(f"{name} {value:g}" for name, value in own[0].hyperparameters.items())
+            telemetry.line(
+                "finetune",
+                f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}",
+            )
+    states = Counter[str](result.state for result in [*found.values(), *failed])
+    telemetry.metrics.trials_ended(states)
+    run_directory.record(
+        run.storage,
+        "finetune",
+        telemetry.bill.get("finetune"),
+        trials=len(trials),
+        finished=sum(result.state == "finished" for result in found.values()),
+        failed=[vars(result) for result in failed],
+    )
+    if not {result.model_id for result in best} & {model.id for model in config.models}:
+        reasons = "; ".join(sorted({str(result.error) for result in failed})) or "no trial ended"
+        raise StageError(f"finetune: no trial finished: {reasons}")

@@ -1,0 +1,77 @@
+"""The stage: write the summary and the report from what the run has, finished or not."""
+
+from collections import Counter
+
+from raysep.data import splits
+from raysep.errors import StageError
+from raysep.finetune.trials import TrialResult
+from raysep.report.schema import FILE, Ran, Retried, Summary
+from raysep.report.summary import summarize
+from raysep.scoring import table
+from raysep.stages import run_directory, worklist
+from raysep.stages.context import Run
+
+
+def perform(run: Run) -> Summary:
+    """Write the summary and the report, or read the summary back where they are up to date."""
+    from raysep.report.html import PAGE, write_report
+
+    config, storage = run.config, run.storage
+    if not storage.exists(run_directory.MANIFEST):
+        raise StageError(f"report: {storage.display()} holds no run yet: run `raysep run` first")
+    trials, found = worklist.trials_of(storage, config)
+    metas = worklist.checkpoints_of(run)
+    not_embedded, manifests = worklist.pending_shard_sets(storage, config, metas, run.split)
+    tasks = worklist.score_tasks(config, metas, manifests)
+    rows = table.belonging(tasks, table.read(storage))
+    not_scored = table.missing(tasks, rows)
+    unfinished = []
+    if not_embedded:
+        unfinished.append(
+            f"{len(not_embedded)} of {len(not_embedded) + len(manifests)} shard sets are not embedded yet"
+        )
+    if not_scored:
+        unfinished.append(f"{len(not_scored)} of {len(tasks)} layers are not scored yet")
+    manifest = storage.read_json(run_directory.MANIFEST)
+    ended = {(result.model_id, result.number): result for result in found.values()}
+    for plain in manifest["stages"].get("finetune", {}).get("failed", []):
+        ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
+    summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _sizes(run), unfinished)
+    ran = [
+        Ran(stage=stage, node=node, pieces=int(entry["pieces"]), worker_seconds=entry["seconds"])
+        for stage, state in manifest["stages"].items()
+        for node, entry in sorted(state.get("nodes", {}).items())
+    ]
+    retried = [
+        Retried(stage=stage, why=why, times=times)
+        for stage, counts in manifest.get("retries", {}).items()
+        for why, times in sorted(counts.items())
+    ]
+    # As the run's first call found it: what is said of the same scores stays the same.
+    data = manifest.get("data", {})
+    summary = summary.model_copy(
+        update={
+            "left_out": [*summary.left_out, *data.get("left_out", [])],
+            "data_notes": data.get("notes", []),
+            "machines": manifest.get("machines", {}),
+            "ran": ran,
+            "retried": retried,
+        }
+    )
+    run.telemetry.metrics.found(summary)
+    text = summary.model_dump_json(indent=2) + "\n"
+    if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():
+        run.telemetry.line("report", "nothing left to do")
+        return summary
+    write_report(storage, summary)
+    run_directory.record(storage, "report", models=len(summary.models))
+    run.telemetry.line("report", f"written to {storage.display(PAGE)}")
+    return summary
+
+
+def _sizes(run: Run) -> dict[str, Counter[str]]:
+    """Images of each class of each split, in the first rotation."""
+    return {
+        name: Counter(splits.select(run.split, worklist.role_of(name))["class_name"].to_pylist())
+        for name in worklist.splits_of(run.config, run.split)
+    }

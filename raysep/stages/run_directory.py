@@ -1,0 +1,197 @@
+"""A run directory: to which configuration and images it belongs, and the state of its stages."""
+
+import hashlib
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from raysep import __version__
+from raysep.config import RunConfig
+from raysep.config.load import differences, to_yaml
+from raysep.data import splits
+from raysep.data.sources import Remarks
+from raysep.errors import RunDirError
+from raysep.storage import claims
+from raysep.storage.retries import Why
+from raysep.storage.store import Storage, is_uri
+
+CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
+# What may change between two calls of one run: how fast it goes, not what it finds.
+FREE_KEYS = ("compute.", "metrics.", "run_dir")
+# Pieces of work and worker seconds of each node.
+Bill = dict[str, dict[str, float]]
+PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
+
+
+def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
+    """Whether the directory is a run of this configuration and these images already.
+
+    Returns:
+        False where there is nothing yet.
+
+    Raises:
+        RunDirError: it belongs to another configuration or other images, and says which differ.
+    """
+    try:
+        old = yaml.safe_load(run.read_bytes(CONFIG))
+    except FileNotFoundError:
+        # A call that was stopped while it began the run may have left these.
+        others = [
+            file
+            for file in run.files()
+            if file not in {SPLITS, MANIFEST} and not file.startswith(f"{claims.DIRECTORY}/")
+        ]
+        if others:
+            raise RunDirError(
+                f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
+            ) from None
+        return False
+    except yaml.YAMLError as error:
+        raise RunDirError(f"{run.display(CONFIG)} is damaged ({' '.join(str(error).split())}): restore it") from None
+    now = with_absolute_paths(config).model_dump(mode="json")
+    with run.understood(CONFIG):
+        changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
+    if changed:
+        raise RunDirError(
+            "\n".join(
+                [
+                    f"{run.display()} belongs to another configuration; take another --run-dir, or undo:",
+                    *(f"  - {line}" for line in changed),
+                ]
+            )
+        )
+    if run.exists(SPLITS):
+        with run.understood(SPLITS):
+            before = splits.from_parquet(run.read_bytes(SPLITS))
+        if splits.fingerprint(before) != splits.fingerprint(split):
+            old_ids, new_ids = set(before["image_id"].to_pylist()), set(split["image_id"].to_pylist())
+            raise RunDirError(
+                f"{run.display()} belongs to other images: {len(old_ids - new_ids)} of its {len(old_ids)} are gone and "
+                f"{len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
+            )
+    return True
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Paths of models as workers must know them, and as a run's config.yaml has them: theirs is another directory."""
+    models = []
+    for model in config.models:
+        if isinstance(model.pretrained, str) and not is_uri(model.pretrained):
+            model = model.model_copy(update={"pretrained": _absolute(model.pretrained)})
+        if model.local_directory is not None:
+            model = model.model_copy(update={"name": f"local-dir:{_absolute(model.local_directory)}"})
+        models.append(model)
+    return config.model_copy(update={"models": models})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def begin(run: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:
+    """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run.
+
+    Args:
+        remarks: what there is to say of the images; kept, so that later calls say the same.
+    """
+    text = to_yaml(config)
+    run.write_bytes(SPLITS, splits.to_parquet(split))
+    run.write_json(
+        MANIFEST,
+        {
+            "raysep": __version__,
+            "git_revision": git_revision(),
+            "created": now(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "data_sha256": splits.fingerprint(split),
+            "data": asdict(remarks or Remarks()),
+            "seeds": {
+                "split": config.data.split.seed if config.data.split else None,
+                "finetune": config.finetune.seeds if config.finetune else None,
+                "score": config.score.seed,
+            },
+            "stages": {},
+        },
+    )
+    run.write_bytes(CONFIG, text.encode())
+
+
+def data_remarks(run: Storage) -> list[str]:
+    """What there was to say of the images when the run was begun, a sentence each."""
+    remarks = run.read_json(MANIFEST).get("data", {})
+    return [*remarks.get("left_out", []), *remarks.get("notes", [])]
+
+
+def data_hash(run: Storage) -> str | None:
+    """Hash of the images and their roles; None where the directory doesn't say it."""
+    try:
+        found: str | None = run.read_json(MANIFEST).get("data_sha256")
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
+    """Set a stage's state in the manifest.
+
+    Args:
+        bill: what ran on which node in this call, added to what ran there before.
+    """
+    manifest = run.read_json(MANIFEST)
+    nodes: Bill = manifest["stages"].get(stage, {}).get("nodes", {})
+    for node, entry in (bill or {}).items():
+        before = nodes.setdefault(node, {"pieces": 0, "seconds": 0.0})
+        nodes[node] = {name: round(before[name] + value, 3) for name, value in entry.items()}
+    manifest["stages"][stage] = {**state, **({"nodes": nodes} if nodes else {}), "at": now()}
+    run.write_json(MANIFEST, manifest)
+
+
+def record_retries(run: Storage, again: Mapping[str, Mapping[Why, int]]) -> None:
+    """Add how often something was begun again, by stage and by why, to what it was in the calls before."""
+    manifest = run.read_json(MANIFEST)
+    for stage, counts in again.items():
+        known = manifest.setdefault("retries", {}).setdefault(stage, {})
+        for why, times in counts.items():
+            known[why] = known.get(why, 0) + times
+    run.write_json(MANIFEST, manifest)
+
+
+def record_machines(run: Storage, kinds: Sequence[str]) -> None:
+    """Set what the cluster is made of: how many nodes of each kind, in the last call that had work."""
+    run.write_json(MANIFEST, {**run.read_json(MANIFEST), "machines": dict(Counter(kinds))})
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the working directory, or None outside a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,70 @@
+"""The stage: compute the scores that are missing."""
+
+import time
+
+from raysep.distributed import placement
+from raysep.distributed.cluster_shape import Resources
+from raysep.distributed.connect import gpu_memory
+from raysep.errors import StageError
+from raysep.scoring import table
+from raysep.stages import run_directory, worklist
+from raysep.stages.context import Run
+
+# The table of scores is rewritten so often that a stopped run loses little, and so seldom that writing a long
+# table takes no more than a twentieth of the time.
+SAVE_INTERVAL_S, SAVE_SHARE = 2.0, 1 / 20
+
+
+def pending(run: Run) -> bool:
+    """Whether a score is missing, is one too many, or there is nothing yet to score."""
+    tasks = worklist.tasks_of(run)
+    rows = table.read(run.storage, names_only=True)
+    return not tasks or bool(table.missing(tasks, rows)) or len(table.belonging(tasks, rows)) < len(rows)
+
+
+def perform(run: Run, cluster: Resources) -> None:
+    """Compute the scores that are missing."""
+    from raysep.distributed.score_actors import score_all
+
+    config, telemetry = run.config, run.telemetry
+    tasks = worklist.tasks_of(run)
+    if not tasks:
+        raise StageError("score: there are no embeddings: run `raysep embed` first")
+    rows = table.belonging(tasks, table.read(run.storage))
+    missing = table.missing(tasks, rows)
+    # Long layers first, so that the last actor doesn't work alone at the end.
+    missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
+    largest = max((4 * task.layer.dim * task.manifest.rows for task in missing), default=0)
+    asks = (
+        missing and cluster.gpus and config.score.backend != "sklearn" and config.compute.gpus_per_score_actor is None
+    )
+    gpu_bytes = gpu_memory() if asks else None
+    pool = placement.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
+    if short := placement.shortage("score", pool, cluster, placement.score_bytes(config.score, largest)):
+        telemetry.line("score", short)
+    saved, took = time.monotonic(), 0.0
+    with telemetry.stage("score", len(missing), "layers") as bar:
+
+        def on_retry(task: table.Task) -> None:
+            telemetry.retried("score", "process")
+            telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
+
+        try:
+            for task, new, worker in score_all(run.storage, config.score, missing, pool, on_retry):
+                rows += new
+                place = task.shard_set
+                telemetry.worked("score", worker, place.model_id)
+                telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
+                telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
+                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
+                bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
+                start = time.monotonic()
+                if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
+                    table.write(run.storage, rows)
+                    saved = time.monotonic()
+                    took = saved - start
+        finally:
+            # A call that is stopped, or fails, keeps every layer that was done.
+            table.write(run.storage, rows)
+    telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
+    run_directory.record(run.storage, "score", telemetry.bill.get("score"), layers=len(tasks), scores=len(rows))

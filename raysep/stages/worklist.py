@@ -1,0 +1,157 @@
+"""What a run directory has and what is missing, stage by stage. Reads files; knows neither torch nor Ray."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from raysep.config import RunConfig
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
+from raysep.data import splits
+from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
+from raysep.finetune.trials import Trial, TrialResult, baseline_models, choose, plan, read_result
+from raysep.models.meta import META, CheckpointMeta, directory, read_meta
+from raysep.scoring import table
+from raysep.stages.context import Run
+from raysep.storage.store import Storage
+
+
+def role_of(split: str) -> str:
+    """The role whose images a split evaluates: seen_test for `seen`; others are called alike."""
+    return splits.SEEN_TEST if split == "seen" else split
+
+
+# Of the section `score`: what a score's value depends on, beside its protocol and metric.
+SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes", "sample")
+
+
+def checkpoints_of(run: Run) -> list[CheckpointMeta]:
+    """The checkpoints that are evaluated and there."""
+    _, found = trials_of(run.storage, run.config)
+    return chosen_checkpoints(run.storage, run.config, list(found.values()))
+
+
+def tasks_of(run: Run) -> list[table.Task]:
+    """Everything that can be scored by now, done or not."""
+    metas = checkpoints_of(run)
+    _, manifests = pending_shard_sets(run.storage, run.config, metas, run.split)
+    return score_tasks(run.config, metas, manifests)
+
+
+def steps_of(config: RunConfig, trial: Trial | TrialResult) -> list[int]:
+    """Steps of a trial that have a checkpoint."""
+    return config.finetune.evaluate_at if config.finetune is not None and trial.hyperparameters else [0]
+
+
+def planned_trials(config: RunConfig) -> list[Trial]:
+    """All trials of a run."""
+    return plan(config, _sample)
+
+
+def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
+    """All trials of the run, and how those that need not be trained again ended."""
+    trials = planned_trials(config)
+    found = {
+        (trial.model.id, trial.number): result
+        for trial in trials
+        if (result := read_result(run, trial, steps_of(config, trial))) is not None
+    }
+    return trials, found
+
+
+def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
+    """The checkpoints that are evaluated: every step of the chosen trials, model by model, baselines last."""
+    chosen = choose(results)
+    ids = [model.id for model in [*config.models, *baseline_models(config)]]
+    order = {model_id: position for position, model_id in enumerate(ids)}
+    places = [
+        (order[result.model_id], result.number, step, directory(result.model_id, result.number, step))
+        for result in chosen
+        for step in steps_of(config, result)
+    ]
+    return [read_meta(run, where) for *_, where in sorted(places) if run.exists(f"{where}/{META}")]
+
+
+def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
+    """The splits that are evaluated and have images: unseen, seen, and the domains."""
+    roles = set(split["role"].unique().to_pylist())
+    return [name for name in [*config.embed.splits, *(d.name for d in config.data.domains)] if role_of(name) in roles]
+
+
+def shard_set_of(meta: CheckpointMeta, split: str) -> ShardSet:
+    """The shard set of a checkpoint and a split."""
+    return ShardSet(meta.model.id, meta.trial, meta.step, split)
+
+
+def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str) -> str:
+    """The hash of all that a shard set depends on: weights, images, layers, preprocessing, precision."""
+    return key_of(
+        weights=meta.sha256,
+        data=data,
+        split=_meaning(config, split),
+        layers=meta.model.layers,
+        pooling=meta.model.pooling,
+        preprocessing=asdict(meta.preprocessing),
+        dtype=config.embed.dtype,
+        precision=config.embed.precision,
+        **({"compile": True} if config.embed.compile else {}),
+        **({"bit_depth": config.data.bit_depth} if config.data.bit_depth is not None else {}),
+    )
+
+
+def pending_shard_sets(
+    run: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
+) -> tuple[list[tuple[CheckpointMeta, str]], dict[ShardSet, Manifest]]:
+    """What has to be embedded, and the manifests of what is there."""
+    data = splits.fingerprint(split)
+    pending, there = [], {}
+    for meta in metas:
+        for name in splits_of(config, split):
+            manifest = read_manifest(run, shard_set_of(meta, name))
+            if manifest is not None and manifest.key == embedding_key(config, meta, name, data):
+                there[shard_set_of(meta, name)] = manifest
+            else:
+                pending.append((meta, name))
+    return pending, there
+
+
+def wanted_of(config: RunConfig) -> list[Wanted]:
+    """Every score of a layer that the configuration asks for, and its diagnostics."""
+    scores = [(protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics]
+    return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
+
+
+def score_tasks(
+    config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
+) -> list[table.Task]:
+    """A task for each layer of each shard set, with every score that the configuration asks for."""
+    wanted = wanted_of(config)
+    seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
+    return [
+        table.Task(
+            shard_set=shard_set,
+            manifest=manifest,
+            layer=layer,
+            seed=seeds[shard_set.model_id, shard_set.trial],
+            key=key_of(embedding=manifest.key, **config.score.model_dump(include=set(SCORES_DEPEND_ON))),
+            wanted=wanted,
+        )
+        for shard_set, manifest in manifests.items()
+        for layer in manifest.layers
+    ]
+
+
+def _meaning(config: RunConfig, split: str) -> object:
+    """What a split's name stands for: a domain's corruption or source is part of what is embedded."""
+    return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
+
+
+def _sample(space: str, arguments: Any, seed: int) -> float:
+    """Draws from Ray Tune's spaces, imported only where a configuration has one."""
+    from raysep.distributed.connect import prepare
+
+    prepare()
+    from raysep.distributed.tune import sample
+
+    return sample(space, arguments, seed)

@@ -1,0 +1,1 @@
+"""Directories on any file system: atomic writes, retries, and the lease that lets one process write."""

@@ -1,0 +1,272 @@
+"""A directory on any file system that pyarrow or fsspec knows: local disk, NFS, s3://, gs://, abfs://, hdfs://.
+
+Everything that a run reads or writes goes through `Storage`, by path relative to its root, so no other
+module knows where a run lives. Credentials come from where the file system's own clients look for them
+(environment, profile, the machine's role), never from the URI: URIs are shown, logged and stored.
+"""
+
+import contextlib
+import json
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import ArrowInvalid, ArrowNotImplementedError
+from pyarrow import fs as pafs
+
+from raysep.errors import RaysepError, StageError, StorageError, UsageError, refused
+from raysep.storage.retries import persistently
+
+T = TypeVar("T")
+TEMPORARY_PREFIX = ".tmp-"
+
+
+class Storage:
+    """A root directory and atomic reads and writes below it.
+
+    Args:
+        uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri`, whose options may
+            follow a question mark, or else of fsspec.
+
+    Raises:
+        UsageError: nothing knows the URI's scheme, or it holds a password.
+    """
+
+    def __init__(self, uri: str) -> None:
+        if is_uri(uri):
+            parts = urlsplit(uri)
+            # A user alone is part of some addresses: abfs://container@account..., sftp://user@host.
+            if parts.password is not None or (parts.username is not None and parts.scheme in {"s3", "s3a"}):
+                raise UsageError(
+                    f"{parts.scheme}://...@{parts.hostname}{parts.path}: a URI is stored with the results, so it can't "
+                    "hold credentials: set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a "
+                    "profile, or the machine's role"
+                )
+            self.fs, root = _file_system(uri)
+            if not root.strip("/"):
+                raise UsageError(f"{uri}: expected a bucket and a directory behind the scheme, got neither")
+            self.uri, _, self._options = uri.partition("?")
+            self.uri = self.uri.rstrip("/")
+        else:
+            self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+            self.uri, self._options = root, ""
+        self.root = root.rstrip("/") or "/"
+        # Why nothing may be written through this object any more.
+        self.closed: str | None = None
+        # Elsewhere a put is atomic by itself, and there is no rename.
+        self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        return Storage, (self.full_uri,)
+
+    @property
+    def full_uri(self) -> str:
+        """What opens the same directory again, in another process too."""
+        return f"{self.uri}?{self._options}" if self._options else self.uri
+
+    def at(self, relative: str) -> "Storage":
+        """The storage whose root is a directory below this one."""
+        return Storage(f"{self.uri}/{relative}" + (f"?{self._options}" if self._options else ""))
+
+    def reach(self) -> None:
+        """Raise where the root can't be asked whether it exists, or its bucket doesn't.
+
+        Raises:
+            UsageError: no such bucket.
+            RaysepError: no answer, with what to look at.
+        """
+        try:
+            if not self.is_local and not self.exists():
+                bucket = self.root.partition("/")[0]
+                if bucket and self.fs.get_file_info(bucket).type == pafs.FileType.NotFound:
+                    raise UsageError(f"{self.display()}: there is no {bucket!r} to write to: create it first")
+        except OSError as error:
+            raise RaysepError(
+                f"{self.display()} can't be reached: {' '.join(str(error).split())}. Check the address, the bucket and "
+                "the credentials of this machine (and of the nodes: workers have the environment of `ray start`)."
+            ) from None
+
+    def path(self, relative: str) -> str:
+        """The path that the file system knows a file by."""
+        return f"{self.root}/{relative}" if relative else self.root
+
+    def display(self, relative: str = "") -> str:
+        """The path or URI to show to a person."""
+        return f"{self.uri}/{relative}" if relative else self.uri
+
+    def exists(self, relative: str = "") -> bool:
+        """Whether a file or directory is there."""
+        return bool(self._type(relative) != pafs.FileType.NotFound)
+
+    def is_file(self, relative: str = "") -> bool:
+        """Whether a file, and no directory, is there."""
+        return bool(self._type(relative) == pafs.FileType.File)
+
+    def files(self, relative: str = "", *, name: str | None = None) -> list[str]:
+        """Relative paths of all files below a directory, sorted; only those called `name` if given."""
+        return sorted(path for path in self.sizes(relative) if name is None or path.rpartition("/")[2] == name)
+
+    def sizes(self, relative: str = "") -> dict[str, int]:
+        """Bytes of all files below a directory, by relative path."""
+        return {path: info.size for path, info in self._infos(relative) if not _is_temporary(info)}
+
+    def times(self, relative: str = "") -> dict[str, float | None]:
+        """When each file below a directory was written last, by the file system's clock, in seconds of Unix time.
+
+        None where the file system doesn't say so.
+        """
+        return {
+            path: None if info.mtime_ns is None else info.mtime_ns / 1e9
+            for path, info in self._infos(relative)
+            if not _is_temporary(info)
+        }
+
+    def temporary(self) -> list[str]:
+        """Relative paths of what writes that were cut off have left: files that nothing reads."""
+        return sorted(path for path, info in self._infos("") if _is_temporary(info))
+
+    def directories(self, relative: str = "") -> list[str]:
+        """Names of the directories in a directory, without hidden ones. Raises FileNotFoundError."""
+        found = persistently(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
+        return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
+
+    def tree(self) -> tuple[list[str], list[str]]:
+        """Relative paths of all files and of all directories below the root, hidden ones too, each list sorted."""
+        selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        found: dict[Any, list[str]] = {pafs.FileType.File: [], pafs.FileType.Directory: []}
+        for info in persistently(lambda: self.fs.get_file_info(selector)):
+            if info.type in found:
+                found[info.type].append(str(PurePosixPath(info.path).relative_to(self.root)))
+        return sorted(found[pafs.FileType.File]), sorted(found[pafs.FileType.Directory])
+
+    def _type(self, relative: str) -> Any:
+        return persistently(lambda: self.fs.get_file_info(self.path(relative)).type)
+
+    def _infos(self, relative: str) -> Iterator[tuple[str, pafs.FileInfo]]:
+        selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
+        for info in persistently(lambda: self.fs.get_file_info(selector)):
+            if info.type == pafs.FileType.File:
+                yield str(PurePosixPath(info.path).relative_to(self.root)), info
+
+    def read_bytes(self, relative: str) -> bytes:
+        """The content of a file. Raises FileNotFoundError."""
+
+        content: bytes = self.read_with(relative, lambda file: file.read())
+        return content
+
+    def read_with(self, relative: str, reader: Callable[[pa.NativeFile], T]) -> T:
+        """What a reader makes of a file, which may be given to it more than once. Raises FileNotFoundError."""
+
+        def read() -> T:
+            with self.fs.open_input_file(self.path(relative)) as file:
+                return reader(file)
+
+        return persistently(read)
+
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        """Write a file so that a reader sees all of it or nothing.
+
+        Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
+
+        Raises:
+            StorageError: it can't be written, and what to do.
+        """
+        if self.closed is not None:
+            raise StorageError(self.closed)
+        try:
+            persistently(lambda: self._write(self.path(relative), content))
+        except OSError as error:
+            raise StorageError(refused(self.display(relative), error)) from error
+
+    def _write(self, target: str, content: bytes) -> None:
+        if not self.is_local:
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        parent = str(PurePosixPath(target).parent)
+        self.fs.create_dir(parent, recursive=True)
+        temporary = f"{parent}/{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            with self.fs.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self.fs.move(temporary, target)
+        except OSError:
+            # A full disk needs the place.
+            with contextlib.suppress(OSError):
+                self.fs.delete_file(temporary)
+            raise
+
+    def read_json(self, relative: str) -> Any:
+        """A JSON file's value. Raises FileNotFoundError, StorageError."""
+        content = self.read_bytes(relative)
+        with self.understood(relative):
+            return json.loads(content)
+
+    @contextlib.contextmanager
+    def understood(self, relative: str) -> Iterator[None]:
+        """Raise StorageError where the content of a file is not what its reader, in the block, takes it for."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise StorageError(
+                f"{self.display(relative)} is damaged ({what}); `raysep run CONFIG --repair` makes it anew"
+            ) from None
+
+    def write_json(self, relative: str, value: object) -> None:
+        """Write a value as indented JSON, atomically."""
+        self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            persistently(lambda: self.fs.delete_file(self.path(relative)))
+
+
+def check_visible(run: Storage) -> None:
+    """Raise StageError in a worker whose node doesn't see a run's directory, before it writes one of its own there.
+
+    Nodes that came up after the run began have not been asked before.
+    """
+    if run.is_local and not Path(run.root).is_dir():
+        raise StageError(
+            f"{run.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
+            "(s3://...) or a directory that all of them mount"
+        )
+
+
+def _is_temporary(info: pafs.FileInfo) -> bool:
+    return bool(info.base_name.startswith(TEMPORARY_PREFIX))
+
+
+def is_uri(place: str) -> bool:
+    """Whether a place is a URI and no local path.
+
+    >>> is_uri("s3://bucket/weights"), is_uri("runs/a"), is_uri("C:/runs")
+    (True, False, False)
+    """
+    return "://" in place
+
+
+def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
+    """pyarrow's own file system for a URI, else fsspec's."""
+    try:
+        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+    except OSError as error:
+        # S3 asks for the bucket's region before anything else.
+        raise RaysepError(f"{uri.partition('?')[0]} can't be reached: {' '.join(str(error).split())}") from None
+    except (ArrowInvalid, ArrowNotImplementedError) as error:
+        import fsspec
+
+        try:
+            other, root = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as second:
+            raise UsageError(
+                f"{uri}: not a directory or URI that pyarrow.fs ({error}) or fsspec ({second}) can open"
+            ) from None
+        return pafs.PyFileSystem(pafs.FSSpecHandler(other)), root
+    return found

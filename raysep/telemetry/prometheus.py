@@ -1,0 +1,129 @@
+"""The figures of a run or a sweep as Prometheus knows them. Units stand in the names.
+
+Labels have few values: stages, models, splits, states and layers of the run at hand; never images or paths.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from raysep.telemetry.worker_stats import Report
+
+if TYPE_CHECKING:
+    from raysep.report.schema import Summary
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+STATES = ("finished", "stopped", "failed")
+
+
+class Metrics:
+    """One registry and everything in it. A process has as many of these as it has runs."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.build = Info("raysep_build", "Version and git revision.", registry=registry)
+        self.run = Info("raysep_run", "The run that these figures are of.", registry=registry)
+        self.progress = Gauge("raysep_stage_progress_ratio", "Done of a stage's work.", ["stage"], registry=registry)
+        self.progress_time = Gauge(
+            "raysep_last_progress_timestamp_seconds", "When work last moved on, Unix time.", registry=registry
+        )
+        self.running = Gauge(
+            "raysep_running", "1 while a run, sweep or schedule's round is at work.", ["kind"], registry=registry
+        )
+        self.failed = Gauge("raysep_failed", "1 where it ended with an error.", registry=registry)
+        self.stage_seconds = Gauge(
+            "raysep_stage_duration_seconds", "Wall clock of a stage so far.", ["stage"], registry=registry
+        )
+        self.images = Counter(
+            "raysep_images_embedded", "Images passed through a checkpoint.", ["model", "split"], registry=registry
+        )
+        self.images_failed = Counter(
+            "raysep_images_failed", "Images that could not be read.", ["model", "split"], registry=registry
+        )
+        self.bytes_read = Counter("raysep_read_bytes", "Images or embeddings read.", ["stage"], registry=registry)
+        self.bytes_written = Counter("raysep_written_bytes", "Files written by workers.", ["stage"], registry=registry)
+        self.batch = Histogram(
+            "raysep_batch_seconds",
+            "Reading, decoding and embedding one batch.",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.forward = Histogram(
+            "raysep_forward_seconds", "The forward pass of one batch.", ["model"], buckets=SECONDS, registry=registry
+        )
+        self.waited = Histogram(
+            "raysep_queue_wait_seconds",
+            "How long a worker was without work before a piece of it.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "raysep_retries",
+            "What was begun again, and why: a lost process, storage without an answer, memory that ran out.",
+            ["stage", "why"],
+            registry=registry,
+        )
+        self.trials = Gauge("raysep_trials", "Trials by how they ended.", ["state"], registry=registry)
+        self.scores = Counter("raysep_scores_computed", "Scores.", ["model", "split"], registry=registry)
+        self.layers_scored = Counter("raysep_layers_scored", "Layers.", ["model", "split"], registry=registry)
+        self.kmeans_iterations = Counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.", registry=registry)
+        self.gpu_peak = Gauge(
+            "raysep_gpu_memory_peak_bytes", "Peak of torch's allocator.", ["stage", "node"], registry=registry
+        )
+        self.accuracy = Gauge(
+            "raysep_seen_accuracy_ratio", "Accuracy on seen classes, last step.", ["model"], registry=registry
+        )
+        self.g = Gauge("raysep_g", "g of the headline metric, last step, unseen.", ["model"], registry=registry)
+        self.corrected_g = Gauge(
+            "raysep_corrected_g", "g after correction for selection bias.", ["model"], registry=registry
+        )
+        self.layer_g = Gauge("raysep_layer_g", "g_i of each layer.", ["model", "layer"], registry=registry)
+        self.sweep_cells = Gauge("raysep_sweep_cells", "Cells of the sweep.", ["sweep", "state"], registry=registry)
+        self.sweep_success = Gauge(
+            "raysep_sweep_last_success_timestamp_seconds",
+            "When a round of the sweep last ended well, Unix time.",
+            ["sweep"],
+            registry=registry,
+        )
+        self.regressions = Gauge(
+            "raysep_sweep_regressions", "Cells of the last round beyond their baseline.", ["sweep"], registry=registry
+        )
+        self._gpu_peaks: dict[tuple[str, str], int] = {}
+
+    def absorb(self, stage: str, report: Report, model: str) -> None:
+        """Count a worker's report."""
+        counts = report.counts
+        self.waited.labels(stage).observe(report.waited_s)
+        self.bytes_read.labels(stage).inc(counts.get("bytes_read", 0))
+        self.bytes_written.labels(stage).inc(counts.get("bytes_written", 0))
+        self.kmeans_iterations.inc(counts.get("kmeans_iterations", 0))
+        for name, histogram in (("batch", self.batch), ("forward", self.forward)):
+            for seconds in report.samples.get(name, ()):
+                histogram.labels(model).observe(seconds)
+        if report.peak_gpu_bytes is not None:
+            place = stage, report.node
+            self._gpu_peaks[place] = max(report.peak_gpu_bytes, self._gpu_peaks.get(place, 0))
+            self.gpu_peak.labels(*place).set(self._gpu_peaks[place])
+
+    def trials_ended(self, states: Mapping[str, int]) -> None:
+        """How many trials ended how."""
+        for state in STATES:
+            self.trials.labels(state).set(states.get(state, 0))
+
+    def found(self, summary: "Summary") -> None:
+        """The answer: accuracy and g of each model, and g_i of each layer."""
+        for model in summary.models:
+            if model.seen_accuracy is not None:
+                self.accuracy.labels(model.model).set(model.seen_accuracy)
+            curve = model.curve(summary.headline_protocol, summary.headline_metric, "unseen", model.step)
+            if curve is None or curve.choice is None:
+                continue
+            self.g.labels(model.model).set(curve.choice.g)
+            if curve.choice.corrected_g is not None:
+                self.corrected_g.labels(model.model).set(curve.choice.corrected_g)
+            for layer in curve.layers:
+                if layer.mean is not None:
+                    self.layer_g.labels(model.model, str(layer.layer)).set(layer.mean)

@@ -1,0 +1,47 @@
+import pytest
+
+from raysep.distributed import cluster_shape
+from raysep.distributed.cluster_shape import Resources
+from raysep.distributed.connect import connection
+from raysep.errors import RaysepError, UsageError
+from tests.conftest import REPOSITORY
+
+
+def test_places_are_counted_node_by_node():
+    found = Resources(((4.0, 1.0), (3.0, 2.0)))
+    assert found.places(1, 0) == 7
+    assert found.places(2, 0) == 3
+    assert found.places(1, 1) == 3
+    assert found.places(0.5, 0.5) == 6
+    assert found.fits(4, 1)
+    assert not found.fits(4, 2)
+    found.require("x", 2, 1, count=2)
+    with pytest.raises(UsageError, match="x: 3 processes of 2 CPUs and 1 GPUs can't run"):
+        found.require("x", 2, 1, count=3)
+
+
+def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "cluster.yaml")
+    assert sorted(cluster_shape.launcher_shapes()) == [(16.0, 0.0)] * 4 + [(16.0, 1.0)] * 4
+    monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "README.md")
+    assert cluster_shape.launcher_shapes() == ()
+
+
+def test_a_running_ray_is_joined_and_left_running(ray_session):
+    import ray
+
+    with connection() as found:
+        assert found == Resources(((2.0, 0.0),))
+    assert ray.is_initialized()
+
+
+def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(RaysepError, match=r"RAY_ADDRESS is 127.0.0.1:1, and no Ray cluster answers there"),
+        connection(),
+    ):
+        pass

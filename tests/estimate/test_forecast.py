@@ -1,0 +1,65 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from raysep.config.load import build_config
+from raysep.distributed import limits
+from raysep.distributed.cluster_shape import Resources
+from raysep.embed.shards import schema
+from raysep.errors import UsageError
+from raysep.estimate import forecast as module
+from raysep.estimate import speed
+from raysep.estimate.forecast import forecast, free_bytes
+from raysep.models.layers import Layer
+from raysep.stages import validation
+from tests.conftest import TINY_CNN, TINY_VIT
+
+DESK = Resources(((2.0, 0.0),))
+
+
+@pytest.fixture
+def loaded(tree: Path):
+    data = {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": ["d", "e"]}}
+    finetune = {"steps": 4, "evaluate_at": [0, 4], "batch_size": 8}
+    score = {"metrics": ["nmi", "nn1"], "resamples": 20, "max_classes": None}
+    return build_config(
+        {"data": data, "models": [TINY_CNN, TINY_VIT], "finetune": finetune, "score": score, "run_dir": "runs/none"}
+    )
+
+
+def test_a_run_is_forecast_from_its_own_images_and_models(loaded, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "memory", lambda: limits.Memory(4 * 2**30, 64 * 2**30))
+    readers, split = validation.check_data(loaded)
+    found = forecast(loaded, split, readers, DESK)
+    assert found.images == {"unseen": 24, "seen": split["role"].to_pylist().count("seen_test")}
+    assert set(found.models) >= {"test_resnet", "test_vit", "test_vit--untrained", "test_vit--pixels"}
+    assert [stage.name for stage in found.stages] == ["finetune", "embed", "score"]
+    assert all(0 < seconds < 60 for seconds in found.seconds.values())
+    table = found.table()
+    assert table.row_count == 2 + 6 + 6
+    assert table.caption == "2 CPUs and 0 GPUs on 1 node(s); memory 4.0 GiB (limit of the control group) of 64.0 GiB"
+    # As many values as the real files hold.
+    dims = found.models["test_vit"].dims
+    layers = [Layer(index, "l", 0.0, dim, "mean") for index, dim in enumerate(dims)]
+    assert sum(field.type.list_size for field in schema(layers, "float32") if "layer" in field.name) == sum(dims)
+
+
+def test_it_refuses_before_it_probes(loaded, monkeypatch: pytest.MonkeyPatch):
+    readers, split = validation.check_data(loaded)
+    monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(speed, "scoring", lambda *_: pytest.fail("probed"))
+    with pytest.raises(UsageError, match="left: take another --run-dir"):
+        forecast(loaded, split, readers, DESK)
+
+
+def test_scoring_of_more_images_takes_longer(loaded):
+    start = time.perf_counter()
+    small, large = (speed.scoring(loaded, count, 16, 4) for count in (600, 6000))
+    assert 0 < small < time.perf_counter() - start
+    assert large > 5 * small
+
+
+def test_free_space_of_a_directory_that_is_not_there_yet(tmp_path: Path):
+    assert free_bytes(str(tmp_path / "a" / "b")) > 0
+    assert free_bytes("s3://bucket/run") is None

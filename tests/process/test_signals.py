@@ -1,0 +1,98 @@
+"""The first signal ends what goes on, the second ends the process."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from raysep.process.signals import Interrupted
+
+PROGRAM = """
+import signal, sys, time
+from raysep.process import signals
+if "ignoring" in sys.argv:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    with interrupts.caught():
+        # As Ray does when it starts.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        interrupts.rearm()
+        print("ready", flush=True)
+        time.sleep(30)
+except interrupts.Interrupted as interrupted:
+    print(interrupted, flush=True)
+    if "hanging" in sys.argv:
+        time.sleep(30)
+print("after", flush=True)
+"""
+
+
+def run(*words: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_raised_where_the_program_is(number: signal.Signals):
+    with run() as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=20)[0] == f"{number.name}\nafter\n"
+        assert process.returncode == 0
+
+
+def test_the_second_is_immediate():
+    with run("hanging") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+
+
+def test_what_hangs_is_ended():
+    program = PROGRAM.replace("with interrupts.caught", "interrupts.GRACE_S = 0.5\n    with interrupts.caught")
+    process = subprocess.Popen([sys.executable, "-c", program, "hanging"], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 130
+
+
+def test_an_ignored_signal_stays_ignored():
+    with run("ignoring") as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0] == "SIGTERM\nafter\n"
+    with run("ignoring", "hanging") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "SIGTERM\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.kill()
+
+
+def test_nobody_catches_it_by_mistake():
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_within_rays_own_waiting_too():
+    """Ray swallows what handlers raise, but for a KeyboardInterrupt, of which it makes one of its own."""
+    program = PROGRAM.replace(
+        "time.sleep(30)",
+        "import ray; ray.init(address='local', include_dashboard=False, "
+        "log_to_driver=False, num_cpus=1); interrupts.rearm(); f = ray.remote(lambda: time.sleep(60)).remote(); "
+        "print('waiting', flush=True); ray.wait([f])",
+        1,
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "waiting\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "SIGTERM\n"

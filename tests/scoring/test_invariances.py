@@ -1,0 +1,102 @@
+"""What must not change a score, and what degenerate input gives."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysep.config.names import METRICS
+from raysep.scoring.backends import SklearnEngine
+from raysep.scoring.cache import Settings
+from raysep.scoring.scoring import score_layer
+from tests.scoring.test_metrics import blobs
+
+SETTINGS = Settings(seed=1, resamples=0, max_classes=None)
+# Each start of k-means draws images by their position: in another order it is another start. Clusters that
+# every start finds are needed for what should not hang on the starts.
+SPREAD = 0.45
+
+
+def values(X: np.ndarray, y: np.ndarray, metrics=METRICS) -> dict[str, float | None]:
+    found = score_layer(
+        np.ascontiguousarray(X, np.float32), y, [("default", m) for m in metrics], SklearnEngine(), SETTINGS
+    )
+    return {score.metric: score.measured.value for score in found}
+
+
+def data(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return blobs([16, 14, 18], spread=SPREAD, D=6, seed=seed)
+
+
+def assert_same(one: dict, two: dict, **within: float) -> None:
+    for metric, value in one.items():
+        assert two[metric] == pytest.approx(value, abs=within.get(metric, 1e-6)), metric
+
+
+# Draws of labelled images and folds follow the order of the rows, so these are other draws of the same thing.
+DRAWN = {f"few_shot_{shots}": 0.08 for shots in (1, 2, 5, 10, 20)} | {"linear_probe": 0.1}
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 10_000))
+def test_row_order(seed: int):
+    X, y = data(seed)
+    order = np.random.default_rng(seed).permutation(len(y))
+    assert_same(values(X, y), values(X[order], y[order]), **DRAWN)
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 10_000))
+def test_names_of_classes(seed: int):
+    X, y = data(seed)
+    # In the same order, so that draws and folds are the same ones.
+    assert_same(values(X, y), values(X, y * 17 - 40))
+    assert_same(values(X, y), values(X, np.array([5, 0, 9])[y]), **DRAWN)
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-50, 50))
+def test_rotation_shift_and_scale(seed: int, scale: float, shift: float):
+    X, y = data(seed)
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
+    # The probe standardises features, which a rotation mixes; all else looks at distances alone.
+    rounding = dict.fromkeys(METRICS, 2e-2)
+    assert_same(values(X, y), values(scale * (X @ turn) + shift, y), **{**rounding, "linear_probe": 0.06})
+    assert_same(values(X, y), values(scale * X + shift, y), **rounding)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_shuffled_labels_are_chance(metric: str):
+    X, y = blobs([100] * 4, spread=0.5)
+    y = np.random.default_rng(0).permutation(y)
+    (value,) = values(X, y, [metric]).values()
+    chance = 0.0 if metric in {"nmi", "ami", "ari"} else 0.25
+    assert value == pytest.approx(chance, abs=0.08)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_more_separation_never_scores_lower_beyond_noise(metric: str):
+    series = []
+    for spread in (4.0, 2.0, 1.0, 0.5, 0.1):
+        runs = [values(*blobs([40] * 3, spread=spread, D=6, seed=seed), [metric])[metric] for seed in range(5)]
+        series.append(np.mean(runs))
+    assert all(later >= earlier - 0.02 for earlier, later in pairwise(series)), series
+    assert series[-1] > 0.95
+    assert series[0] < series[-1] - 0.2
+
+
+def test_degenerate_input():
+    one_class = values(*blobs([30]))
+    assert set(one_class.values()) == {None}
+    # As many classes as images: clusters are perfect, and no image has a neighbour of its class.
+    alone = values(np.random.default_rng(0).normal(size=(6, 3)), np.arange(6))
+    assert alone["nmi"] == 1.0
+    assert alone["nn1"] == 0.0
+    assert alone["r_precision"] is alone["linear_probe"] is alone["few_shot_1"] is alone["knn_purity"] is None
+    constant = values(np.ones((40, 3)), np.arange(40) % 2)
+    assert constant["nmi"] == constant["ami"] == constant["ari"] == 0
+    # Two images, two classes; and one image.
+    assert values(np.eye(2), np.array([0, 1]))["nn1"] == 0.0
+    assert set(values(np.eye(1), np.array([0])).values()) == {None}

@@ -1,0 +1,215 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
+
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
+from raysep.scoring.backends import SklearnEngine
+from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.registry import MEASURES
+from raysep.scoring.scoring import score_layer, score_layer_somewhere
+from tests.scoring.test_metrics import blobs
+
+
+def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
+    wanted = [(protocol, metric) for metric in metrics]
+    scores = score_layer(X, y, wanted, SklearnEngine(), Settings(seed, resamples=0))
+    assert [score.metric for score in scores] == list(metrics)
+    return {score.metric: score.measured.value for score in scores}
+
+
+def test_every_name_has_a_metric():
+    assert set(MEASURES) == set(METRICS)
+
+
+def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
+    X, y = blobs([220, 200, 250], spread=1.5)
+    found = values(X, y, "paper")
+    clusters = KMeans(3, init="k-means++", n_init=1, random_state=42).fit(X).labels_
+    assert found["nmi"] == normalized_mutual_info_score(y, clusters)
+    neighbors = NearestNeighbors(n_neighbors=500).fit(X).kneighbors(return_distance=False)
+    assert found["knn_purity"] == pytest.approx((y[neighbors] == y[:, None]).sum(axis=1).mean() / 500, abs=1e-6)
+
+
+def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
+    X, y = blobs([20, 20], spread=0.01)
+    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), Settings())
+    assert scores[0].measured.k == 39
+    assert scores[0].measured.value == pytest.approx(19 / 500)
+
+
+def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest_class_allows():
+    X, y = blobs([30, 50], spread=1.0)
+    scores = {s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), Settings(3))}
+    clusters = KMeans(2, n_init=10, random_state=3).fit(X).labels_
+    assert scores["nmi"].measured.value == normalized_mutual_info_score(y, clusters)
+    assert {m: s.measured.k for m, s in scores.items()} == {
+        "nmi": 2,
+        "ami": 2,
+        "ari": 2,
+        "knn_purity": 29,
+        "nn1": 1,
+        "r_precision": None,
+        "linear_probe": None,
+        "few_shot_1": 1,
+        "few_shot_2": 2,
+        "few_shot_5": 5,
+        "few_shot_10": 10,
+        "few_shot_20": 20,
+    }
+    assert all(s.n == 80 and s.backend == "sklearn" and s.seconds >= 0 for s in scores.values())
+
+
+def test_shared_metrics_are_computed_once_for_both_protocols():
+    X, y = blobs([30, 30])
+    wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
+    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), Settings(42))}
+    assert len(scores) == 24
+    assert scores["paper", "linear_probe"].seconds < scores["default", "linear_probe"].seconds / 2
+    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), Settings(42))[0].measured
+    together = [scores[protocol, "linear_probe"].measured for protocol in ("paper", "default")]
+    assert together[0].value == together[1].value == alone.value
+
+
+def test_every_score_comes_with_its_certainty():
+    X, y = blobs([40, 44, 41], spread=1.5)
+    wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
+    for score in score_layer(X, y, wanted, SklearnEngine(), Settings(resamples=40)):
+        found = score.measured
+        assert found.interval[0] <= found.value <= found.interval[1], score.metric
+        assert found.halves.shape == (20, 2)
+        assert found.se >= 0
+        assert found.halves.mean() == pytest.approx(found.value, abs=0.2), score.metric
+        # The paper divides by 500 whatever the class sizes: all 124 others are neighbours here.
+        assert found.shuffled < found.value or score.protocol == "paper", score.metric
+        assert (found.starts_sd is not None) == (score.metric in {"nmi", "ami", "ari"})
+
+
+def test_no_resamples_are_no_intervals():
+    X, y = blobs([30, 30])
+    for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
+        none = score_layer(X, y, [("default", metric)], SklearnEngine(), Settings(resamples=0))[0].measured
+        assert none.value is not None
+        assert none.interval is none.halves is none.se is None
+
+
+def test_a_tiny_class_costs_only_what_can_not_be_computed():
+    X, y = blobs([60, 50, 3], spread=1.0)
+    wanted = [("default", metric) for metric in METRICS]
+    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnEngine(), Settings())}
+    # A probe needs four images of a class; five can't be labelled of three.
+    undefined = {"linear_probe", "few_shot_5", "few_shot_10", "few_shot_20"}
+    assert {metric for metric, one in found.items() if one.value is None} == undefined
+    for metric in set(METRICS) - undefined:
+        one = found[metric]
+        assert one.interval[0] <= one.value <= one.interval[1], metric
+        # Two images of three can't be labelled in half of them.
+        assert (one.halves is None) == (metric == "few_shot_2"), metric
+    # Nothing but tiny classes: halves of them say nothing.
+    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnEngine(), Settings())[0].measured
+    assert tiny.value is not None
+    assert tiny.interval is tiny.se is None
+
+
+def test_diagnostics_are_rows_like_scores():
+    X, y = blobs([30, 30])
+    X[:, 0] = 1
+    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnEngine(), Settings())
+    assert [score.metric for score in found] == list(DIAGNOSTICS)
+    by_name = {score.metric: score.measured.value for score in found}
+    assert by_name["constant_features"] == 1
+    assert by_name["nonfinite_rows"] == by_name["duplicate_rows"] == by_name["empty_clusters"] == 0
+    X[3] = np.nan
+    broken = {
+        s.metric: s.measured.value
+        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnEngine(), Settings())
+    }
+    assert broken["nonfinite_rows"] == 1
+    assert broken["effective_rank"] is broken["start_agreement"] is None
+
+
+def test_separated_classes_score_one_whatever_their_names():
+    X, y = blobs([30, 40, 50], spread=1e-4)
+    for metric, value in values(X, 100 - 7 * y).items():
+        if metric == "knn_purity":
+            assert value == pytest.approx(1.0)
+        else:
+            assert value == 1.0, metric
+
+
+def test_more_separation_scores_higher():
+    for metric in METRICS:
+        series = [values(*blobs([40, 40, 40], spread=s, seed=1), metrics=[metric])[metric] for s in (3, 1, 0.2)]
+        assert series[0] < series[1] <= series[2], metric
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_layer_with_values_that_are_not_finite_has_no_scores(broken: float):
+    X, y = blobs([20, 20])
+    X[3, 2] = broken
+    assert set(values(X, y).values()) == {None}
+
+
+def test_one_class_and_constant_features():
+    X, y = blobs([20])
+    assert set(values(X, y).values()) == {None}
+    constant = values(np.ones((40, 3), np.float32), np.arange(40) % 2)
+    assert constant["nmi"] == constant["ami"] == constant["ari"] == 0
+    assert constant["linear_probe"] == 0.5
+
+
+class Small(TorchEngine):
+    """A GPU that has no room for this layer."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.gpu, self.error = True, error
+
+    def neighbors(self, *_: object, **__: object) -> np.ndarray:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+)
+def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(error: Exception):
+    X, y = blobs([30, 30])
+    given_up: list[int] = []
+
+    def scored(engines: list) -> list:
+        return score_layer_somewhere(X, y, [("default", "nn1")], engines, Settings(), lambda: given_up.append(1))
+
+    (score,) = scored([Small(error), SklearnEngine()])
+    assert score.backend == "sklearn"
+    assert score.measured.value == values(X, y, metrics=["nn1"])["nn1"]
+    assert given_up == [1]
+    with pytest.raises(type(error)):
+        scored([Small(error)])
+    with pytest.raises(ValueError, match="other"):
+        scored([Small(ValueError("other")), SklearnEngine()])
+
+
+def test_both_protocols_share_what_they_would_both_compute():
+    X, y = blobs([30, 30])
+    engine, shared = SklearnEngine(), {}
+    calls: list[int] = []
+    engine.kmeans = lambda *a, **k: calls.append(1) or SklearnEngine().kmeans(*a, **k)
+    one = Layer(X, y, engine, Settings(sample=1000), "default", shared)
+    two = Layer(X, y, engine, Settings(sample=1000), "paper", shared)
+    assert one.starts is two.starts
+    assert calls == [1]
+
+
+def test_what_is_told_of_x_is_told_of_it_as_it_came():
+    # Around their mean, which is that of two large rows, the first two are the same in float32.
+    X = np.array([[1e-9], [2e-9], [1], [-3]] * 2, np.float32)
+    X[4:] += 1
+    y = np.arange(8) % 2
+    wanted = [("default", "nn1"), (DIAGNOSTIC, "duplicate_rows")]
+    alone = score_layer(X, y, wanted[1:], SklearnEngine(), Settings())[0].measured.value
+    given = score_layer(X.copy(), y, wanted, TorchEngine(), Settings(), own=True)
+    assert [score.metric for score in given] == ["nn1", "duplicate_rows"]
+    assert given[1].measured.value == alone

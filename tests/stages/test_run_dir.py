@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysep.config import ModelConfig, RunConfig, SplitConfig
+from raysep.config.load import build_config
+from raysep.data.sources import ImageFolder
+from raysep.data.splits import draw_split
+from raysep.errors import RunDirError
+from raysep.stages import run_directory
+from raysep.storage.store import Storage
+from tests.conftest import TINY_CNN
+
+
+@pytest.fixture
+def config(tree: Path) -> RunConfig:
+    source = {"kind": "image_folder", "path": str(tree)}
+    return build_config({"data": {"source": source, "split": {"unseen": ["a", "b"]}}, "models": [TINY_CNN]})
+
+
+@pytest.fixture
+def split(tree: Path):
+    return draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+
+
+def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    assert run_directory.check_belongs(run, config, split) is False
+    run_directory.begin(run, config, split)
+    assert run_directory.check_belongs(run, config, split) is True
+    manifest = run.read_json(run_directory.MANIFEST)
+    assert manifest["versions"]["timm"]
+    assert manifest["seeds"]["split"] == 42
+    run_directory.record(run, "embed", shard_sets=3)
+    assert run.read_json(run_directory.MANIFEST)["stages"]["embed"]["shard_sets"] == 3
+    assert RunConfig.model_validate(yaml.safe_load(run.read_bytes(run_directory.CONFIG))) == config
+
+
+def test_another_configuration_is_refused_by_its_keys(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    run_directory.begin(run, config, split)
+    other = config.model_copy(update={"name": "x", "embed": config.embed.model_copy(update={"batch_size": 3})})
+    with pytest.raises(RunDirError) as caught:
+        run_directory.check_belongs(run, other, split)
+    assert "name: run -> x" in str(caught.value)
+    assert "embed.batch_size: 64 -> 3" in str(caught.value)
+
+
+def test_how_fast_a_run_goes_may_change(tmp_path: Path, config: RunConfig, split):
+    run = Storage(str(tmp_path / "run"))
+    run_directory.begin(run, config, split)
+    faster = config.model_copy(update={"compute": config.compute.model_copy(update={"embed_actors": 7})})
+    assert run_directory.check_belongs(run, faster, split)
+
+
+def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split, tree: Path):
+    run = Storage(str(tmp_path / "run"))
+    run_directory.begin(run, config, split)
+    (tree / "a" / "000.png").rename(tree / "a" / "new.png")
+    changed = draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+    with pytest.raises(RunDirError, match=r"1 of its 60 are gone and 1 are new"):
+        run_directory.check_belongs(run, config, changed)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunConfig, split):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("x")
+    with pytest.raises(RunDirError, match=r"thesis\.tex"):
+        run_directory.check_belongs(Storage(str(tmp_path / "work")), config, split)
+
+
+def test_weights_may_be_named_by_a_relative_path(
+    tmp_path: Path, config: RunConfig, split, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    model = config.models[0].model_copy(update={"pretrained": "weights.safetensors"})
+    relative = config.model_copy(update={"models": [model]})
+    run = Storage(str(tmp_path / "run"))
+    run_directory.begin(run, run_directory.with_absolute_paths(relative), split)
+    assert str(tmp_path) in run.read_bytes(run_directory.CONFIG).decode()
+    assert run_directory.check_belongs(run, relative, split)
+
+
+def test_paths_of_weights_and_models_are_absolute_for_workers(config: RunConfig, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = [
+        ModelConfig(name="a", pretrained="w.pth"),
+        ModelConfig(name="b", pretrained="s3://bucket/w.pth"),
+        ModelConfig(name="local-dir:net", id="c"),
+        ModelConfig(name="hf-hub:owner/net", id="d"),
+    ]
+    found = run_directory.with_absolute_paths(config.model_copy(update={"models": models})).models
+    assert [model.pretrained for model in found] == [str(tmp_path / "w.pth"), "s3://bucket/w.pth", True, True]
+    assert [model.name for model in found] == ["a", "b", f"local-dir:{tmp_path / 'net'}", "hf-hub:owner/net"]

@@ -1,0 +1,253 @@
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from raysep.errors import RaysepError
+from raysep.storage import claims, lease
+from raysep.storage.store import Storage
+
+HOLD = """
+import sys, time
+from raysep.storage import claims
+from raysep.process import signals
+from raysep.storage import lease
+from raysep.storage.store import Storage
+claims.LEASE_S = float(sys.argv[2])
+with interrupts.caught(), locks.held(Storage(sys.argv[1]), "the run"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def places(tmp_path: Path) -> list[Storage]:
+    return [Storage(str(tmp_path / "run")), Storage(f"memory://{tmp_path}")]
+
+
+def claimed(storage: Storage, seconds_ago: float = 0.0) -> str:
+    """A claim that another machine wrote some time ago; its path."""
+    path = f"{claims.DIRECTORY}/elsewhere.json"
+    at = time.time() - seconds_ago
+    content = {"id": "elsewhere", "host": "elsewhere", "pid": 1, "pids": "", "started": "", "since": "2026", "at": at}
+    storage.write_json(path, content)
+    if storage.is_local:
+        os.utime(Path(storage.root, path), (at, at))
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_S", 0.3)
+
+
+def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None):
+    for storage in places(tmp_path):
+        with lease.held(storage, "the run"):
+            with (
+                pytest.raises(RaysepError, match=rf"the run is being worked on by process {os.getpid()} of .*, since"),
+                lease.held(storage, "the run"),
+            ):
+                pass
+            # The one that was refused took nothing away.
+            assert len(storage.files(claims.DIRECTORY)) == 1
+            assert lease.holder(storage) is not None
+        assert not storage.files(claims.DIRECTORY)
+        assert lease.holder(storage) is None
+        with lease.held(storage, "the run"):
+            pass
+
+
+def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "120"], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RaysepError, match=f"process {process.pid}"), lease.held(storage, "the run"):
+            pass
+        process.kill()
+    with lease.held(storage, "the run"):
+        pass
+
+
+def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None):
+    for storage in places(tmp_path):
+        claimed(storage, claims.LEASE_S - 30)
+        with pytest.raises(RaysepError, match="process 1 of elsewhere, since 2026"), lease.held(storage, "the run"):
+            pass
+        stale = claimed(storage, claims.LEASE_S + 1)
+        assert lease.holder(storage) is None
+        with lease.held(storage, "the run"):
+            assert not storage.exists(stale)
+
+
+def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch):
+    """The file system's times count, not those of whoever wrote the claim or of whoever looks at it."""
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    monkeypatch.setattr(claims, "_started", lambda pid: "other")
+    claimed(storage, 0)
+    os.utime(tmp_path / claims.DIRECTORY / "elsewhere.json")
+    with pytest.raises(RaysepError, match="elsewhere"), lease.held(storage, "the run"):
+        pass
+
+
+def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    storage = Storage(str(tmp_path))
+    monkeypatch.setattr(claims, "_pids", lambda: claims.UNKNOWN)
+    monkeypatch.setattr(claims, "_started", lambda pid: None)
+    with lease.held(storage, "the run"):
+        (mine,) = storage.files(claims.DIRECTORY)
+        with pytest.raises(RaysepError), lease.held(storage, "the run"):
+            pass
+        # As if its process had been killed long ago.
+        content = storage.read_bytes(mine)
+    storage.write_bytes(mine, content)
+    os.utime(tmp_path / mine, (0, 0))
+    with lease.held(storage, "the run"):
+        pass
+
+
+def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
+        storage.write_bytes(f"{claims.DIRECTORY}/{number}.json", content)
+    with lease.held(storage, "the run"):
+        pass
+
+
+def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    storage = Storage(str(tmp_path))
+    with lease.held(storage, "the run"):
+        ((path, first),) = storage.times(claims.DIRECTORY).items()
+        time.sleep(0.5)
+        assert storage.times(claims.DIRECTORY)[path] > first
+
+
+def race(root: str) -> tuple[int, int]:
+    """Four come to a directory at once: how many were in at the same time, and how many came in at all."""
+    inside, most, had = [0], [0], [0]
+    gate = threading.Barrier(4)
+
+    def come() -> None:
+        storage = Storage(root)
+        gate.wait()
+        with contextlib.suppress(RaysepError), lease.held(storage, "the run"):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            had[0] += 1
+            time.sleep(0.02)
+            inside[0] -= 1
+
+    threads = [threading.Thread(target=come) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return most[0], had[0]
+
+
+def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
+    for attempt in range(20):
+        claimed(Storage(f"{tmp_path}/{attempt}"), claims.LEASE_S + 1)
+        most, had = race(f"{tmp_path}/{attempt}")
+        assert most == 1
+        assert had >= 1
+
+
+def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    command = [sys.executable, "-c", HOLD, str(tmp_path), "0.4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "held\n"
+        (mine,) = storage.files(claims.DIRECTORY)
+        storage.delete(mine)
+        other = claimed(storage)
+        assert "RaysepError: " in (said := process.stderr.read().splitlines()[-1])
+        assert "another one may have taken over" in said
+    assert storage.files(claims.DIRECTORY) == [other]
+
+
+class Slow(Storage):
+    """Storage of a process that stands still just before it writes its claim anew, while another one takes over."""
+
+    still = False
+
+    def write_json(self, relative: str, value: object) -> None:
+        if self.still and relative.startswith(f"{claims.DIRECTORY}/"):
+            time.sleep(0.5)
+            self.delete(relative)
+            claimed(Storage(self.uri))
+        super().write_json(relative, value)
+
+
+class Broken(Storage):
+    """Storage that fails in a way of its own."""
+
+    still = False
+
+    def is_file(self, relative: str = "") -> bool:
+        if self.still:
+            raise RuntimeError("no such thing as an OSError")
+        return super().is_file(relative)
+
+
+@pytest.mark.parametrize("kind", [Slow, Broken])
+def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    storage = kind(str(tmp_path / "run"))
+
+    def work() -> None:
+        with lease.held(storage, "the run"):
+            storage.still = True
+            time.sleep(1.5)
+            storage.write_bytes("file", b"1")
+
+    with pytest.raises(RaysepError, match="another one may have taken over"):
+        work()
+    assert not storage.exists("file")
+    left = storage.files(claims.DIRECTORY)
+    assert left == ([f"{claims.DIRECTORY}/elsewhere.json"] if kind is Slow else [])
+
+
+def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    with lease.held(storage, "the run"):
+        (mine,) = storage.files(claims.DIRECTORY)
+        content = storage.read_bytes(mine)
+    storage.write_bytes(mine, content)
+    with lease.held(storage, "the run"):
+        pass
+
+
+def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path):
+    with lease.held(Storage(str(tmp_path / "run")), "the run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RaysepError, match="can't be written to"),
+        lease.held(Storage(f"{tmp_path}/file/run"), "the run"),
+    ):
+        pass
+
+
+def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):
+    storage = Storage(str(tmp_path))
+    with lease.held(storage, "the run"):
+        (path,) = storage.files(claims.DIRECTORY)
+        content = storage.read_json(path)
+    storage.write_json(path, {**content, "started": "0"})
+    with lease.held(storage, "the run"):
+        pass

@@ -1,0 +1,65 @@
+import errno
+
+import pytest
+
+from raysep.storage import retries
+from raysep.storage.retries import may_pass, persistently
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.002)
+
+
+class Flaky:
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def test_what_passes_is_waited_for_and_counted():
+    before, work = retries.count(), Flaky(TimeoutError("slow"), ConnectionResetError(errno.ECONNRESET, "reset"))
+    assert persistently(work) == "done"
+    assert (work.calls, retries.count() - before) == (3, 2)
+
+
+def test_not_for_ever():
+    work = Flaky(*[TimeoutError("slow")] * 9)
+    with pytest.raises(TimeoutError):
+        persistently(work)
+    assert work.calls == retries.ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "no"),
+        PermissionError(errno.EACCES, "no"),
+        OSError(errno.ENOSPC, "full"),
+        OSError("When reading key: AWS Error ACCESS_DENIED during GetObject operation"),
+        ValueError("timed out"),
+    ],
+)
+def test_what_cant_pass_is_not_tried_again(error: Exception):
+    work = Flaky(error)
+    with pytest.raises(type(error)):
+        persistently(work)
+    assert work.calls == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 6, Could not resolve hostname",
+        "AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.",
+        "AWS Error UNKNOWN (HTTP status 503) during GetObject operation",
+    ],
+)
+def test_the_words_of_object_stores(text: str):
+    assert may_pass(OSError(text))

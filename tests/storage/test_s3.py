@@ -1,0 +1,107 @@
+"""The storage, and a whole run, over the S3 protocol."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raysep.data.parts import has_unseen_part
+from raysep.data.sources import ImageFolder
+from raysep.errors import UsageError
+from raysep.storage.store import Storage, is_uri
+from raysep.storage.uris import place_exists, read_place
+from tests.ports import free_port
+from tests.s3 import BUCKET, serving
+from tests.storage.test_lease import race
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with serving(free_port()) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield f"s3://{BUCKET}"
+
+
+def test_what_is_written_is_read_back(bucket: str):
+    storage = Storage(f"{bucket}/a/b")
+    assert not storage.exists()
+    assert storage.files() == []
+    storage.reach()
+    storage.write_json("x/y.json", {"é": 1})
+    storage.write_bytes("x/z", b"first")
+    storage.write_bytes("x/z", b"second")
+    assert storage.exists()
+    assert storage.exists("x")
+    assert not storage.is_file("x")
+    assert storage.files() == ["x/y.json", "x/z"]
+    assert storage.read_json("x/y.json") == {"é": 1}
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.read_bytes("x/z") == b"second"
+    assert storage.at("x").files() == ["y.json", "z"]
+    storage.delete("x/z")
+    storage.delete("x/z")
+    assert storage.files() == ["x/y.json"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes("x/z")
+
+
+def test_options_of_a_uri_go_along_and_are_no_part_of_paths(bucket: str):
+    storage = Storage(f"{bucket}/options?region=us-east-1")
+    storage.write_bytes("d/file", b"1")
+    assert storage.display("d/file") == f"{bucket}/options/d/file"
+    assert pickle.loads(pickle.dumps(storage)).at("d").read_bytes("file") == b"1"
+    place = f"{bucket}/options/d/file?region=us-east-1"
+    assert is_uri(place)
+    assert place_exists(place)
+    assert read_place(place) == b"1"
+    assert not place_exists(f"{bucket}/options/none")
+
+
+def test_a_missing_bucket_is_refused_by_name(bucket: str):
+    with pytest.raises(UsageError, match=r"no 'not-there' to write to"):
+        Storage("s3://not-there/run").reach()
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated():
+    with pytest.raises(UsageError, match="environment") as caught:
+        Storage("s3://AKIA:hidden@bucket/x")
+    assert "hidden" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+
+
+def test_a_user_that_is_part_of_an_address_is_no_secret():
+    assert "gs://anonymous@bucket" in Storage("gs://anonymous@bucket/x").uri
+
+
+def test_other_file_systems_come_from_fsspec(tmp_path: Path):
+    storage = Storage("memory://raysep/run")
+    storage.write_bytes("a/b", b"1")
+    assert storage.files() == ["a/b"]
+    assert storage.at("a").read_bytes("b") == b"1"
+
+
+def test_of_many_that_come_at_once_one_has_the_lock(bucket: str):
+    assert race(f"{bucket}/race") == (1, 4)
+
+
+def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path):
+    for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
+        place = tree / path
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes((tree / "a" / "000.png").read_bytes())
+    remote = Storage(f"{bucket}/images")
+    for path in tree.rglob("*"):
+        if path.is_file():
+            remote.write_bytes(str(path.relative_to(tree)), path.read_bytes())
+    here, there = ImageFolder(str(tree)), ImageFolder(f"{bucket}/images")
+    assert there.records() == here.records()
+    assert len(there.records()) == 61
+    assert there.remarks() == here.remarks()
+    assert len(there.remarks().left_out) == 2
+    assert not has_unseen_part(f"{bucket}/images")
+    remote.write_bytes("s/Train/a/0.png", b"x")
+    remote.write_bytes("s/unseen/b/0.png", b"x")
+    assert has_unseen_part(f"{bucket}/images/s")
+    assert not has_unseen_part(f"{bucket}/nowhere")
