@@ -21,7 +21,7 @@ from raysep.stages import embed as embed_stage
 from raysep.stages import finetune as finetune_stage
 from raysep.stages import run_directory, validation
 from raysep.stages import score as score_stage
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 from raysep.storage import lease, retries
 from raysep.storage.store import Storage, is_uri
 from raysep.telemetry import Telemetry
@@ -79,7 +79,7 @@ def run(
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
         readers, split = validation.check_all(config, config_name, lambda line: telemetry.line("checks", line))
         begun = run_directory.check_belongs(storage, config, split)
-    current = Run(run_directory.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
+    current = RunContext(run_directory.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
     # A run that only looks whether there is something to do is over before anybody could ask it.
@@ -117,23 +117,23 @@ def repair(config: RunConfig, telemetry: Telemetry) -> None:
     telemetry.line("repair", f"{len(removed)} pieces to do again")
 
 
-def _perform(current: Run, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
+def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
     config, telemetry = current.config, current.telemetry
     telemetry.line("ray", "starting")
     with connection(current.verbose, config.compute.addable) as whole:
         cluster = share or whole
         placement.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
-        _check_shared(config, current.storage)
+        _check_shared(config, current.store)
         if not begun:
             looked = inventory.look(config.data, current.readers, current.split)
             inventory.check_readable(config.data, looked)
             remarks = inventory.remarks_of(config.data, current.readers, current.split, looked)
-            run_directory.begin(current.storage, config, current.split, remarks)
-        telemetry.journal.keep_in(current.storage)
-        run_directory.record_machines(current.storage, cluster.kinds)
+            run_directory.begin(current.store, config, current.split, remarks)
+        telemetry.journal.keep_in(current.store)
+        run_directory.record_machines(current.store, cluster.kinds)
         telemetry.line("data", _counted(config, current.split))
-        for sentence in run_directory.data_remarks(current.storage):
+        for sentence in run_directory.data_remarks(current.store):
             telemetry.line("data", sentence)
         for stage in stages:
             with _counting_retries(current, stage):
@@ -171,7 +171,7 @@ def _check_shared(config: RunConfig, storage: Storage) -> None:
 
 
 @contextmanager
-def _counting_retries(current: Run, stage: str) -> Iterator[None]:
+def _counting_retries(current: RunContext, stage: str) -> Iterator[None]:
     """Add what was begun again to the run's manifest, also where the block fails."""
     telemetry, before = current.telemetry, retries.count()
     away = False
@@ -187,23 +187,23 @@ def _counting_retries(current: Run, stage: str) -> Iterator[None]:
         if telemetry.again and not away:
             # What ended the stage is the error to be told of.
             with contextlib.suppress(OSError, KeyError):
-                run_directory.record_retries(current.storage, telemetry.again)
+                run_directory.record_retries(current.store, telemetry.again)
         telemetry.again.clear()
 
 
 @contextmanager
-def _kept(current: Run, begun: bool) -> Iterator[None]:
+def _kept(current: RunContext, begun: bool) -> Iterator[None]:
     """Log how the call began and ended, and keep the log in the run's directory if it is one."""
     telemetry, metrics = current.telemetry, current.telemetry.metrics
     metrics.build.info({"version": __version__, "revision": run_directory.git_revision() or "unknown"})
-    metrics.run.info({"name": current.config.name, "run_dir": current.storage.display()})
+    metrics.run.info({"name": current.config.name, "run_dir": current.store.display()})
     metrics.running.labels("run").set(1)
     metrics.failed.set(0)
     try:
         yield
     except BaseException as error:
         if begun:
-            telemetry.journal.keep_in(current.storage)
+            telemetry.journal.keep_in(current.store)
         metrics.failed.set(1)
         telemetry.event("run", f"ended by {type(error).__name__}: {error}", level="error")
         raise

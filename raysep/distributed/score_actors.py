@@ -32,14 +32,14 @@ class Scorer:
     Extraction and scoring never share one: torch's memory pool and cuML's would compete for the GPU.
     """
 
-    def __init__(self, run: Storage, config: ScoreConfig, threads: int) -> None:
+    def __init__(self, store: Storage, config: ScoreConfig, threads: int) -> None:
         # As many threads as this actor has CPUs, whatever the machine has: torch's, and those of numpy's libraries.
         import torch
         from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(threads)
         self._limits = threadpool_limits(threads)
-        self._run, self._config = run, config
+        self._store, self._config = store, config
         self._engines = open_engines(config.backend)
         self._meter = Meter(ray.util.get_node_ip_address())
 
@@ -47,7 +47,7 @@ class Scorer:
         """The missing rows of a layer."""
         before = self._iterations
         with self._meter.piece():
-            _, y, X = read_layer(self._run, task.shard_set, task.manifest, task.layer.index)
+            _, y, X = read_layer(self._store, task.shard_set, task.manifest, task.layer.index)
             self._meter.count("bytes_read", X.nbytes)
             scores = score_layer_somewhere(
                 X,
@@ -85,7 +85,7 @@ class _Crew:
 
 
 def score_all(
-    run: Storage,
+    store: Storage,
     config: ScoreConfig,
     tasks: Sequence[Task],
     pool: Pool,
@@ -102,7 +102,7 @@ def score_all(
     """
     left = deque(tasks)
     kind = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Scorer)
-    crew = _Crew(lambda: kind.remote(run, config, pool.threads))
+    crew = _Crew(lambda: kind.remote(store, config, pool.threads))
     attempts = Attempts()
     try:
         for _ in range(min(pool.processes, len(tasks))):

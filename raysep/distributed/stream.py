@@ -36,27 +36,29 @@ def _begin(attempts: Any) -> Callable[[str], int]:
 class EmbedActor(Embedding):
     """`Embedding` in a process of its own."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, attempts: Any, pool: Pool) -> None:
+    def __init__(
+        self, readers: Sequence[Reader], store: Storage, config: EmbedConfig, attempts: Any, pool: Pool
+    ) -> None:
         import torch
 
         # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
         torch.set_num_threads(pool.threads)
-        super().__init__(readers, run, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _begin(attempts))
+        super().__init__(readers, store, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _begin(attempts))
 
 
 class DecodeActor(Decoding):
     """`Decoding` in a process of its own."""
 
-    def __init__(self, readers: Sequence[Reader], run: Storage, config: EmbedConfig, attempts: Any) -> None:
+    def __init__(self, readers: Sequence[Reader], store: Storage, config: EmbedConfig, attempts: Any) -> None:
         import torch
 
         torch.set_num_threads(1)
-        super().__init__(readers, run, config.batch_size, _meter(), _begin(attempts))
+        super().__init__(readers, store, config.batch_size, _meter(), _begin(attempts))
 
 
 def embed_all(
     units: Sequence[Unit],
-    run: Storage,
+    store: Storage,
     config: EmbedConfig,
     plan: EmbedPlan,
     verbose: bool = False,
@@ -66,7 +68,7 @@ def embed_all(
 
     Args:
         units: in an order in which units of the same checkpoints follow each other.
-        run: the run directory.
+        store: the run directory.
         config: batch size, storage type, rows of a block.
         plan: the actors; they must fit the cluster.
         verbose: let Ray Data's own lines through.
@@ -90,7 +92,7 @@ def embed_all(
     data = ray.data.from_blocks(blocks)
     # Ray Data begins what is lost again without an end and without a word: who counts is asked before each block.
     attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-    common = (readers, run, config, attempts)
+    common = (readers, store, config, attempts)
     if plan.decode is not None:
         data = _through(data, DecodeActor, plan.decode, len(blocks), common)
     data = _through(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))

@@ -106,9 +106,9 @@ def references(number: int, unit: Unit, reader: int, rows: int, done: Container[
         )
 
 
-def already(run: Storage, number: int, unit: Unit, rows: int) -> list[Block]:
+def already(store: Storage, number: int, unit: Unit, rows: int) -> list[Block]:
     """The blocks of a unit that an earlier call has written for all of its checkpoints."""
-    records = [kept(run, shard_set, key) for shard_set, key in zip(unit.shard_sets, unit.keys, strict=True)]
+    records = [kept(store, shard_set, key) for shard_set, key in zip(unit.shard_sets, unit.keys, strict=True)]
     found = []
     for first in range(0, unit.rows.num_rows, rows):
         own = [of[first] for of in records if first in of]
@@ -122,9 +122,9 @@ class Decoding:
     """Reads and decodes blocks of references into blocks of pixels: one row, which holds all of them."""
 
     def __init__(
-        self, readers: Sequence[Reader], run: Storage, batch_size: int, meter: Meter, begin: Begin = first_time
+        self, readers: Sequence[Reader], store: Storage, batch_size: int, meter: Meter, begin: Begin = first_time
     ) -> None:
-        self._readers, self._run, self._batch_size, self._meter = readers, run, batch_size, meter
+        self._readers, self._store, self._batch_size, self._meter = readers, store, batch_size, meter
         self._begin = begin
         self._cached: tuple[str, CheckpointMeta] | None = None
 
@@ -134,7 +134,7 @@ class Decoding:
 
         where = work["checkpoints"][0]
         if self._cached is None or self._cached[0] != where:
-            self._cached = where, read_meta(self._run, where)
+            self._cached = where, read_meta(self._store, where)
         places = list(zip(block["path"].to_pylist(), block["row"].to_pylist(), strict=True))
         reader = Counted(self._readers[work["reader"]], self._meter)
         found: Iterator[Decoded] = load_all(reader, places, self._cached[1].preprocessing, self._batch_size)
@@ -168,14 +168,14 @@ class Embedding:
     def __init__(
         self,
         readers: Sequence[Reader],
-        run: Storage,
+        store: Storage,
         config: EmbedConfig,
         device: str,
         meter: Meter,
         begin: Begin = first_time,
     ) -> None:
-        self._run, self._config, self._device, self._meter, self._begin = run, config, device, meter, begin
-        self._decoding = Decoding(readers, run, config.batch_size, meter)
+        self._store, self._config, self._device, self._meter, self._begin = store, config, device, meter, begin
+        self._decoding = Decoding(readers, store, config.batch_size, meter)
         self._loaded: list[str] = []
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -216,8 +216,8 @@ class Embedding:
         from raysep.embed.shards import write_part
 
         if self._loaded != work["checkpoints"]:
-            metas = [read_meta(self._run, where) for where in work["checkpoints"]]
-            self._embedder = Embedder(self._run, metas, self._device, self._config.precision, self._config.compile)
+            metas = [read_meta(self._store, where) for where in work["checkpoints"]]
+            self._embedder = Embedder(self._store, metas, self._device, self._config.precision, self._config.compile)
             self._loaded = work["checkpoints"]
         embedded = self._embedder.embed(batches, self._meter)
         files = []
@@ -225,14 +225,16 @@ class Embedding:
             good_ids = [ids[position] for position in embedded.good]
             good_labels = [labels[position] for position in embedded.good]
             files = [
-                write_part(self._run, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype)
+                write_part(
+                    self._store, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype
+                )
                 for where, vectors in zip(work["directories"], embedded.vectors, strict=True)
             ]
         self._meter.count("bytes_written", sum(file["bytes"] for file in files))
         failed = {ids[position]: reason for position, reason in embedded.failed.items()}
         for position, (where, key) in enumerate(zip(work["directories"], work["keys"], strict=True)):
             file = files[position] if files else None
-            keep(self._run, where, Record(key, work["first"], len(ids), file, failed, self._embedder.layers))
+            keep(self._store, where, Record(key, work["first"], len(ids), file, failed, self._embedder.layers))
         return {
             "unit": work["unit"],
             "first": work["first"],

@@ -69,7 +69,7 @@ class Embedder:
     """Several checkpoints of one model, which share the decoding of each image.
 
     Args:
-        run: the run directory that the checkpoints lie in.
+        store: the run directory that the checkpoints lie in.
         metas: checkpoints of one model, with one preprocessing.
         device: a torch device.
         precision: of the forward pass.
@@ -78,7 +78,7 @@ class Embedder:
 
     def __init__(
         self,
-        run: Storage,
+        store: Storage,
         metas: Sequence[CheckpointMeta],
         device: str,
         precision: Precision,
@@ -86,7 +86,7 @@ class Embedder:
     ) -> None:
         self.preprocessing = metas[0].preprocessing
         size = (self.preprocessing.channels, *self.preprocessing.size)
-        self._models = [open_layers(load_checkpoint(run, meta).to(device), size, meta.model).eval() for meta in metas]
+        self._models = [open_layers(load_checkpoint(store, meta).to(device), size, meta.model).eval() for meta in metas]
         # Blocks that were to be compiled, and can't be.
         self.uncompiled = (
             sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []

@@ -37,19 +37,19 @@ class Record:
     layers: list[Layer]
 
 
-def keep(run: Storage, directory: str, record: Record) -> None:
+def keep(store: Storage, directory: str, record: Record) -> None:
     """Write the record of a block whose file is written."""
-    run.write_json(f"{directory}/{PREFIX}{record.first:09d}.json", asdict(record))
+    store.write_json(f"{directory}/{PREFIX}{record.first:09d}.json", asdict(record))
 
 
-def kept(run: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
+def kept(store: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
     """The records of a shard set by their first image: those of this key whose file is there whole."""
-    sizes = run.sizes(shard_set.directory)
+    sizes = store.sizes(shard_set.directory)
     found = {}
     for path in _records(sizes):
         try:
-            plain = run.read_json(path)
-            with run.understood(path):
+            plain = store.read_json(path)
+            with store.understood(path):
                 record = Record(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
         except StorageError:
             # A block can always be embedded again.
@@ -61,10 +61,10 @@ def kept(run: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
     return found
 
 
-def forget(run: Storage, shard_set: ShardSet) -> None:
+def forget(store: Storage, shard_set: ShardSet) -> None:
     """Remove the records of a shard set: it is whole, or begins anew."""
-    for path in _records(run.sizes(shard_set.directory)):
-        run.delete(path)
+    for path in _records(store.sizes(shard_set.directory)):
+        store.delete(path)
 
 
 def _records(files: Iterable[str]) -> list[str]:

@@ -96,7 +96,7 @@ def schema(layers: Sequence[Layer], dtype: Dtype) -> pa.Schema:
 
 
 def write_part(
-    run: Storage,
+    store: Storage,
     directory: str,
     ids: Sequence[str],
     labels: Sequence[int],
@@ -126,30 +126,30 @@ def write_part(
     pq.write_table(table, sink, compression="none", use_dictionary=["image_id"], write_statistics=["label"])
     content = sink.getvalue()
     name = f"part-{uuid.uuid4().hex}.parquet"
-    run.write_bytes(f"{directory}/{name}", content)
+    store.write_bytes(f"{directory}/{name}", content)
     return {"name": name, "rows": len(ids), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def commit(run: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
+def commit(store: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
     """Make the files that the manifest names a shard set."""
-    run.write_json(f"{shard_set.directory}/{MANIFEST}", asdict(manifest))
+    store.write_json(f"{shard_set.directory}/{MANIFEST}", asdict(manifest))
 
 
-def read_manifest(run: Storage, shard_set: ShardSet) -> Manifest | None:
+def read_manifest(store: Storage, shard_set: ShardSet) -> Manifest | None:
     """The manifest of a shard set, or None where there is none or a file that it names is not there whole."""
     try:
-        plain = run.read_json(f"{shard_set.directory}/{MANIFEST}")
+        plain = store.read_json(f"{shard_set.directory}/{MANIFEST}")
     except FileNotFoundError:
         return None
-    sizes = run.sizes(shard_set.directory)
-    with run.understood(f"{shard_set.directory}/{MANIFEST}"):
+    sizes = store.sizes(shard_set.directory)
+    with store.understood(f"{shard_set.directory}/{MANIFEST}"):
         if any(sizes.get(f"{shard_set.directory}/{file['name']}") != file["bytes"] for file in plain["files"]):
             return None
         return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
 
 
 def read_layer(
-    run: Storage, shard_set: ShardSet, manifest: Manifest, layer: int
+    store: Storage, shard_set: ShardSet, manifest: Manifest, layer: int
 ) -> tuple[list[str], NDArray[np.int32], NDArray[np.float32]]:
     """One layer of a shard set, sorted by image_id. Reads that layer's column and no other.
 
@@ -162,7 +162,7 @@ def read_layer(
     X = np.empty((0, 0), np.float32)
     for file in manifest.files:
         path = f"{shard_set.directory}/{file['name']}"
-        table = run.read_with(path, lambda opened: pq.ParquetFile(opened).read(columns=names))
+        table = store.read_with(path, lambda opened: pq.ParquetFile(opened).read(columns=names))
         flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.reshape(table.num_rows, -1)
         if not ids:

@@ -42,19 +42,19 @@ class State:
     """The state of one trial, in its process and in its file.
 
     Args:
-        run: the run directory.
+        store: the run directory.
         trial: which.
         parts: what has a `state_dict` of its own.
         device: whose generators are drawn from.
     """
 
-    def __init__(self, run: Storage, trial: Trial, parts: Mapping[str, Any], device: str) -> None:
-        self._run, self._trial, self._parts, self._device = run, trial, parts, device
+    def __init__(self, store: Storage, trial: Trial, parts: Mapping[str, Any], device: str) -> None:
+        self._store, self._trial, self._parts, self._device = store, trial, parts, device
         self._kept = time.monotonic()
 
     def restored(self) -> Progress:
         """Put all parts where they were last, and say how far that was; where nothing was kept, at the beginning."""
-        found = load(self._run, self._trial)
+        found = load(self._store, self._trial)
         if found is None:
             return Progress()
         for name, part in self._parts.items():
@@ -78,14 +78,14 @@ class State:
         }
         sink = io.BytesIO()
         torch.save(content, sink)
-        self._run.write_bytes(_path(self._trial), sink.getvalue())
+        self._store.write_bytes(_path(self._trial), sink.getvalue())
         self._kept = time.monotonic()
 
 
-def load(run: Storage, trial: Trial) -> dict[str, Any] | None:
+def load(store: Storage, trial: Trial) -> dict[str, Any] | None:
     """What was kept, on the CPU; None where there is nothing that can be read. Nothing is unpickled but data."""
     try:
-        found = unpickled(run.read_bytes(_path(trial)))
+        found = unpickled(store.read_bytes(_path(trial)))
     except (FileNotFoundError, ValueError):
         # A trial can always begin anew.
         return None
@@ -93,9 +93,9 @@ def load(run: Storage, trial: Trial) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def forget(run: Storage, trial: Trial) -> None:
+def forget(store: Storage, trial: Trial) -> None:
     """The trial has ended."""
-    run.delete(_path(trial))
+    store.delete(_path(trial))
 
 
 def _path(trial: Trial) -> str:

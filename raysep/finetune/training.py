@@ -48,18 +48,18 @@ class Evaluation:
     unreadable: dict[str, str]
 
 
-def prepare(trial: Trial, run: Storage, split: pa.Table) -> None:
+def prepare(trial: Trial, store: Storage, split: pa.Table) -> None:
     """The one checkpoint of a model that is evaluated as it is: step 0, no accuracy."""
     torch.manual_seed(trial.seed)
     classes = seen_classes(split, trial.rotation)
     model = create(trial.model, num_classes=len(classes))
-    save_checkpoint(run, model, _meta(trial, classes, preprocessing_of(model, trial.model), 0, None, None))
+    save_checkpoint(store, model, _meta(trial, classes, preprocessing_of(model, trial.model), 0, None, None))
 
 
 def train(
     trial: Trial,
     config: FinetuneConfig,
-    run: Storage,
+    store: Storage,
     split: pa.Table,
     source: Reader,
     device: str = "cpu",
@@ -75,7 +75,7 @@ def train(
     Args:
         trial: what to train; `learning_rate` and `weight_decay` are among its hyperparameters.
         config: for how long, and how.
-        run: the run directory, for the checkpoints.
+        store: the run directory, for the checkpoints.
         split: the split's table.
         source: where the images are.
         device: a torch device.
@@ -107,7 +107,7 @@ def train(
     augment = augmentation(config.augment, preprocessing)
     batches = Batches(len(images), config.batch_size, trial.seed)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "batches": batches}
-    state = State(run, trial, parts, device)
+    state = State(store, trial, parts, device)
     before = state.restored()
     evaluations = [Evaluation(**evaluation) for evaluation in before.evaluations]
     yield from evaluations
@@ -116,7 +116,7 @@ def train(
         if step in config.evaluate_at:
             val = accuracy(model, validation, preprocessing, config.batch_size, dtype, device)
             seen = accuracy(model, seen_test, preprocessing, config.batch_size, dtype, device)
-            save_checkpoint(run, model, _meta(trial, classes, preprocessing, step, val, seen))
+            save_checkpoint(store, model, _meta(trial, classes, preprocessing, step, val, seen))
             mean_loss = float(np.mean(losses)) if losses else None
             losses.clear()
             unreadable = images.failed | validation.failed | seen_test.failed

@@ -162,22 +162,22 @@ def _rank(group: list[TrialResult]) -> tuple[int, float, float]:
     return len(group), mean, -group[0].hyperparameters.get("learning_rate", 0.0)
 
 
-def write_result(run: Storage, trial: Trial, result: TrialResult) -> None:
+def write_result(store: Storage, trial: Trial, result: TrialResult) -> None:
     """Say that a trial has ended; its checkpoints count from then on."""
-    run.write_json(f"{trial.directory}/{RESULT}", asdict(result))
+    store.write_json(f"{trial.directory}/{RESULT}", asdict(result))
 
 
-def read_result(run: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult | None:
+def read_result(store: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult | None:
     """How a trial ended, or None if it has to be trained: never ended, failed, or lost a checkpoint."""
     try:
-        plain = run.read_json(f"{trial.directory}/{RESULT}")
+        plain = store.read_json(f"{trial.directory}/{RESULT}")
     except FileNotFoundError:
         return None
-    with run.understood(f"{trial.directory}/{RESULT}"):
+    with store.understood(f"{trial.directory}/{RESULT}"):
         for name in ("val_accuracy", "seen_accuracy"):
             plain[name] = {int(step): value for step, value in plain[name].items()}
         result = TrialResult(**plain)
     if result.state == "finished":
-        whole = all(run.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
+        whole = all(store.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
         return result if whole else None
     return result if result.state == "stopped" else None

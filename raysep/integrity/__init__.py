@@ -26,41 +26,41 @@ from raysep.storage.store import Storage
 __all__ = ["Finding", "Verification", "repair", "verify"]
 
 
-def verify(run: Storage) -> Verification:
+def verify(store: Storage) -> Verification:
     """Look at every file of a run.
 
     Raises:
         UsageError: there is no run, or its configuration can't be read.
     """
     found = Verification()
-    config = _config(run)
+    config = _config(store)
     try:
-        split = splits.from_parquet(run.read_bytes(run_directory.SPLITS))
-        manifest = run.read_json(run_directory.MANIFEST)
+        split = splits.from_parquet(store.read_bytes(run_directory.SPLITS))
+        manifest = store.read_json(run_directory.MANIFEST)
     except (FileNotFoundError, *UNREADABLE) as error:
         found.findings.append(Finding(run_directory.MANIFEST, f"with {run_directory.SPLITS}: {short(error)}", None))
         return found
     data = splits.fingerprint(split)
     if manifest.get("data_sha256") != data:
         found.findings.append(Finding(run_directory.SPLITS, "not the images that manifest.json was written for", None))
-    if manifest.get("config_sha256") != hashlib.sha256(run.read_bytes(run_directory.CONFIG)).hexdigest():
+    if manifest.get("config_sha256") != hashlib.sha256(store.read_bytes(run_directory.CONFIG)).hexdigest():
         found.findings.append(
             Finding(run_directory.CONFIG, "not the configuration that manifest.json was written for", None)
         )
-    metas = checkpoints(run, config, found)
+    metas = checkpoints(store, config, found)
     manifests: dict[ShardSet, Manifest] = {}
     for meta in metas:
         for name in worklist.splits_of(config, split):
-            own = shard_set_of_run(run, config, meta, name, split, data, found)
+            own = shard_set_of_run(store, config, meta, name, split, data, found)
             if own is not None:
                 manifests[worklist.shard_set_of(meta, name)] = own
-    scores(run, worklist.score_tasks(config, metas, manifests), found)
-    _summary(run, found)
-    found.strays += run.temporary()
+    scores(store, worklist.score_tasks(config, metas, manifests), found)
+    _summary(store, found)
+    found.strays += store.temporary()
     return found
 
 
-def repair(run: Storage, findings: Sequence[Finding]) -> list[str]:
+def repair(store: Storage, findings: Sequence[Finding]) -> list[str]:
     """Remove what keeps `raysep run` from doing broken pieces again.
 
     Returns:
@@ -72,25 +72,27 @@ def repair(run: Storage, findings: Sequence[Finding]) -> list[str]:
     hopeless = [finding for finding in findings if finding.remedy is None]
     if hopeless:
         lines = [f"  - {finding.path}: {finding.what}" for finding in hopeless]
-        raise RaysepError("\n".join([f"{run.display()} can't be repaired; take another --run-dir:", *lines]))
+        raise RaysepError("\n".join([f"{store.display()} can't be repaired; take another --run-dir:", *lines]))
     removed = list(dict.fromkeys(finding.remedy for finding in findings if finding.remedy is not None))
     for path in removed:
-        run.delete(path)
+        store.delete(path)
     return removed
 
 
-def _config(run: Storage) -> RunConfig:
+def _config(store: Storage) -> RunConfig:
     try:
-        return RunConfig.model_validate(yaml.safe_load(run.read_bytes(run_directory.CONFIG)))
+        return RunConfig.model_validate(yaml.safe_load(store.read_bytes(run_directory.CONFIG)))
     except FileNotFoundError:
-        raise UsageError(f"{run.display()} holds no run: there is no {run_directory.CONFIG}") from None
+        raise UsageError(f"{store.display()} holds no run: there is no {run_directory.CONFIG}") from None
     except (ValidationError, yaml.YAMLError) as error:
-        raise UsageError(f"{run.display(run_directory.CONFIG)} is not a run's configuration: {short(error)}") from None
+        raise UsageError(
+            f"{store.display(run_directory.CONFIG)} is not a run's configuration: {short(error)}"
+        ) from None
 
 
-def _summary(run: Storage, found: Verification) -> None:
+def _summary(store: Storage, found: Verification) -> None:
     try:
-        Summary.model_validate_json(run.read_bytes(SUMMARY))
+        Summary.model_validate_json(store.read_bytes(SUMMARY))
     except FileNotFoundError:
         found.unfinished.append("there is no report yet")
     except ValidationError as error:

@@ -11,37 +11,37 @@ from raysep.stages import worklist
 from raysep.storage.store import Storage
 
 
-def checkpoints(run: Storage, config: RunConfig, found: Verification) -> list[CheckpointMeta]:
+def checkpoints(store: Storage, config: RunConfig, found: Verification) -> list[CheckpointMeta]:
     """The checkpoints that are evaluated and right."""
     ended: list[TrialResult] = []
     planned = worklist.planned_trials(config)
     for trial in planned:
         path = f"{trial.directory}/{RESULT}"
         try:
-            result = read_result(run, trial, worklist.steps_of(config, trial))
+            result = read_result(store, trial, worklist.steps_of(config, trial))
         except UNREADABLE as error:
             found.findings.append(Finding(path, short(error), path))
             continue
         if result is None:
             continue
-        wrong = [] if result.state == "stopped" else list(_weights(run, config, result))
+        wrong = [] if result.state == "stopped" else list(_weights(store, config, result))
         found.findings += [Finding(where, what, path) for where, what in wrong]
         if not wrong:
             ended.append(result)
     found.counts["trials"] = len(ended)
     if len(ended) < len(planned):
         found.unfinished.append(f"{len(planned) - len(ended)} of {len(planned)} trials have not ended well")
-    return worklist.chosen_checkpoints(run, config, ended)
+    return worklist.chosen_checkpoints(store, config, ended)
 
 
-def _weights(run: Storage, config: RunConfig, result: TrialResult) -> Iterator[tuple[str, str]]:
+def _weights(store: Storage, config: RunConfig, result: TrialResult) -> Iterator[tuple[str, str]]:
     """What is wrong with the checkpoints of a finished trial: where, and what."""
     for step in worklist.steps_of(config, result):
         where = directory(result.model_id, result.number, step)
         try:
-            meta = read_meta(run, where)
+            meta = read_meta(store, where)
         except (FileNotFoundError, *UNREADABLE) as error:
             yield f"{where}/{META}", short(error)
             continue
-        if hashlib.sha256(run.read_bytes(f"{where}/{WEIGHTS}")).hexdigest() != meta.sha256:
+        if hashlib.sha256(store.read_bytes(f"{where}/{WEIGHTS}")).hexdigest() != meta.sha256:
             yield f"{where}/{WEIGHTS}", "not the weights that meta.json was written for"

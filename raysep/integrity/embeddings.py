@@ -19,21 +19,21 @@ from raysep.storage.store import Storage
 
 
 def shard_set_of_run(
-    run: Storage, config: RunConfig, meta: CheckpointMeta, name: str, split: pa.Table, data: str, found: Verification
+    store: Storage, config: RunConfig, meta: CheckpointMeta, name: str, split: pa.Table, data: str, found: Verification
 ) -> Manifest | None:
     """The manifest of a shard set, right or not: scores are looked at all the same."""
     shard_set = worklist.shard_set_of(meta, name)
     path = f"{shard_set.directory}/{MANIFEST}"
     try:
-        there = run.exists(path)
-        manifest = read_manifest(run, shard_set)
+        there = store.exists(path)
+        manifest = read_manifest(store, shard_set)
     except UNREADABLE as error:
         found.findings.append(Finding(path, short(error), path))
         return None
     named = {file["name"] for file in manifest.files} if manifest is not None else set()
     found.strays += [
         file
-        for file in run.files(shard_set.directory)
+        for file in store.files(shard_set.directory)
         if (base := file.rpartition("/")[2]) not in named
         and base != MANIFEST
         and (manifest is not None or not base.startswith(ledger.PREFIX))
@@ -45,7 +45,7 @@ def shard_set_of_run(
             found.unfinished.append(f"{shard_set.directory} is not embedded yet")
         return None
     rows = splits.select(split, worklist.role_of(name), meta.rotation)
-    wrong = list(_rows(run, shard_set, manifest, rows))
+    wrong = list(_rows(store, shard_set, manifest, rows))
     if manifest.key != worklist.embedding_key(config, meta, name, data) or manifest.checkpoint_sha256 != meta.sha256:
         wrong.append((path, "of other weights, images or settings than the run's"))
     found.findings += [Finding(where, what, path) for where, what in wrong]
@@ -54,13 +54,13 @@ def shard_set_of_run(
     return manifest
 
 
-def _rows(run: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Table) -> Iterator[tuple[str, str]]:
+def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Table) -> Iterator[tuple[str, str]]:
     """What is wrong with the files of a shard set: where, and what."""
     expected = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     ids: list[str] = []
     for file in manifest.files:
         where = f"{shard_set.directory}/{file['name']}"
-        content = run.read_bytes(where)
+        content = store.read_bytes(where)
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
             yield where, "not the content that the manifest was written for (SHA-256)"
             continue

@@ -11,10 +11,10 @@ from raysep.scoring import table
 from raysep.storage.store import Storage
 
 
-def scores(run: Storage, tasks: Sequence[table.Task], found: Verification) -> None:
+def scores(store: Storage, tasks: Sequence[table.Task], found: Verification) -> None:
     """Look at every score of the run."""
     try:
-        rows = table.read(run)
+        rows = table.read(store)
     except UNREADABLE as error:
         found.findings.append(Finding(table.FILE, short(error), table.FILE))
         return

@@ -57,10 +57,10 @@ def to_json(meta: CheckpointMeta) -> dict[str, Any]:
     }
 
 
-def read_meta(run: Storage, where: str) -> CheckpointMeta:
+def read_meta(store: Storage, where: str) -> CheckpointMeta:
     """The meta of a checkpoint directory. Raises FileNotFoundError."""
-    plain = run.read_json(f"{where}/{META}")
-    with run.understood(f"{where}/{META}"):
+    plain = store.read_json(f"{where}/{META}")
+    with store.understood(f"{where}/{META}"):
         pre = plain["preprocessing"]
         plain["preprocessing"] = Preprocessing(
             **{**pre, "size": tuple(pre["size"]), "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}

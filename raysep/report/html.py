@@ -14,17 +14,17 @@ PAGE = "report/index.html"
 Figure = tuple[str, str, bytes]
 
 
-def write_report(run: Storage, summary: Summary) -> None:
+def write_report(store: Storage, summary: Summary) -> None:
     """Write all files of the report; summary.json last."""
     drawn = list(draw(summary))
     for name, _, png in drawn:
-        run.write_bytes(f"report/{name}.png", png)
-    run.write_bytes("report/summary.csv", tables.to_csv(summary))
-    run.write_bytes("report/summary.md", tables.to_markdown(summary).encode())
-    run.write_bytes("report/summary.tex", tables.to_latex(summary).encode())
-    run.write_bytes("report/layers.csv", tables.layers_csv(summary))
-    run.write_bytes(PAGE, render(summary, [(title, png) for _, title, png in drawn]).encode())
-    run.write_bytes(FILE, (summary.model_dump_json(indent=2) + "\n").encode())
+        store.write_bytes(f"report/{name}.png", png)
+    store.write_bytes("report/summary.csv", tables.to_csv(summary))
+    store.write_bytes("report/summary.md", tables.to_markdown(summary).encode())
+    store.write_bytes("report/summary.tex", tables.to_latex(summary).encode())
+    store.write_bytes("report/layers.csv", tables.layers_csv(summary))
+    store.write_bytes(PAGE, render(summary, [(title, png) for _, title, png in drawn]).encode())
+    store.write_bytes(FILE, (summary.model_dump_json(indent=2) + "\n").encode())
 
 
 def draw(summary: Summary) -> Iterator[Figure]:

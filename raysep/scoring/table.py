@@ -112,31 +112,31 @@ def _numbers(score: "Score") -> Row:
     }
 
 
-def read(run: Storage, *, names_only: bool = False) -> list[Row]:
+def read(store: Storage, *, names_only: bool = False) -> list[Row]:
     """All rows, or none where there is no table yet.
 
     Args:
         names_only: only the columns that name a score, which tell what is there in a fraction of the time.
     """
     try:
-        content = run.read_bytes(FILE)
+        content = store.read_bytes(FILE)
     except FileNotFoundError:
         return []
     columns = list(NAMES) if names_only else None
-    with run.understood(FILE):
+    with store.understood(FILE):
         # Threads of Arrow's that are still starting when a finished run exits at once would abort the process.
         table = pq.read_table(io.BytesIO(content), schema=SCHEMA, columns=columns, use_threads=False, pre_buffer=False)
         rows: list[Row] = table.to_pylist()
     return rows
 
 
-def write(run: Storage, rows: Sequence[Row]) -> None:
+def write(store: Storage, rows: Sequence[Row]) -> None:
     """Replace the table, atomically, sorted by everything that names a score."""
     names = ("model", "trial", "step", "split", "layer", "protocol", "metric")
     ordered = sorted(rows, key=lambda row: tuple(row[name] for name in names))
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), sink, compression="zstd")
-    run.write_bytes(FILE, sink.getvalue())
+    store.write_bytes(FILE, sink.getvalue())
 
 
 def missing(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Task]:

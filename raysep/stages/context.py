@@ -12,7 +12,7 @@ from raysep.telemetry import Telemetry
 
 
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """A run that may be worked on: checked, and with its directory begun.
 
     Attributes:
@@ -20,7 +20,7 @@ class Run:
     """
 
     config: RunConfig
-    storage: Storage
+    store: Storage
     readers: Mapping[str, Reader]
     split: pa.Table
     telemetry: Telemetry

@@ -12,7 +12,7 @@ from raysep.embed.shards import Manifest, commit
 from raysep.errors import StageError
 from raysep.models.meta import CheckpointMeta, directory
 from raysep.stages import run_directory, worklist
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 
 if TYPE_CHECKING:
     from raysep.embed.blocks import Block, Unit
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 CHECKPOINTS_AT_ONCE = 8
 
 
-def pending(run: Run) -> bool:
+def pending(run: RunContext) -> bool:
     """Whether a shard set is missing, or there is nothing yet to embed with."""
     metas = worklist.checkpoints_of(run)
-    return not metas or bool(worklist.pending_shard_sets(run.storage, run.config, metas, run.split)[0])
+    return not metas or bool(worklist.pending_shard_sets(run.store, run.config, metas, run.split)[0])
 
 
-def perform(run: Run, cluster: Resources) -> None:
+def perform(run: RunContext, cluster: Resources) -> None:
     """Embed the shard sets that are missing, all of them in one stream."""
     from raysep.distributed.stream import embed_all
     from raysep.embed.blocks import Unit, already
@@ -36,7 +36,7 @@ def perform(run: Run, cluster: Resources) -> None:
     metas = worklist.checkpoints_of(run)
     if not metas:
         raise StageError("embed: there are no finished trials: run `raysep finetune` first")
-    missing, _ = worklist.pending_shard_sets(run.storage, config, metas, run.split)
+    missing, _ = worklist.pending_shard_sets(run.store, config, metas, run.split)
     data = splits.fingerprint(run.split)
     units = [
         Unit(
@@ -48,7 +48,7 @@ def perform(run: Run, cluster: Resources) -> None:
         )
         for name, chunk in _sharing(missing)
     ]
-    done = [already(run.storage, number, unit, config.embed.shard_rows) for number, unit in enumerate(units)]
+    done = [already(run.store, number, unit, config.embed.shard_rows) for number, unit in enumerate(units)]
     there = [{block.first for block in blocks} for blocks in done]
     total = sum(
         (unit.rows.num_rows - sum(block.images for block in blocks)) * len(unit.metas)
@@ -69,7 +69,7 @@ def perform(run: Run, cluster: Resources) -> None:
     told: set[str] = set()
     if total:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in embed_all(units, run.storage, config.embed, plan, run.verbose, there):
+            for block in embed_all(units, run.store, config.embed, plan, run.verbose, there):
                 unit = units[block.unit]
                 done[block.unit].append(block)
                 if block.uncompiled and unit.metas[0].model.id not in told:
@@ -82,18 +82,18 @@ def perform(run: Run, cluster: Resources) -> None:
                     _commit_unit(run, unit, done[block.unit])
     sets = len(metas) * len(worklist.splits_of(config, run.split))
     telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
-    run_directory.record(run.storage, "embed", telemetry.bill.get("embed"), shard_sets=sets)
+    run_directory.record(run.store, "embed", telemetry.bill.get("embed"), shard_sets=sets)
     if "decode" in telemetry.bill:
-        run_directory.record(run.storage, "decode", telemetry.bill["decode"])
+        run_directory.record(run.store, "decode", telemetry.bill["decode"])
 
 
-def _stored(run: Run, metas: Sequence[CheckpointMeta]) -> int:
+def _stored(run: RunContext, metas: Sequence[CheckpointMeta]) -> int:
     """Bytes of the checkpoints of some trials and steps."""
     places = [directory(meta.model.id, meta.trial, meta.step) for meta in metas]
-    return sum(sum(run.storage.sizes(place).values()) for place in places)
+    return sum(sum(run.store.sizes(place).values()) for place in places)
 
 
-def _count(run: Run, unit: "Unit", block: "Block") -> None:
+def _count(run: RunContext, unit: "Unit", block: "Block") -> None:
     """A block's images and its workers' figures."""
     metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
     metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
@@ -102,7 +102,7 @@ def _count(run: Run, unit: "Unit", block: "Block") -> None:
         run.telemetry.worked(step, report, model)
 
 
-def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:
+def _commit_unit(run: RunContext, unit: "Unit", blocks: Sequence["Block"]) -> None:
     """All blocks of a unit are written: say which files make up each of its shard sets."""
     failed: dict[str, str] = {}
     for block in blocks:
@@ -112,7 +112,7 @@ def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:
     except StageError:
         # Images may be repaired: the next call reads them again.
         for shard_set in unit.shard_sets:
-            forget(run.storage, shard_set)
+            forget(run.store, shard_set)
         raise
     for position, (meta, shard_set) in enumerate(zip(unit.metas, unit.shard_sets, strict=True)):
         files = [block.files[position] for block in sorted(blocks, key=lambda block: block.first) if block.files]
@@ -131,8 +131,8 @@ def _commit_unit(run: Run, unit: "Unit", blocks: Sequence["Block"]) -> None:
                 f"{shard_set.directory}: {manifest.rows} rows and {len(failed)} unreadable images of "
                 f"{unit.rows.num_rows}: not committed"
             )
-        commit(run.storage, shard_set, manifest)
-        forget(run.storage, shard_set)
+        commit(run.store, shard_set, manifest)
+        forget(run.store, shard_set)
         run.telemetry.event(
             "embed",
             f"{manifest.rows} images embedded",

@@ -11,25 +11,25 @@ from raysep.distributed.cluster_shape import Resources
 from raysep.errors import StageError
 from raysep.finetune.trials import Trial, TrialResult, choose, write_result
 from raysep.stages import run_directory, worklist
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 from raysep.storage.retries import Why
 from raysep.telemetry.worker_stats import Report
 
 
-def pending(run: Run) -> bool:
+def pending(run: RunContext) -> bool:
     """Whether a trial has to be trained."""
-    trials, found = worklist.trials_of(run.storage, run.config)
+    trials, found = worklist.trials_of(run.store, run.config)
     return len(found) < len(trials)
 
 
-def perform(run: Run, cluster: Resources) -> None:
+def perform(run: RunContext, cluster: Resources) -> None:
     """Train the trials that have not ended."""
     from raysep.distributed.tune import Job, fit, prepare_all
 
     config, telemetry = run.config, run.telemetry
-    trials, found = worklist.trials_of(run.storage, config)
+    trials, found = worklist.trials_of(run.store, config)
     pending = [trial for trial in trials if (trial.model.id, trial.number) not in found]
-    job = Job(config.finetune, run.storage, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
+    job = Job(config.finetune, run.store, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
     failed: list[TrialResult] = []
 
     def ended(trial: Trial, result: TrialResult) -> None:
@@ -41,7 +41,7 @@ def perform(run: Run, cluster: Resources) -> None:
         else:
             if result.state == "stopped" or not trial.hyperparameters:
                 # What finished its training has written so itself.
-                write_result(run.storage, trial, result)
+                write_result(run.store, trial, result)
             telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
 
     def on_retry(trial: Trial, why: Why) -> None:
@@ -91,7 +91,7 @@ def perform(run: Run, cluster: Resources) -> None:
     if to_train:
         train(to_train, job)
         # Trials of the chosen setting that were stopped early for another seed's sake run to their end.
-        _, found = worklist.trials_of(run.storage, config)
+        _, found = worklist.trials_of(run.store, config)
         chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(found.values())}
         cut = [
             trial
@@ -102,7 +102,7 @@ def perform(run: Run, cluster: Resources) -> None:
         ]
         if cut and config.finetune is not None:
             train(cut, replace(job, config=config.finetune.model_copy(update={"asha": None})))
-    _, found = worklist.trials_of(run.storage, config)
+    _, found = worklist.trials_of(run.store, config)
     best = choose(found.values())
     for model in config.models:
         own = [result for result in best if result.model_id == model.id]
@@ -116,7 +116,7 @@ def perform(run: Run, cluster: Resources) -> None:
     states = Counter[str](result.state for result in [*found.values(), *failed])
     telemetry.metrics.trials_ended(states)
     run_directory.record(
-        run.storage,
+        run.store,
         "finetune",
         telemetry.bill.get("finetune"),
         trials=len(trials),

@@ -9,14 +9,14 @@ from raysep.report.schema import FILE, Ran, Retried, Summary
 from raysep.report.summary import summarize
 from raysep.scoring import table
 from raysep.stages import run_directory, worklist
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 
 
-def perform(run: Run) -> Summary:
+def perform(run: RunContext) -> Summary:
     """Write the summary and the report, or read the summary back where they are up to date."""
     from raysep.report.html import PAGE, write_report
 
-    config, storage = run.config, run.storage
+    config, storage = run.config, run.store
     if not storage.exists(run_directory.MANIFEST):
         raise StageError(f"report: {storage.display()} holds no run yet: run `raysep run` first")
     trials, found = worklist.trials_of(storage, config)
@@ -69,7 +69,7 @@ def perform(run: Run) -> Summary:
     return summary
 
 
-def _sizes(run: Run) -> dict[str, Counter[str]]:
+def _sizes(run: RunContext) -> dict[str, Counter[str]]:
     """Images of each class of each split, in the first rotation."""
     return {
         name: Counter(splits.select(run.split, worklist.role_of(name))["class_name"].to_pylist())

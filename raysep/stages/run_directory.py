@@ -32,7 +32,7 @@ Bill = dict[str, dict[str, float]]
 PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
 
 
-def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
+def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
     """Whether the directory is a run of this configuration and these images already.
 
     Returns:
@@ -42,41 +42,41 @@ def check_belongs(run: Storage, config: RunConfig, split: pa.Table) -> bool:
         RunDirError: it belongs to another configuration or other images, and says which differ.
     """
     try:
-        old = yaml.safe_load(run.read_bytes(CONFIG))
+        old = yaml.safe_load(store.read_bytes(CONFIG))
     except FileNotFoundError:
         # A call that was stopped while it began the run may have left these.
         others = [
             file
-            for file in run.files()
+            for file in store.files()
             if file not in {SPLITS, MANIFEST} and not file.startswith(f"{claims.DIRECTORY}/")
         ]
         if others:
             raise RunDirError(
-                f"{run.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
+                f"{store.display()} holds other files ({others[0]}, ...) and no run: take another --run-dir"
             ) from None
         return False
     except yaml.YAMLError as error:
-        raise RunDirError(f"{run.display(CONFIG)} is damaged ({' '.join(str(error).split())}): restore it") from None
+        raise RunDirError(f"{store.display(CONFIG)} is damaged ({' '.join(str(error).split())}): restore it") from None
     now = with_absolute_paths(config).model_dump(mode="json")
-    with run.understood(CONFIG):
+    with store.understood(CONFIG):
         changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
     if changed:
         raise RunDirError(
             "\n".join(
                 [
-                    f"{run.display()} belongs to another configuration; take another --run-dir, or undo:",
+                    f"{store.display()} belongs to another configuration; take another --run-dir, or undo:",
                     *(f"  - {line}" for line in changed),
                 ]
             )
         )
-    if run.exists(SPLITS):
-        with run.understood(SPLITS):
-            before = splits.from_parquet(run.read_bytes(SPLITS))
+    if store.exists(SPLITS):
+        with store.understood(SPLITS):
+            before = splits.from_parquet(store.read_bytes(SPLITS))
         if splits.fingerprint(before) != splits.fingerprint(split):
             old_ids, new_ids = set(before["image_id"].to_pylist()), set(split["image_id"].to_pylist())
             raise RunDirError(
-                f"{run.display()} belongs to other images: {len(old_ids - new_ids)} of its {len(old_ids)} are gone and "
-                f"{len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
+                f"{store.display()} belongs to other images: {len(old_ids - new_ids)} of its {len(old_ids)} are gone "
+                f"and {len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
             )
     return True
 
@@ -97,15 +97,15 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def begin(run: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:
+def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:
     """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run.
 
     Args:
         remarks: what there is to say of the images; kept, so that later calls say the same.
     """
     text = to_yaml(config)
-    run.write_bytes(SPLITS, splits.to_parquet(split))
-    run.write_json(
+    store.write_bytes(SPLITS, splits.to_parquet(split))
+    store.write_json(
         MANIFEST,
         {
             "raysep": __version__,
@@ -124,52 +124,52 @@ def begin(run: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | N
             "stages": {},
         },
     )
-    run.write_bytes(CONFIG, text.encode())
+    store.write_bytes(CONFIG, text.encode())
 
 
-def data_remarks(run: Storage) -> list[str]:
+def data_remarks(store: Storage) -> list[str]:
     """What there was to say of the images when the run was begun, a sentence each."""
-    remarks = run.read_json(MANIFEST).get("data", {})
+    remarks = store.read_json(MANIFEST).get("data", {})
     return [*remarks.get("left_out", []), *remarks.get("notes", [])]
 
 
-def data_hash(run: Storage) -> str | None:
+def data_hash(store: Storage) -> str | None:
     """Hash of the images and their roles; None where the directory doesn't say it."""
     try:
-        found: str | None = run.read_json(MANIFEST).get("data_sha256")
+        found: str | None = store.read_json(MANIFEST).get("data_sha256")
     except FileNotFoundError:
         return None
     return found
 
 
-def record(run: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
+def record(store: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
     """Set a stage's state in the manifest.
 
     Args:
         bill: what ran on which node in this call, added to what ran there before.
     """
-    manifest = run.read_json(MANIFEST)
+    manifest = store.read_json(MANIFEST)
     nodes: Bill = manifest["stages"].get(stage, {}).get("nodes", {})
     for node, entry in (bill or {}).items():
         before = nodes.setdefault(node, {"pieces": 0, "seconds": 0.0})
         nodes[node] = {name: round(before[name] + value, 3) for name, value in entry.items()}
     manifest["stages"][stage] = {**state, **({"nodes": nodes} if nodes else {}), "at": now()}
-    run.write_json(MANIFEST, manifest)
+    store.write_json(MANIFEST, manifest)
 
 
-def record_retries(run: Storage, again: Mapping[str, Mapping[Why, int]]) -> None:
+def record_retries(store: Storage, again: Mapping[str, Mapping[Why, int]]) -> None:
     """Add how often something was begun again, by stage and by why, to what it was in the calls before."""
-    manifest = run.read_json(MANIFEST)
+    manifest = store.read_json(MANIFEST)
     for stage, counts in again.items():
         known = manifest.setdefault("retries", {}).setdefault(stage, {})
         for why, times in counts.items():
             known[why] = known.get(why, 0) + times
-    run.write_json(MANIFEST, manifest)
+    store.write_json(MANIFEST, manifest)
 
 
-def record_machines(run: Storage, kinds: Sequence[str]) -> None:
+def record_machines(store: Storage, kinds: Sequence[str]) -> None:
     """Set what the cluster is made of: how many nodes of each kind, in the last call that had work."""
-    run.write_json(MANIFEST, {**run.read_json(MANIFEST), "machines": dict(Counter(kinds))})
+    store.write_json(MANIFEST, {**store.read_json(MANIFEST), "machines": dict(Counter(kinds))})
 
 
 def versions() -> dict[str, str]:

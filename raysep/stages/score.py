@@ -8,21 +8,21 @@ from raysep.distributed.connect import gpu_memory
 from raysep.errors import StageError
 from raysep.scoring import table
 from raysep.stages import run_directory, worklist
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 
 # The table of scores is rewritten so often that a stopped run loses little, and so seldom that writing a long
 # table takes no more than a twentieth of the time.
 SAVE_INTERVAL_S, SAVE_SHARE = 2.0, 1 / 20
 
 
-def pending(run: Run) -> bool:
+def pending(run: RunContext) -> bool:
     """Whether a score is missing, is one too many, or there is nothing yet to score."""
     tasks = worklist.tasks_of(run)
-    rows = table.read(run.storage, names_only=True)
+    rows = table.read(run.store, names_only=True)
     return not tasks or bool(table.missing(tasks, rows)) or len(table.belonging(tasks, rows)) < len(rows)
 
 
-def perform(run: Run, cluster: Resources) -> None:
+def perform(run: RunContext, cluster: Resources) -> None:
     """Compute the scores that are missing."""
     from raysep.distributed.score_actors import score_all
 
@@ -30,7 +30,7 @@ def perform(run: Run, cluster: Resources) -> None:
     tasks = worklist.tasks_of(run)
     if not tasks:
         raise StageError("score: there are no embeddings: run `raysep embed` first")
-    rows = table.belonging(tasks, table.read(run.storage))
+    rows = table.belonging(tasks, table.read(run.store))
     missing = table.missing(tasks, rows)
     # Long layers first, so that the last actor doesn't work alone at the end.
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
@@ -50,7 +50,7 @@ def perform(run: Run, cluster: Resources) -> None:
             telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
 
         try:
-            for task, new, worker in score_all(run.storage, config.score, missing, pool, on_retry):
+            for task, new, worker in score_all(run.store, config.score, missing, pool, on_retry):
                 rows += new
                 place = task.shard_set
                 telemetry.worked("score", worker, place.model_id)
@@ -60,11 +60,11 @@ def perform(run: Run, cluster: Resources) -> None:
                 bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
                 start = time.monotonic()
                 if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
-                    table.write(run.storage, rows)
+                    table.write(run.store, rows)
                     saved = time.monotonic()
                     took = saved - start
         finally:
             # A call that is stopped, or fails, keeps every layer that was done.
-            table.write(run.storage, rows)
+            table.write(run.store, rows)
     telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
-    run_directory.record(run.storage, "score", telemetry.bill.get("score"), layers=len(tasks), scores=len(rows))
+    run_directory.record(run.store, "score", telemetry.bill.get("score"), layers=len(tasks), scores=len(rows))

@@ -13,7 +13,7 @@ from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
 from raysep.finetune.trials import Trial, TrialResult, baseline_models, choose, plan, read_result
 from raysep.models.meta import META, CheckpointMeta, directory, read_meta
 from raysep.scoring import table
-from raysep.stages.context import Run
+from raysep.stages.context import RunContext
 from raysep.storage.store import Storage
 
 
@@ -26,16 +26,16 @@ def role_of(split: str) -> str:
 SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes", "sample")
 
 
-def checkpoints_of(run: Run) -> list[CheckpointMeta]:
+def checkpoints_of(run: RunContext) -> list[CheckpointMeta]:
     """The checkpoints that are evaluated and there."""
-    _, found = trials_of(run.storage, run.config)
-    return chosen_checkpoints(run.storage, run.config, list(found.values()))
+    _, found = trials_of(run.store, run.config)
+    return chosen_checkpoints(run.store, run.config, list(found.values()))
 
 
-def tasks_of(run: Run) -> list[table.Task]:
+def tasks_of(run: RunContext) -> list[table.Task]:
     """Everything that can be scored by now, done or not."""
     metas = checkpoints_of(run)
-    _, manifests = pending_shard_sets(run.storage, run.config, metas, run.split)
+    _, manifests = pending_shard_sets(run.store, run.config, metas, run.split)
     return score_tasks(run.config, metas, manifests)
 
 
@@ -49,18 +49,18 @@ def planned_trials(config: RunConfig) -> list[Trial]:
     return plan(config, _sample)
 
 
-def trials_of(run: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
+def trials_of(store: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
     """All trials of the run, and how those that need not be trained again ended."""
     trials = planned_trials(config)
     found = {
         (trial.model.id, trial.number): result
         for trial in trials
-        if (result := read_result(run, trial, steps_of(config, trial))) is not None
+        if (result := read_result(store, trial, steps_of(config, trial))) is not None
     }
     return trials, found
 
 
-def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
+def chosen_checkpoints(store: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
     """The checkpoints that are evaluated: every step of the chosen trials, model by model, baselines last."""
     chosen = choose(results)
     ids = [model.id for model in [*config.models, *baseline_models(config)]]
@@ -70,7 +70,7 @@ def chosen_checkpoints(run: Storage, config: RunConfig, results: Sequence[TrialR
         for result in chosen
         for step in steps_of(config, result)
     ]
-    return [read_meta(run, where) for *_, where in sorted(places) if run.exists(f"{where}/{META}")]
+    return [read_meta(store, where) for *_, where in sorted(places) if store.exists(f"{where}/{META}")]
 
 
 def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
@@ -101,14 +101,14 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str
 
 
 def pending_shard_sets(
-    run: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
+    store: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
 ) -> tuple[list[tuple[CheckpointMeta, str]], dict[ShardSet, Manifest]]:
     """What has to be embedded, and the manifests of what is there."""
     data = splits.fingerprint(split)
     pending, there = [], {}
     for meta in metas:
         for name in splits_of(config, split):
-            manifest = read_manifest(run, shard_set_of(meta, name))
+            manifest = read_manifest(store, shard_set_of(meta, name))
             if manifest is not None and manifest.key == embedding_key(config, meta, name, data):
                 there[shard_set_of(meta, name)] = manifest
             else:

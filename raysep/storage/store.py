@@ -227,14 +227,14 @@ class Storage:
             persistently(lambda: self.fs.delete_file(self.path(relative)))
 
 
-def check_visible(run: Storage) -> None:
+def check_visible(store: Storage) -> None:
     """Raise StageError in a worker whose node doesn't see a run's directory, before it writes one of its own there.
 
     Nodes that came up after the run began have not been asked before.
     """
-    if run.is_local and not Path(run.root).is_dir():
+    if store.is_local and not Path(store.root).is_dir():
         raise StageError(
-            f"{run.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
+            f"{store.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
             "(s3://...) or a directory that all of them mount"
         )
 
