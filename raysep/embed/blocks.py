@@ -224,8 +224,9 @@ class Embedding:
         if embedded.good:
             good_ids = [ids[position] for position in embedded.good]
             good_labels = [labels[position] for position in embedded.good]
+            layers = self._embedder.layers
             files = [
-                write_part(
+                write_part(self._store, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype)
                     self._store, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype
                 )
                 for where, vectors in zip(work["directories"], embedded.vectors, strict=True)
