@@ -15,13 +15,13 @@ from raysep.config import RunConfig
 from raysep.data import inventory, splits
 from raysep.distributed import joining, placement
 from raysep.distributed.cluster_shape import Resources
-from raysep.distributed.connect import connection, unseen_by_nodes
 from raysep.errors import UsageError
 from raysep.stages import embed as embed_stage
 from raysep.stages import finetune as finetune_stage
 from raysep.stages import run_directory, validation
 from raysep.stages import score as score_stage
 from raysep.stages.context import RunContext
+from raysep.stages.executor import Executor, open_executor
 from raysep.storage import lease, retries
 from raysep.storage.store import Storage, is_uri
 from raysep.telemetry import Telemetry
@@ -43,6 +43,7 @@ def run(
     verbose: bool = False,
     telemetry: Telemetry | None = None,
     share: Resources | None = None,
+    executor: Executor | None = None,
 ) -> "Summary | None":
     """Do what is missing of the stages.
 
@@ -55,6 +56,7 @@ def run(
         verbose: let Ray's own lines through.
         telemetry: where progress goes.
         share: the part of the cluster that this run may plan with; all of it if unset.
+        executor: where the work runs; on Ray if unset.
 
     Returns:
         The summary if `report` is among the stages.
@@ -66,7 +68,7 @@ def run(
     """
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir)
-    if any(stage in WORK for stage in stages):
+    if executor is None and any(stage in WORK for stage in stages):
         joining.check_named()
     storage.reach()
     # A directory that is this run's already was checked when it was begun: its models need no second look.
@@ -79,7 +81,15 @@ def run(
         telemetry.line("checks", f"images and {len(config.models)} model(s){hub}")
         readers, split = validation.check_all(config, config_name, lambda line: telemetry.line("checks", line))
         begun = run_directory.check_belongs(storage, config, split)
-    current = RunContext(run_directory.with_absolute_paths(config), storage, readers, split, telemetry, verbose)
+    current = RunContext(
+        run_directory.with_absolute_paths(config),
+        storage,
+        readers,
+        split,
+        telemetry,
+        executor or open_executor("ray"),
+        verbose,
+    )
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
     # A run that only looks whether there is something to do is over before anybody could ask it.
@@ -120,11 +130,11 @@ def repair(config: RunConfig, telemetry: Telemetry) -> None:
 def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
     config, telemetry = current.config, current.telemetry
     telemetry.line("ray", "starting")
-    with connection(current.verbose, config.compute.addable) as whole:
+    with current.executor.connect(current.verbose, config.compute.addable) as whole:
         cluster = share or whole
         placement.check(config.compute, cluster)
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
-        _check_shared(config, current.store)
+        _check_shared(config, current)
         if not begun:
             looked = inventory.look(config.data, current.readers, current.split)
             inventory.check_readable(config.data, looked)
@@ -146,15 +156,15 @@ def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Res
                     telemetry.line(stage, "nothing left to do")
 
 
-def _check_shared(config: RunConfig, storage: Storage) -> None:
+def _check_shared(config: RunConfig, current: RunContext) -> None:
     """Raise UsageError where nodes don't see what the run reads and writes on this node's disk."""
     places = [model.pretrained for model in config.models if isinstance(model.pretrained, str)]
     places += [model.local_directory for model in config.models if model.local_directory is not None]
     sources = [config.data.source, *(domain.source for domain in config.data.domains)]
     places += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
-    places.append(storage.full_uri)
+    places.append(current.store.full_uri)
     local = [Storage(place) for place in places if not is_uri(place) or place.startswith("file:")]
-    missing = unseen_by_nodes([storage.root for storage in local])
+    missing = current.executor.missing_on_nodes([storage.root for storage in local])
     if not missing:
         return
     lines = [f"  - {node}: no {', '.join(paths)}" for node, paths in sorted(missing.items())]
@@ -179,7 +189,7 @@ def _counting_retries(current: RunContext, stage: str) -> Iterator[None]:
         yield
     except OSError as error:
         # Storage that is away would only be waited for once more.
-        away = retries.may_pass(error)
+        away = retries.is_transient(error)
         raise
     finally:
         if own := retries.count() - before:

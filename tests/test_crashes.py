@@ -13,15 +13,14 @@ from raysep.embed import ledger
 from raysep.finetune import resume
 from raysep.integrity import verify
 from raysep.stages import worklist
+from raysep.stages.executor import LocalExecutor
 from raysep.storage.store import Storage
-from raysep.telemetry import Telemetry
 from tests.crashing import CrashError, Crashes
-from tests.serial import configuration, results, without_ray
+from tests.serial import configuration, results
 
 
 @pytest.mark.slow
 def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    without_ray(monkeypatch)
     monkeypatch.setattr(resume, "KEEP_INTERVAL_S", 0.0)
     # A layer's scores are one file operation, however many they are.
     monkeypatch.setattr(worklist, "DIAGNOSTICS", ("nonfinite_rows",))
@@ -33,7 +32,7 @@ def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypa
     def go(name: str, at: int | None = None) -> Storage:
         crashes.begin(at)
         run = Storage(str(tmp_path / name))
-        pipeline.run(config.model_copy(update={"run_dir": str(tmp_path / name)}), telemetry=Telemetry())
+        pipeline.run(config.model_copy(update={"run_dir": str(tmp_path / name)}), executor=LocalExecutor())
         return run
 
     expected = results(go("run"))

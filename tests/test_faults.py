@@ -13,11 +13,11 @@ from raysep import pipeline
 from raysep.data.sources import ImageFolder
 from raysep.errors import ConfigError, RaysepError, StorageError
 from raysep.integrity import verify
+from raysep.stages.executor import LocalExecutor
 from raysep.storage import lease
 from raysep.storage.store import Storage
-from raysep.telemetry import Telemetry
 from tests.conftest import write_images
-from tests.serial import configuration, results, without_ray
+from tests.serial import configuration, results
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting, and becoming another user, take root")
@@ -57,14 +57,13 @@ def nobody() -> Iterator[None]:
 def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    without_ray(monkeypatch)
     config = configuration(tmp_path)
-    pipeline.run(config.model_copy(update={"run_dir": str(tmp_path / "roomy")}), telemetry=Telemetry())
+    pipeline.run(config.model_copy(update={"run_dir": str(tmp_path / "roomy")}), executor=LocalExecutor())
     tight = config.model_copy(update={"run_dir": str(small_disk / "run")})
     run, sizes = Storage(tight.run_dir), [300]
     while True:
         try:
-            pipeline.run(tight, telemetry=Telemetry())
+            pipeline.run(tight, executor=LocalExecutor())
             break
         except StorageError as error:
             said = str(error)

@@ -19,10 +19,10 @@ from raysep.config.names import DIAGNOSTICS, METRICS
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
 from raysep.report.schema import Summary
+from raysep.stages.executor import Executor, LocalExecutor
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN, TINY_VIT, write_images
-from tests.serial import without_ray
 
 
 def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
@@ -46,10 +46,10 @@ def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
     )
 
 
-def go(config: RunConfig, *stages: str) -> tuple[Summary | None, str]:
+def go(config: RunConfig, *stages: str, executor: Executor | None = None) -> tuple[Summary | None, str]:
     console = Console(width=200, highlight=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     try:
-        summary = pipeline.run(config, stages or pipeline.STAGES, telemetry=Telemetry(console))
+        summary = pipeline.run(config, stages or pipeline.STAGES, telemetry=Telemetry(console), executor=executor)
     finally:
         console.file.close()
     return summary, console.export_text()
@@ -58,11 +58,6 @@ def go(config: RunConfig, *stages: str) -> tuple[Summary | None, str]:
 def scores(run_dir: Path) -> list[dict[str, Any]]:
     rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-@pytest.fixture
-def serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_ray(monkeypatch)
 
 
 @pytest.fixture
@@ -144,7 +139,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     assert scores(run_dir) == all_scores
 
 
-def test_rotations_domains_and_named_modules(serial, tree: Path, tmp_path: Path):
+def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
     other = tmp_path / "other"
     write_images(other, {"x": 6, "y": 6}, seed=5)
     found = config(
@@ -163,7 +158,7 @@ def test_rotations_domains_and_named_modules(serial, tree: Path, tmp_path: Path)
         finetune={"steps": 2, "evaluate_at": [2], "batch_size": 8},
         score={"metrics": ["nmi", "nn1"], "resamples": 20},
     )
-    summary, lines = go(found)
+    summary, lines = go(found, executor=LocalExecutor())
     assert summary is not None
     assert "unseen 16/16, noisy 16/16, elsewhere 12/12 images" in lines
     (model,) = summary.models
@@ -194,7 +189,7 @@ def test_rotations_domains_and_named_modules(serial, tree: Path, tmp_path: Path)
     assert model.headline in page
 
 
-def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(serial, tree: Path, tmp_path: Path):
+def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Path, tmp_path: Path):
     found = config(
         tree,
         tmp_path / "run",
@@ -204,18 +199,18 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(serial, 
         score={"protocols": ["default", "paper"], "metrics": ["nmi", "knn_purity"]},
     )
     with pytest.raises(StageError, match="raysep run"):
-        go(found, "report")
+        go(found, "report", executor=LocalExecutor())
     with pytest.raises(StageError, match="raysep finetune"):
-        go(found, "embed")
+        go(found, "embed", executor=LocalExecutor())
     with pytest.raises(StageError, match="raysep embed"):
-        go(found, "score")
-    go(found, "finetune")
-    go(found, "embed")
-    summary, _ = go(found, "report")
+        go(found, "score", executor=LocalExecutor())
+    go(found, "finetune", executor=LocalExecutor())
+    go(found, "embed", executor=LocalExecutor())
+    summary, _ = go(found, "report", executor=LocalExecutor())
     assert summary is not None
     assert "4 of 4 layers are not scored yet" in summary.left_out
-    go(found, "score")
-    summary, _ = go(found, "report")
+    go(found, "score", executor=LocalExecutor())
+    summary, _ = go(found, "report", executor=LocalExecutor())
     assert summary is not None
     assert summary.left_out == []
     assert (summary.unseen_classes, summary.unseen_images) == (5, 60)
@@ -283,7 +278,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_problems_of_data_and_models_come_together(serial, tree: Path, tmp_path: Path):
+def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path):
     wrong = config(
         tree,
         tmp_path / "run",
@@ -291,25 +286,25 @@ def test_problems_of_data_and_models_come_together(serial, tree: Path, tmp_path:
         data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": ["y", "z"]}},
     )
     with pytest.raises(ConfigError) as caught:
-        go(wrong)
+        go(wrong, executor=LocalExecutor())
     text = str(caught.value)
     for part in ("no class 'y'", "no class 'z'", "no class token", "flavour"):
         assert part in text
 
 
-def test_a_run_directory_of_another_configuration_is_refused_untouched(serial, tree: Path, tmp_path: Path):
+def test_a_run_directory_of_another_configuration_is_refused_untouched(tree: Path, tmp_path: Path):
     found = config(tree, tmp_path / "run", models=[TINY_CNN], finetune=None)
-    go(found, "finetune")
+    go(found, "finetune", executor=LocalExecutor())
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = config(
         tree, tmp_path / "run", models=[TINY_CNN], finetune=None, score={"metrics": ["nmi", "nn1"], "seed": 7}
     )
     with pytest.raises(RunDirError, match=r"score\.seed: 42 -> 7"):
-        go(other)
+        go(other, executor=LocalExecutor())
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_report(serial, tree: Path, tmp_path: Path):
+def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_report(tree: Path, tmp_path: Path):
     # 12 bits in files of 16, and what lies beside them.
     for number, path in enumerate(sorted(tree.rglob("*.png"))):
         values = np.random.default_rng(number).integers(0, 4096, (16, 16), dtype=np.uint16)
@@ -324,7 +319,7 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
         "models": [TINY_VIT],
         "score": {"metrics": ["nmi"], "resamples": 20},
     }
-    summary, lines = go(config(tree, tmp_path / "run", **dark))
+    summary, lines = go(config(tree, tmp_path / "run", **dark), executor=LocalExecutor())
     assert summary is not None
     assert summary.left_out == [
         "files that are no images that can be decoded: 1 .txt",
@@ -339,13 +334,13 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
     # Files that come later change nothing of what is said of this run.
     (tree / "a" / "more.txt").write_text("x")
     before = (tmp_path / "run" / "summary.json").read_bytes()
-    again, lines = go(config(tree, tmp_path / "run", **dark))
+    again, lines = go(config(tree, tmp_path / "run", **dark), executor=LocalExecutor())
     assert again == summary
     assert lines.count("nothing left to do") == 4
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
     bright = config(tree, tmp_path / "bright", **{**dark, "data": {**dark["data"], "bit_depth": 12}})
-    summary, _ = go(bright)
+    summary, _ = go(bright, executor=LocalExecutor())
     assert summary is not None
     assert summary.data_notes == []
     shard_set = ShardSet("test_vit", 0, 0, "unseen")

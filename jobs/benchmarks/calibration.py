@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from real_layers import RealLayer, of_folder, of_run
 from threadpoolctl import threadpool_limits
 
+from raysep.config import ScoreConfig
 from raysep.config.names import METRICS, Metric
 from raysep.distributed import limits
 from raysep.report.selection import select
 from raysep.scoring.backends import open_engine
-from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.cache import LayerScores
 from raysep.scoring.registry import MEASURES, Measured
 from raysep.scoring.subsample import balanced
 
@@ -125,7 +126,7 @@ def measured(
 
 def scores_of(X: NDArray[np.float32], y: NDArray[Any], seed: int, metrics: Sequence[Metric]) -> dict[Metric, Measured]:
     """The scores of one layer."""
-    layer = Layer(X, y, open_engine("auto"), Settings(seed=seed))
+    layer = LayerScores(X, y, open_engine("auto"), ScoreConfig(seed=seed, sample=None))
     return {metric: MEASURES[metric](layer) for metric in metrics}
 
 

@@ -36,7 +36,7 @@ from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import embed_plan
-from raysep.embed.blocks import Embedding, Unit, block_from_json, references
+from raysep.embed.blocks import Embedding, WorkGroup, references
 from raysep.embed.embedder import Embedder
 from raysep.embed.shards import ShardSet
 from raysep.finetune.training import prepare
@@ -98,12 +98,12 @@ class World:
         prepare(Trial(config, number, seed=number), self.run, self.split)
         return read_meta(self.run, f"checkpoints/{config.id}/trial={number}/step=0")
 
-    def unit(self, count: int, images: int) -> Unit:
+    def unit(self, count: int, images: int) -> WorkGroup:
         """The first images, for so many checkpoints."""
         metas = self.metas[:count]
         sets = [ShardSet(meta.model.id, meta.trial, meta.step, "unseen") for meta in metas]
         keys = ("benchmark",) * len(metas)
-        return Unit(metas, sets, keys, select(self.split, "unseen").slice(0, images), self.source)
+        return WorkGroup(metas, sets, keys, select(self.split, "unseen").slice(0, images), self.source)
 
     def paths(self, images: int) -> list[str]:
         """Files of the same images."""
@@ -251,11 +251,7 @@ def checkpoints(size: Size) -> Iterator[Figure]:
         def embedded(count: int) -> None:
             unit, meter = world.unit(count, size.images), Meter("here")
             work = Embedding([unit.reader], world.run, EmbedConfig(batch_size=BATCH), "cpu", meter)
-            reports = [
-                report
-                for block in references(0, unit, 0, BLOCK)
-                for report in block_from_json(work(block)["outcome"][0].as_py()).reports
-            ]
+            reports = [report for block in references(0, unit, 0, BLOCK) for report in work.embed(block).reports]
             counted[count] = sum(report.counts["bytes_read"] for report in reports)
 
         one, two = in_turn(min(3, size.turns), partial(embedded, 1), partial(embedded, 2))

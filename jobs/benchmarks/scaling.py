@@ -99,9 +99,12 @@ def _embedding(world: World, images: int, count: int) -> float:
 
 
 def _scoring(run: Storage, tasks: list[Task], count: int) -> float:
-    from raysep.distributed.score_actors import score_all
+    from raysep.distributed.score import score_all
 
-    return _rate([(time.perf_counter(), 1) for _ in score_all(run, ScoreConfig(), tasks, Pool(count, 1, 0))], count)
+    return _rate(
+        [(time.perf_counter(), 1) for _ in score_all(run, ScoreConfig(), tasks, Pool(count, 1, 0), lambda _: None)],
+        count,
+    )
 
 
 def _rate(done: list[tuple[float, int]], count: int) -> float:

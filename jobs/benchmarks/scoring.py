@@ -34,11 +34,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from raysep.config import ScoreConfig
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.scoring import split_half
 from raysep.scoring.backends import SklearnEngine, open_engine
 from raysep.scoring.backends.torch import TorchEngine
-from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.cache import LayerScores
 from raysep.scoring.probe import STRENGTHS, linear_probe
 from raysep.scoring.registry import MEASURES
 from raysep.scoring.scoring import score_layer
@@ -132,7 +133,7 @@ def everything(size: Size, seed: int) -> None:
     """The same metrics of ours, with intervals, chance levels and diagnostics."""
     X, y = _layers(size)[seed]
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    score_layer(X.copy(), y, wanted, open_engine("auto"), Settings(), own=True)
+    score_layer(X.copy(), y, wanted, open_engine("auto"), ScoreConfig(sample=None), own=True)
 
 
 _MADE: dict[Size, list[tuple[Matrix, Labels]]] = {}
@@ -188,10 +189,10 @@ def kmeans(size: Size) -> Iterator[Figure]:
 def neighbors(size: Size) -> Iterator[Figure]:
     """All neighbour metrics and their halves."""
     X, y = _layers(size)[-1]
-    in_a = split_half.draw_halves(y, Settings().resamples, 42)
+    in_a = split_half.draw_halves(y, ScoreConfig(sample=None).resamples, 42)
 
     def ours() -> None:
-        own = Layer(X, y, TorchEngine(), Settings())
+        own = LayerScores(X, y, TorchEngine(), ScoreConfig(sample=None))
         for metric in ("knn_purity", "nn1", "r_precision"):
             MEASURES[metric](own)
 
@@ -251,7 +252,7 @@ def large(size: Size) -> Iterator[Figure]:
     """One layer of many images: time in turn, memory of a process that does nothing else."""
     X, y = layer(size.large_images, size.dim, size.large_classes, 0)
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_engine("auto"), Settings(sample=10_000), own=True))
+    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_engine("auto"), ScoreConfig(sample=10_000), own=True))
     theirs = {
         "k-means": seconds(partial(kmeans_of_scikit_learn, X, y)),
         "neighbours": seconds(partial(neighbors_of_scikit_learn, X, y, None)),
@@ -277,12 +278,12 @@ def memory(N: int, D: int, K: int) -> None:
     """Print the bytes by which scoring a layer raises this process's memory at most, the layer included."""
     warm, labels = layer(600, 64, 5, 0)
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    score_layer(warm, labels, wanted, open_engine("auto"), Settings())
+    score_layer(warm, labels, wanted, open_engine("auto"), ScoreConfig(sample=None))
     X, y = layer(N, D, K, 0)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() - X.nbytes
     # From here on the kernel counts a new peak.
     Path("/proc/self/clear_refs").write_text("5")
-    score_layer(X, y, wanted, open_engine("auto"), Settings(sample=10_000), own=True)
+    score_layer(X, y, wanted, open_engine("auto"), ScoreConfig(sample=10_000), own=True)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) * 1024 - before, X.nbytes)
 

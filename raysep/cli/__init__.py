@@ -12,7 +12,7 @@ from raysep.cli.app import app
 from raysep.errors import RaysepError, StoppedError, UsageError, printable
 from raysep.process import environment
 from raysep.process.signals import EXIT_CODE, Interrupted
-from raysep.storage.retries import may_pass
+from raysep.storage.retries import is_transient
 
 __all__ = ["app", "evaluate", "jobs", "main", "sweeps"]
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, MemoryError) as error:
         # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
         said = str(error) or "out of memory"
-        if may_pass(error):
+        if is_transient(error):
             said = (
                 f"{said.rstrip('.')}. What was finished before stays valid: when it answers again, run the same command"
             )

@@ -99,8 +99,9 @@ def run(
     # Without a file, everything that stands alone is an override.
     changes = [*([config] if config is not None else []), *(overrides or [])]
     from raysep.config.load import config_of_options
+    from raysep.data.parts import has_unseen_part
 
-    options = config_of_options(model, weights, data, unseen, changes, run_dir)
+    options = config_of_options(model, weights, data, unseen, changes, run_dir, has_unseen=has_unseen_part(data))
     _evaluate(options, "options", stages, (verbose, log_format), repair)
 
 

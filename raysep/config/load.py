@@ -112,6 +112,8 @@ def config_of_options(
     unseen: str | None,
     overrides: Sequence[str] = (),
     run_dir: str | None = None,
+    *,
+    has_unseen: bool = False,
 ) -> RunConfig:
     """The run that answers the usual question without a file: my checkpoint, a folder of new classes, which layer?
 
@@ -122,6 +124,7 @@ def config_of_options(
         unseen: class names with commas between them, in double quotes those that have commas; or `all`; unset: all, or
             what the directory says itself where it is split into train, test and unseen.
         overrides, run_dir: as for `load_config`.
+        has_unseen: the directory itself is split, and names its unseen classes.
 
     Raises:
         ConfigError: with every problem of the options and the overrides at once.
@@ -132,9 +135,7 @@ def config_of_options(
         "models": [{"name": model, "pretrained": True if weights is None else weights}],
         "finetune": None,
     }
-    from raysep.data.parts import has_unseen_part
-
-    if unseen is not None or not has_unseen_part(data):
+    if unseen is not None or not has_unseen:
         names = ["all"] if unseen is None else _listed(unseen)
         values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
     return _build(values, overrides, run_dir, "options")

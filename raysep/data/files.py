@@ -15,7 +15,7 @@ from raysep.data.formats import (
     formats,
     suffix_of,
 )
-from raysep.storage.retries import may_pass
+from raysep.storage.retries import is_transient
 from raysep.storage.store import Storage
 
 # Of what a message shows.
@@ -141,7 +141,7 @@ def _head(storage: Storage, path: str) -> bytes | None:
     try:
         return storage.read_with(path, lambda file: bytes(file.read(HEAD_BYTES)))
     except OSError as error:
-        if may_pass(error):
+        if is_transient(error):
             raise
         return None
 

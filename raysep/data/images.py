@@ -10,7 +10,7 @@ from PIL import Image
 from raysep.data.decoding import UnreadableImageError, decode
 from raysep.data.sources.base import Reader
 from raysep.errors import StageError
-from raysep.storage.retries import may_pass
+from raysep.storage.retries import is_transient
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def load_batch(
             pixels.append(preprocessing.pixels(decode(source.read(path, row), preprocessing.channels)))
             good.append(position)
         except (UnreadableImageError, OSError) as error:
-            if may_pass(error):
+            if is_transient(error):
                 # The storage, and not the image: an image that is there must not be left out.
                 raise
             failed[position] = str(error)

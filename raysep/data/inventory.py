@@ -26,7 +26,7 @@ from raysep.data.files import in_short
 from raysep.data.sources import GivenBits, Reader, Remarks, Source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
-from raysep.storage.retries import may_pass
+from raysep.storage.retries import is_transient
 
 # Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
 SAMPLE, LARGE_SAMPLE = 32, 256
@@ -78,7 +78,7 @@ class Looked:
             if frames(content) > 1:
                 self.several.append(image_id)
         except (UnreadableImageError, OSError) as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
             self.unreadable[image_id] = str(error)
         else:

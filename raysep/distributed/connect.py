@@ -119,12 +119,8 @@ def cause(error: BaseException | None) -> str:
     return OUR_ERROR.sub("", named[-1]) if named else type(error).__name__
 
 
-def unseen_by_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Which of these local paths which nodes don't see: a run on several nodes needs storage that all of them reach.
-
-    Returns:
-        Node addresses and the paths missing there; empty where every node sees all of them.
-    """
+def missing_on_nodes(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Map of node address to the local paths that are missing on it; without the nodes that have all of them."""
     import ray
 
     @ray.remote(num_cpus=0)

@@ -78,6 +78,11 @@ def trial_pool(compute: ComputeConfig, cluster: Resources, trials: int, process_
     return Pool(trials, float(max(1, int(node_cpus / max(1, at_once)))), gpus)
 
 
+def prepare_pool(cluster: Resources, models: int) -> Pool:
+    """A CPU for each model that is written as it is."""
+    return Pool(max(1, min(models, cluster.places(1, 0, IMPORTED_BYTES))), 1.0, 0.0)
+
+
 def embed_plan(
     compute: ComputeConfig, cluster: Resources, blocks: int, process_bytes: int = IMPORTED_BYTES
 ) -> EmbedPlan:

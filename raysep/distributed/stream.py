@@ -8,7 +8,7 @@ For GPU actors the CPUs of all nodes decode, and hand over uint8.
 """
 
 import logging
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,16 @@ from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
 from raysep.distributed.connect import errors_of
 from raysep.distributed.placement import EmbedPlan, Pool
-from raysep.embed.blocks import Block, Decoding, Embedding, Unit, block_from_json, references
+from raysep.embed.blocks import (
+    RESULT,
+    BlockResult,
+    CountAttempt,
+    Decoding,
+    Embedding,
+    WorkGroup,
+    parse_result,
+    references,
+)
 from raysep.storage.retries import Attempts
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter
@@ -29,8 +38,8 @@ def _meter() -> Meter:
     return Meter(ray.util.get_node_ip_address())
 
 
-def _begin(attempts: Any) -> Callable[[str], int]:
-    return lambda piece: int(ray.get(attempts.begin.remote(piece)))
+def _count(attempts: Any) -> CountAttempt:
+    return lambda step: int(ray.get(attempts.count.remote(step)))
 
 
 class EmbedActor(Embedding):
@@ -43,7 +52,7 @@ class EmbedActor(Embedding):
 
         # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
         torch.set_num_threads(pool.threads)
-        super().__init__(readers, store, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _begin(attempts))
+        super().__init__(readers, store, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _count(attempts))
 
 
 class DecodeActor(Decoding):
@@ -53,44 +62,44 @@ class DecodeActor(Decoding):
         import torch
 
         torch.set_num_threads(1)
-        super().__init__(readers, store, config.batch_size, _meter(), _begin(attempts))
+        super().__init__(readers, store, config.batch_size, _meter(), _count(attempts))
 
 
 def embed_all(
-    units: Sequence[Unit],
+    groups: Sequence[WorkGroup],
     store: Storage,
     config: EmbedConfig,
     plan: EmbedPlan,
     verbose: bool = False,
     done: Sequence[Container[int]] | None = None,
-) -> Iterator[Block]:
-    """Stream the images of all units through a pool of actors; yields each block when it is written.
+) -> Iterator[BlockResult]:
+    """Stream the images of all work groups through a pool of actors; yields each block when it is written.
 
     Args:
-        units: in an order in which units of the same checkpoints follow each other.
+        groups: those of the same checkpoints one after the other.
         store: the run directory.
         config: batch size, storage type, rows of a block.
         plan: the actors; they must fit the cluster.
-        verbose: let Ray Data's own lines through.
-        done: of each unit, the first images of blocks that are there already.
+        verbose: show Ray Data's log.
+        done: of each group, the first images of the blocks to skip.
     """
     if not verbose:
         DataContext.get_current().enable_progress_bars = False
         DataContext.get_current().print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    readers = list({id(unit.reader): unit.reader for unit in units}.values())
+    readers = list({id(group.reader): group.reader for group in groups}.values())
     blocks: list[pa.Table] = [
         block
-        for number, unit in enumerate(units)
+        for index, group in enumerate(groups)
         for block in references(
-            number, unit, readers.index(unit.reader), config.shard_rows, () if done is None else done[number]
+            index, group, readers.index(group.reader), config.shard_rows, () if done is None else done[index]
         )
     ]
     if not blocks:
         return
-    # Tables are blocks as they are: `from_arrow` would ask workers for what is known of them, which takes a second.
+    # `from_arrow` would ask workers for the metadata of each table, which takes a second.
     data = ray.data.from_blocks(blocks)
-    # Ray Data begins what is lost again without an end and without a word: who counts is asked before each block.
+    # Ray Data retries lost blocks without a limit and without a log line: this actor counts the attempts.
     attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     common = (readers, store, config, attempts)
     if plan.decode is not None:
@@ -98,7 +107,7 @@ def embed_all(
     data = _through(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))
     with errors_of("embed"):
         for row in data.iter_rows():
-            yield block_from_json(row["outcome"])
+            yield parse_result(row[RESULT])
 
 
 def _through(data: Any, actor: type, pool: Pool, blocks: int, arguments: tuple[object, ...]) -> Any:

@@ -1,44 +1,28 @@
-"""Ray Tune around `training.train`: many trials, each a process with its share of the cluster."""
+"""Ray Tune around `finetune.run_trial`: many trials, each a process with its share of the cluster."""
 
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 
-from raysep.config import FinetuneConfig
-from raysep.data.sources import Reader
-from raysep.distributed.connect import cause, lost_errors
+from raysep.distributed.connect import cause
 from raysep.distributed.placement import Pool
-from raysep.finetune.trials import State, Trial, TrialResult, write_result
-from raysep.storage.retries import PIECE_RETRIES, Attempts, Why, may_pass
-from raysep.storage.store import Storage, check_visible
+from raysep.distributed.pool import run_tasks
+from raysep.finetune.run_trial import Job, Progress, ended_result, prepare_trial, run_trial, trial_result
+from raysep.finetune.trials import State, Trial, TrialResult
+from raysep.storage.retries import WORKER_RETRIES, Why, is_transient
 from raysep.telemetry.worker_stats import Meter, Report
 
-# A trial says where it is at most this often, evaluations aside.
+# Between evaluations a trial reports at most this often: a heartbeat with its step.
 REPORT_INTERVAL_S = 2.0
-# Called for each report of a trial: trial, and what it reported.
-OnReport = Callable[[Trial, dict[str, Any]], None]
+OnReport = Callable[[Trial, Progress], None]
 OnRetry = Callable[[Trial, Why], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all trials of a run have in common, except the model."""
-
-    config: FinetuneConfig | None
-    run: Storage
-    split: pa.Table
-    source: Reader
-    max_failed_share: float
 
 
 def sample(space: str, arguments: Any, seed: int) -> float:
@@ -49,28 +33,23 @@ def sample(space: str, arguments: Any, seed: int) -> float:
 
 
 def fit(
-    trials: Sequence[Trial],
-    job: Job,
-    pool: Pool,
-    on_report: OnReport,
-    verbose: bool = False,
-    on_retry: OnRetry | None = None,
+    trials: Sequence[Trial], job: Job, pool: Pool, on_report: OnReport, on_retry: OnRetry, verbose: bool = False
 ) -> list[TrialResult]:
-    """Run trials under Ray Tune. One that loses its process goes on from the state that it kept last.
+    """Run trials under Ray Tune. A trial that loses its worker resumes from its last training checkpoint.
 
     With ASHA the trials of each model and each draw of unseen classes compete among themselves only: a model
     that learns slowly, or a harder choice of classes, must not be stopped because another learns fast.
 
     Returns:
-        How each trial ended, in the order of `trials`. A trial that raised is `failed`, with its error; one that
-        finished has written so itself.
+        The result of each trial, in the order of `trials`. A trial that raised is `failed`, with its error; a finished
+        trial has written its result itself.
     """
     asha = job.config.asha if job.config is not None else None
     if asha is None:
-        return _fit_together(trials, job, pool, None, _Progress(trials, on_report, on_retry), verbose)
+        return _fit_group(trials, job, pool, None, _Callback(trials, on_report, on_retry), verbose)
     assert job.config is not None
     results: dict[tuple[str, int], TrialResult] = {}
-    for group in dict.fromkeys((trial.model.id, trial.rotation) for trial in trials):
+    for key in dict.fromkeys((trial.model.id, trial.rotation) for trial in trials):
         scheduler = ASHAScheduler(
             time_attr="evaluation",
             metric="val_accuracy",
@@ -79,73 +58,51 @@ def fit(
             grace_period=min(asha.grace_evaluations, len(job.config.evaluate_at)),
             reduction_factor=asha.reduction_factor,
         )
-        own = [trial for trial in trials if (trial.model.id, trial.rotation) == group]
-        for result in _fit_together(own, job, pool, scheduler, _Progress(own, on_report, on_retry), verbose):
+        group = [trial for trial in trials if (trial.model.id, trial.rotation) == key]
+        for result in _fit_group(group, job, pool, scheduler, _Callback(group, on_report, on_retry), verbose):
             results[result.model_id, result.number] = result
     return [results[trial.model.id, trial.number] for trial in trials]
 
 
 def prepare_all(
-    trials: Sequence[Trial], job: Job, on_prepared: Callable[[Trial, Report], None], on_retry: OnRetry | None = None
+    trials: Sequence[Trial], job: Job, pool: Pool, on_prepared: Callable[[Trial, Report], None], on_retry: OnRetry
 ) -> list[TrialResult]:
-    """Write the checkpoints of models that are evaluated as they are: a task each, since there is nothing to tune.
+    """Write the checkpoints of models that are evaluated as they are. No tuning, so no Ray Tune.
 
     Returns:
-        How each ended, in the order of `trials`.
+        The result of each, in the order of `trials`.
     """
-    # Ray's own retries would not be counted.
-    task = ray.remote(num_cpus=1, max_retries=0)(_prepare)
-    attempts = Attempts()
-    shared = ray.put((job.run, job.split))
-    waiting = {task.remote(trial, shared): trial for trial in trials}
+    shared = ray.put(job)
     results: dict[tuple[str, int], TrialResult] = {}
-    while waiting:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
-        trial = waiting.pop(done)
-        seconds, error = 0.0, None
-        try:
-            report = ray.get(done)
-            seconds = report.seconds
-            on_prepared(trial, report)
-        except RayError as failure:
-            if isinstance(failure, lost_errors()) and attempts.begin((trial.model.id, trial.number)) <= PIECE_RETRIES:
-                if on_retry is not None:
-                    on_retry(trial, "process")
-                waiting[task.remote(trial, shared)] = trial
-                continue
-            error = cause(failure)
-        results[trial.model.id, trial.number] = TrialResult(
-            model_id=trial.model.id,
-            number=trial.number,
-            seed=trial.seed,
-            hyperparameters={},
-            state="finished" if error is None else "failed",
-            val_accuracy={},
-            seen_accuracy={},
-            seconds=seconds,
-            unreadable={},
-            error=error,
-        )
+    for done in run_tasks(
+        trials,
+        lambda _: lambda: _preparer(shared),
+        pool.processes,
+        {"num_cpus": pool.cpus},
+        on_retry=lambda trial: on_retry(trial, "process"),
+    ):
+        seconds = 0.0
+        if done.result is not None:
+            seconds = done.result.seconds
+            on_prepared(done.task, done.result)
+        state: State = "finished" if done.error is None else "failed"
+        key = done.task.model.id, done.task.number
+        results[key] = trial_result(done.task, state, {"seconds": seconds}, done.error)
     return [results[trial.model.id, trial.number] for trial in trials]
 
 
-def _prepare(trial: Trial, shared: tuple[Storage, pa.Table]) -> Report:
-    """In a worker."""
-    from raysep.finetune.training import prepare
-
-    meter = Meter(ray.util.get_node_ip_address())
-    with meter.piece():
-        check_visible(shared[0])
-        prepare(trial, *shared)
-    return meter.report
+def _preparer(shared: Any) -> Callable[[Trial], Report]:
+    """In the actor."""
+    job, meter = ray.get(shared), Meter(ray.util.get_node_ip_address())
+    return lambda trial: prepare_trial(trial, job, meter)
 
 
-def _fit_together(
+def _fit_group(
     trials: Sequence[Trial],
     job: Job,
     pool: Pool,
     scheduler: ASHAScheduler | None,
-    progress: "_Progress",
+    callback: "_Callback",
     verbose: bool,
 ) -> list[TrialResult]:
     if not verbose:
@@ -170,131 +127,74 @@ def _fit_together(
                 trial_dirname_creator=lambda t: f"trial-{t.config['trial']}",
             ),
             run_config=tune.RunConfig(
-                # The checkpoints are ours; Tune keeps no more than its own notes.
+                # Checkpoints go to the run directory; Tune keeps its own state here.
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
-                callbacks=[progress],
-                # Where it loses its process or its storage; what it raises itself would come again.
-                failure_config=tune.FailureConfig(max_failures=PIECE_RETRIES),
+                callbacks=[callback],
+                # For a lost worker or lost storage: a trial reports its own errors and does not raise them.
+                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
         grid = tuner.fit()
-        # One whose process never came up has no configuration; results come in the order of the grid.
+        # A trial whose worker never started has no configuration; results come in the order of the grid.
         found = {(grid[at].config or {}).get("trial", at): grid[at] for at in range(len(grid))}
     return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
 
 
 def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) -> None:
-    """In the trial's process. Keeps a history, since Tune gives back the last report only."""
+    """In the trial's process."""
     import torch
-
-    from raysep.finetune import resume
-    from raysep.finetune.training import train
 
     # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
     torch.set_num_threads(threads)
     trial: Trial = ray.get(config["trials"])[config["trial"]]
-    assert job.config is not None
-    check_visible(job.run)
-    meter = Meter(ray.util.get_node_ip_address())
-    last: dict[str, Any] = {}
-    said = time.monotonic()
+    last: Progress = {}
+    reported = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal reported
+        last.update(progress)
+        reported = time.monotonic()
+        tune.report(progress)
 
     def on_step(step: int) -> None:
-        # Between evaluations a trial only says that it lives. To a scheduler that is the last evaluation again.
-        nonlocal said
-        if last and time.monotonic() - said > REPORT_INTERVAL_S:
-            said = time.monotonic()
-            tune.report({**last, "step": step})
+        # To a scheduler this is the last evaluation again.
+        if last and time.monotonic() - reported > REPORT_INTERVAL_S:
+            report({**last, "step": step})
 
-    device = "cuda" if use_gpu else "cpu"
-    evaluations = train(trial, job.config, job.run, job.split, job.source, device, job.max_failed_share, on_step)
-    val: dict[int, float] = {}
-    seen: dict[int, float] = {}
+    meter = Meter(ray.util.get_node_ip_address())
     try:
-        for number, evaluation in enumerate(evaluations, start=1):
-            if evaluation.val_accuracy is not None:
-                val[evaluation.step] = evaluation.val_accuracy
-            if evaluation.seen_accuracy is not None:
-                seen[evaluation.step] = evaluation.seen_accuracy
-            last = {
-                "evaluation": number,
-                "step": evaluation.step,
-                "val_accuracy": evaluation.val_accuracy or 0.0,
-                "val": dict(val),
-                "seen": dict(seen),
-                "seconds": evaluation.seconds,
-                "unreadable": evaluation.unreadable,
-                "report": meter.peek().plain(),
-            }
-            if number == len(job.config.evaluate_at):
-                # Before anybody else knows of it: whoever is lost from here on, this trial has ended.
-                write_result(job.run, trial, _ended(trial, "finished", last))
-                resume.forget(job.run, trial)
-            tune.report(last)
+        run_trial(trial, job, "cuda" if use_gpu else "cpu", meter, report, on_step)
     except Exception as error:
-        now = {"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last}
-        # Storage that doesn't answer may answer later: for Tune to try again.
-        if may_pass(error):
-            tune.report({**now, "away": True})
+        progress = {"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last}
+        if is_transient(error):
+            # Tune retries it.
+            tune.report({**progress, "storage_lost": True})
             raise
-        # What a trial raises itself would come again: reported, so that Tune doesn't begin it again.
-        tune.report({**now, "refused": cause(error)})
+        # The trial's own error: a retry would meet it again.
+        tune.report({**progress, "refused": cause(error)})
 
 
 def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
-    last = (result.metrics or {}) if result is not None else {}
-    assert job.config is not None
     if result is None or result.error is not None:
-        return _ended(trial, "failed", last, cause(result.error if result is not None else None))
-    if "refused" in last:
-        return _ended(trial, "failed", last, last["refused"])
-    return _ended(trial, "finished" if last.get("evaluation", 0) == len(job.config.evaluate_at) else "stopped", last)
+        lost = cause(result.error if result is not None else None)
+        return ended_result(trial, result.metrics if result is not None else None, job, lost)
+    return ended_result(trial, result.metrics, job, result.metrics.get("refused"))
 
 
-def _ended(trial: Trial, state: State, last: dict[str, Any], error: str | None = None) -> TrialResult:
-    """How a trial ended, by its last report."""
-    return TrialResult(
-        model_id=trial.model.id,
-        number=trial.number,
-        seed=trial.seed,
-        hyperparameters=trial.hyperparameters,
-        state=state,
-        val_accuracy=last.get("val", {}),
-        seen_accuracy=last.get("seen", {}),
-        seconds=last.get("seconds", 0.0),
-        unreadable=last.get("unreadable", {}),
-        error=error,
-    )
-
-
-class _Progress(tune.Callback):
+class _Callback(tune.Callback):
     """Hands each report to the caller. Lives on the driver."""
 
-    def __init__(self, trials: Sequence[Trial], on_report: OnReport, on_retry: OnRetry | None) -> None:
+    def __init__(self, trials: Sequence[Trial], on_report: OnReport, on_retry: OnRetry) -> None:
         self._trials, self._on_report, self._on_retry = list(trials), on_report, on_retry
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
         return {"_trials": [], "_on_report": None, "_on_retry": None}
 
-    def on_trial_recover(  # Tune's own signature
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: Any,  # noqa: ARG002
-        trial: Any,
-        **info: Any,  # noqa: ARG002
-    ) -> None:
-        if self._on_retry is not None:
-            why: Why = "storage" if (trial.last_result or {}).get("away") else "process"
-            self._on_retry(self._trials[trial.config["trial"]], why)
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        why: Why = "storage" if (trial.last_result or {}).get("storage_lost") else "process"
+        self._on_retry(self._trials[trial.config["trial"]], why)
 
-    def on_trial_result(  # Tune's own signature
-        self,
-        iteration: int,  # noqa: ARG002
-        trials: Any,  # noqa: ARG002
-        trial: Any,
-        result: dict[str, Any],
-        **info: Any,  # noqa: ARG002
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Progress, **info: Any) -> None:  # noqa: ARG002
         self._on_report(self._trials[trial.config["trial"]], result)

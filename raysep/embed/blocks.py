@@ -1,39 +1,42 @@
-"""A block of work: image references in, one Parquet file per checkpoint out. Plain classes; Ray Data calls them.
+"""Blocks of work: image references in, one Parquet file per checkpoint out. Plain classes; Ray Data calls them.
 
-Where the model is on a GPU, decoding is a step of its own on CPUs and hands over uint8; else both are one step.
+On a GPU, decoding is a step of its own on CPUs that hands over uint8 pixels; on CPUs both are one step.
 """
 
-import json
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from raysep.config import EmbedConfig
 from raysep.data.sources import Reader
-from raysep.embed.attempts import Begin, first_time, note_begin
-from raysep.embed.ledger import Record, keep, kept
-from raysep.embed.shards import ShardSet
+from raysep.embed.ledger import Record, read_records, write_record
+from raysep.embed.shards import ShardFile, ShardSet
+from raysep.errors import StageError
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, directory, read_meta
+from raysep.storage.retries import WORKER_RETRIES
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter, Report
 
 if TYPE_CHECKING:
     from raysep.embed.embedder import Decoded
 
-# The column that marks a block whose images are decoded already.
-PIXELS = "pixels"
+# Columns: the work of a block of references; header and pixels of a decoded block; the result of an embedded one.
+WORK, HEADER, PIXELS, RESULT = "work", "header", "pixels", "result"
+# Counts the attempts at a step of a block, given the step's name; returns the number of this attempt, from 1 on.
+CountAttempt = Callable[[str], int]
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Checkpoints of one model and the images of one split: what shares each decoded image.
+class WorkGroup:
+    """Checkpoints of one model and the images of one split, which share each decoded image.
 
     Attributes:
-        keys: of the shard sets, as their manifests will have them.
+        keys: of the shard sets, for their manifests.
     """
 
     metas: Sequence[CheckpointMeta]
@@ -44,126 +47,188 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Block:
-    """What became of one block of work.
+class BlockWork:
+    """What a worker needs to know of a block, beside its image references.
 
     Attributes:
-        unit: position among the units.
-        first: position of its first image among the unit's.
-        images: how many it had.
-        files: for each shard set of the unit, what its manifest will say of the file.
-        failed: image_id and reason of each image that could not be read.
-        layers: of the model.
-        uncompiled: blocks of the model that were to be compiled, and can't be.
-        reports: of the workers that it passed through.
+        group: index of the work group.
+        reader: index of the group's reader.
+        first: position of the block's first image in the group.
+        checkpoints, directories, keys: of each shard set: checkpoint directory, shard directory, key.
     """
 
-    unit: int
+    group: int
+    reader: int
+    first: int
+    checkpoints: list[str]
+    directories: list[str]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class DecodedHeader:
+    """Everything about a decoded block but its pixels.
+
+    Attributes:
+        ids, labels: (n,) of all images of the block.
+        good: positions of the images that could be read, in the order of the pixels.
+        failed: reason by position of each other image.
+        shape: of the pixels, (len(good), C, H, W).
+    """
+
+    work: BlockWork
+    ids: list[str]
+    labels: list[int]
+    good: list[int]
+    failed: dict[int, str]
+    shape: tuple[int, ...]
+    report: Report
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """The result of one block.
+
+    Attributes:
+        group: index of the work group.
+        first: position of the block's first image in the group.
+        images: number of images.
+        files: of each shard set of the group; empty where no image could be read.
+        failed: reason by image_id of each image that could not be read.
+        layers: of the model.
+        uncompiled: blocks of the model that torch could not compile.
+        reports: of the workers, decoding first.
+    """
+
+    group: int
     first: int
     images: int
-    files: list[dict[str, Any]]
+    files: list[ShardFile]
     failed: dict[str, str]
     layers: list[Layer]
     uncompiled: list[str]
     reports: list[Report]
 
-    def to_json(self) -> str:
-        """As `block_from_json` reads it."""
-        return json.dumps(asdict(self))
+
+_WORK, _HEADER, _RESULT = TypeAdapter(BlockWork), TypeAdapter(DecodedHeader), TypeAdapter(BlockResult)
 
 
-def block_from_json(text: str) -> Block:
-    """The block that `Block.to_json` wrote."""
-    plain = json.loads(text)
-    layers = [Layer(**layer) for layer in plain["layers"]]
-    return Block(**{**plain, "layers": layers, "reports": [Report(**report) for report in plain["reports"]]})
+def parse_result(text: str) -> BlockResult:
+    """The result in the column `RESULT` of an embedded block."""
+    return _RESULT.validate_json(text)
 
 
-def references(number: int, unit: Unit, reader: int, rows: int, done: Container[int] = ()) -> Iterator[pa.Table]:
-    """A unit's image references in blocks, each with all that a worker has to know of the unit.
+def references(index: int, group: WorkGroup, reader: int, rows: int, done: Container[int] = ()) -> Iterator[pa.Table]:
+    """The image references of a group as blocks of work.
 
     Args:
-        number: of the unit.
-        reader: number of the unit's reader.
+        index: of the group.
+        reader: index of the group's reader.
         rows: of a block.
-        done: first images of the blocks that are left out.
+        done: first images of the blocks to leave out.
     """
-    work = {
-        "unit": number,
-        "reader": reader,
-        "checkpoints": [directory(meta.model.id, meta.trial, meta.step) for meta in unit.metas],
-        "directories": [shard_set.directory for shard_set in unit.shard_sets],
-        "keys": list(unit.keys),
-    }
-    columns = unit.rows.select(["image_id", "path", "row", "label"])
+    checkpoints = [directory(meta.model.id, meta.trial, meta.step) for meta in group.metas]
+    work = BlockWork(index, reader, 0, checkpoints, [each.directory for each in group.shard_sets], list(group.keys))
+    columns = group.rows.select(["image_id", "path", "row", "label"])
     for first in range(0, columns.num_rows, rows):
         if first in done:
             continue
         block = columns.slice(first, rows)
-        own = json.dumps({**work, "first": first})
+        text = _WORK.dump_json(replace(work, first=first)).decode()
         yield block.append_column(
-            "work", pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [own])
+            WORK, pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [text])
         )
 
 
-def already(store: Storage, number: int, unit: Unit, rows: int) -> list[Block]:
-    """The blocks of a unit that an earlier call has written for all of its checkpoints."""
-    records = [kept(store, shard_set, key) for shard_set, key in zip(unit.shard_sets, unit.keys, strict=True)]
+def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> list[BlockResult]:
+    """The blocks of a group that the ledger has for every checkpoint."""
+    ledgers = [read_records(store, *each) for each in zip(group.shard_sets, group.keys, strict=True)]
     found = []
-    for first in range(0, unit.rows.num_rows, rows):
-        own = [of[first] for of in records if first in of]
-        if len(own) == len(records) and own[0].images == min(rows, unit.rows.num_rows - first):
-            files = [record.file for record in own if record.file is not None]
-            found.append(Block(number, first, own[0].images, files, own[0].failed, own[0].layers, [], []))
+    for first in range(0, group.rows.num_rows, rows):
+        records = [ledger[first] for ledger in ledgers if first in ledger]
+        if len(records) == len(ledgers) and records[0].images == min(rows, group.rows.num_rows - first):
+            files = [record.file for record in records if record.file is not None]
+            failed, layers = records[0].failed, records[0].layers
+            found.append(BlockResult(index, first, records[0].images, files, failed, layers, [], []))
     return found
+
+
+def first_attempt(step: str) -> int:  # noqa: ARG001
+    """Counts nothing: for one process, which can't lose a worker."""
+    return 1
+
+
+def check_attempts(step: str, work: BlockWork, first_id: str, count: CountAttempt, meter: Meter) -> None:
+    """Count an attempt at a step of a block, and give up a block that keeps losing its worker.
+
+    Args:
+        step: `decode` or `embed`.
+        first_id: image_id of the block's first image.
+        meter: records the attempts before this one as retries.
+
+    Raises:
+        StageError: too many lost workers; names the block and likely causes.
+    """
+    before = count(f"{step} {work.group} {work.first}") - 1
+    if before > WORKER_RETRIES:
+        raise StageError(
+            f"the images of {work.directories[0]} from number {work.first} on ({first_id}, ...) were given to {before} "
+            "workers, and each was lost with them: there may be too little memory (a smaller embed.batch_size or "
+            "embed.shard_rows, fewer actors by section compute), or an image that crashes its decoder"
+        )
+    meter.again("process", before)
 
 
 class Decoding:
     """Reads and decodes blocks of references into blocks of pixels: one row, which holds all of them."""
 
     def __init__(
-        self, readers: Sequence[Reader], store: Storage, batch_size: int, meter: Meter, begin: Begin = first_time
+        self,
+        readers: Sequence[Reader],
+        store: Storage,
+        batch_size: int,
+        meter: Meter,
+        count: CountAttempt = first_attempt,
     ) -> None:
         self._readers, self._store, self._batch_size, self._meter = readers, store, batch_size, meter
-        self._begin = begin
+        self._count = count
         self._cached: tuple[str, CheckpointMeta] | None = None
 
-    def batches(self, work: dict[str, Any], block: pa.Table) -> Iterator["Decoded"]:
+    def batches(self, work: BlockWork, block: pa.Table) -> Iterator["Decoded"]:
         """The images of a block, decoded `batch_size` at a time."""
-        from raysep.embed.embedder import Decoded, load_all
+        from raysep.embed.embedder import load_all
 
-        where = work["checkpoints"][0]
-        if self._cached is None or self._cached[0] != where:
-            self._cached = where, read_meta(self._store, where)
-        places = list(zip(block["path"].to_pylist(), block["row"].to_pylist(), strict=True))
-        reader = Counted(self._readers[work["reader"]], self._meter)
-        found: Iterator[Decoded] = load_all(reader, places, self._cached[1].preprocessing, self._batch_size)
-        return found
+        checkpoint = work.checkpoints[0]
+        if self._cached is None or self._cached[0] != checkpoint:
+            self._cached = checkpoint, read_meta(self._store, checkpoint)
+        paths = list(zip(block["path"].to_pylist(), block["row"].to_pylist(), strict=True))
+        reader = CountingReader(self._readers[work.reader], self._meter)
+        return load_all(reader, paths, self._cached[1].preprocessing, self._batch_size)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """A block of references to a block of pixels."""
         with self._meter.piece():
-            work = json.loads(block["work"][0].as_py())
-            note_begin("decode", work, block["image_id"][0].as_py(), self._begin, self._meter)
+            work, ids = _work_of(block), block["image_id"].to_pylist()
+            check_attempts("decode", work, ids[0], self._count, self._meter)
             decoded = list(self.batches(work, block))
             pixels = np.concatenate([batch.pixels.numpy() for batch in decoded])
-        head = {
-            "work": work,
-            "ids": block["image_id"].to_pylist(),
-            "labels": block["label"].to_pylist(),
-            "good": [position for batch in decoded for position in batch.good],
-            "failed": [item for batch in decoded for item in batch.failed.items()],
-            "shape": pixels.shape,
-            "report": self._meter.report.plain(),
-        }
+        header = DecodedHeader(
+            work,
+            ids,
+            block["label"].to_pylist(),
+            [position for batch in decoded for position in batch.good],
+            {position: reason for batch in decoded for position, reason in batch.failed.items()},
+            pixels.shape,
+            self._meter.report,
+        )
         offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
         # One value that is the array's own memory: no copy.
         content = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(pixels)])
-        return pa.table({"head": [json.dumps(head)], PIXELS: content})
+        return pa.table({HEADER: [_HEADER.dump_json(header).decode()], PIXELS: content})
 
 
 class Embedding:
-    """Embeds and writes blocks of references or of pixels. Keeps the models of the last one."""
+    """Embeds and writes blocks of references or of pixels. Keeps the models of the last block."""
 
     def __init__(
         self,
@@ -172,83 +237,78 @@ class Embedding:
         config: EmbedConfig,
         device: str,
         meter: Meter,
-        begin: Begin = first_time,
+        count: CountAttempt = first_attempt,
     ) -> None:
-        self._store, self._config, self._device, self._meter, self._begin = store, config, device, meter, begin
+        self._store, self._config, self._device, self._meter, self._count = store, config, device, meter, count
         self._decoding = Decoding(readers, store, config.batch_size, meter)
         self._loaded: list[str] = []
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """One block to one row that says what became of it."""
+        """A block to one row with its `BlockResult`."""
+        return pa.table({RESULT: [_RESULT.dump_json(self.embed(block)).decode()]})
+
+    def embed(self, block: pa.Table) -> BlockResult:
+        """Embed the images of a block, write its files, and record it in the ledger."""
         reports = []
         with self._meter.piece():
             if PIXELS in block.column_names:
-                head = json.loads(block["head"][0].as_py())
-                work, ids, labels = head["work"], head["ids"], head["labels"]
-                batches = self._unpacked(head, block)
-                reports.append(Report(**head["report"]))
+                header = _HEADER.validate_json(block[HEADER][0].as_py())
+                work, ids, labels = header.work, header.ids, header.labels
+                batches = self._unpack(header, block)
+                reports.append(header.report)
             else:
-                work = json.loads(block["work"][0].as_py())
-                ids, labels = block["image_id"].to_pylist(), block["label"].to_pylist()
+                work, ids, labels = _work_of(block), block["image_id"].to_pylist(), block["label"].to_pylist()
                 batches = self._decoding.batches(work, block)
-            note_begin("embed", work, ids[0], self._begin, self._meter)
-            outcome = self._outcome(work, ids, labels, batches)
-        found = Block(**outcome, reports=[*reports, self._meter.report])
-        return pa.table({"outcome": [found.to_json()]})
+            check_attempts("embed", work, ids[0], self._count, self._meter)
+            result = self._embed(work, ids, labels, batches)
+        return replace(result, reports=[*reports, self._meter.report])
 
-    def _unpacked(self, head: dict[str, Any], block: pa.Table) -> Iterator["Decoded"]:
+    def _unpack(self, header: DecodedHeader, block: pa.Table) -> Iterator["Decoded"]:
         import torch
 
         from raysep.embed.embedder import Decoded
 
-        # A copy: torch warns about memory of the object store, which can't be written to.
+        # A copy: torch warns about memory of the object store, which is read-only.
         flat = np.frombuffer(block[PIXELS][0].as_buffer(), np.uint8).copy()
-        pixels = torch.from_numpy(flat).reshape(head["shape"])
+        pixels = torch.from_numpy(flat).reshape(header.shape)
         for first in range(0, len(pixels), self._config.batch_size):
             until = first + self._config.batch_size
-            yield Decoded(pixels[first:until], head["good"][first:until], {})
-        yield Decoded(pixels[:0], [], dict(head["failed"]))
+            yield Decoded(pixels[first:until], header.good[first:until], {})
+        yield Decoded(pixels[:0], [], header.failed)
 
-    def _outcome(
-        self, work: dict[str, Any], ids: list[str], labels: list[int], batches: Iterator["Decoded"]
-    ) -> dict[str, Any]:
+    def _embed(self, work: BlockWork, ids: list[str], labels: list[int], batches: Iterator["Decoded"]) -> BlockResult:
         from raysep.embed.embedder import Embedder
         from raysep.embed.shards import write_part
 
-        if self._loaded != work["checkpoints"]:
-            metas = [read_meta(self._store, where) for where in work["checkpoints"]]
+        if self._loaded != work.checkpoints:
+            metas = [read_meta(self._store, checkpoint) for checkpoint in work.checkpoints]
             self._embedder = Embedder(self._store, metas, self._device, self._config.precision, self._config.compile)
-            self._loaded = work["checkpoints"]
-        embedded = self._embedder.embed(batches, self._meter)
+            self._loaded = work.checkpoints
+        embedded, layers = self._embedder.embed(batches, self._meter), self._embedder.layers
         files = []
         if embedded.good:
             good_ids = [ids[position] for position in embedded.good]
             good_labels = [labels[position] for position in embedded.good]
-            layers = self._embedder.layers
             files = [
-                write_part(self._store, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype)
-                    self._store, where, good_ids, good_labels, vectors, self._embedder.layers, self._config.dtype
-                )
-                for where, vectors in zip(work["directories"], embedded.vectors, strict=True)
+                write_part(self._store, where, good_ids, good_labels, vectors, layers, self._config.dtype)
+                for where, vectors in zip(work.directories, embedded.vectors, strict=True)
             ]
-        self._meter.count("bytes_written", sum(file["bytes"] for file in files))
+        self._meter.count("bytes_written", sum(file.bytes for file in files))
         failed = {ids[position]: reason for position, reason in embedded.failed.items()}
-        for position, (where, key) in enumerate(zip(work["directories"], work["keys"], strict=True)):
+        for position, (where, key) in enumerate(zip(work.directories, work.keys, strict=True)):
             file = files[position] if files else None
-            keep(self._store, where, Record(key, work["first"], len(ids), file, failed, self._embedder.layers))
-        return {
-            "unit": work["unit"],
-            "first": work["first"],
-            "images": len(ids),
-            "files": files,
-            "failed": failed,
-            "layers": self._embedder.layers,
-            "uncompiled": self._embedder.uncompiled,
-        }
+            write_record(self._store, where, Record(key, work.first, len(ids), file, failed, layers))
+        return BlockResult(
+            work.group, work.first, len(ids), files, failed, layers, self._embedder.uncompiled, reports=[]
+        )
 
 
-class Counted:
-    """A reader that counts what it reads."""
+def _work_of(block: pa.Table) -> BlockWork:
+    return _WORK.validate_json(block[WORK][0].as_py())
+
+
+class CountingReader:
+    """A reader that adds the bytes that it reads to a meter."""
 
     def __init__(self, reader: Reader, meter: Meter) -> None:
         self._reader, self._meter = reader, meter

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from raysep.config import Dtype
 from raysep.errors import StageError
@@ -53,13 +54,23 @@ def shard_set_at(path: str) -> ShardSet:
 
 
 @dataclass(frozen=True)
+class ShardFile:
+    """One Parquet file of a shard set, relative to its directory."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a shard set holds.
 
     Attributes:
         key: hash of everything that the embeddings depend on; another key is another shard set.
         rows: images in it.
-        files: name, rows, bytes and SHA-256 of each file that counts.
+        files: the files of the shard set; others in the directory do not count.
         layers: the layers, in the order of the columns.
         failed: image_id and reason of each image that could not be read.
         checkpoint_sha256: of the weights.
@@ -68,12 +79,15 @@ class Manifest:
 
     key: str
     rows: int
-    files: list[dict[str, Any]]
+    files: list[ShardFile]
     layers: list[Layer]
     failed: dict[str, str]
     dtype: Dtype
     checkpoint_sha256: str
     versions: dict[str, str]
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def column(layer: int) -> str:
@@ -103,16 +117,13 @@ def write_part(
     vectors: Sequence[NDArray[np.float32]],
     layers: Sequence[Layer],
     dtype: Dtype,
-) -> dict[str, Any]:
-    """Write one file under a name of its own, so that a block which is done twice never counts twice.
+) -> ShardFile:
+    """Write one file under a unique name, so that a block that is written twice never counts twice.
 
     Args:
         directory: of the shard set.
         ids, labels: (n,) of the rows.
         vectors: for each layer (n, D).
-
-    Returns:
-        What the manifest says of the file.
 
     Raises:
         StageError: a value that float16 can't hold.
@@ -127,7 +138,7 @@ def write_part(
     content = sink.getvalue()
     name = f"part-{uuid.uuid4().hex}.parquet"
     store.write_bytes(f"{directory}/{name}", content)
-    return {"name": name, "rows": len(ids), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return ShardFile(name, len(ids), len(content), hashlib.sha256(content).hexdigest())
 
 
 def commit(store: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
@@ -138,14 +149,14 @@ def commit(store: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
 def read_manifest(store: Storage, shard_set: ShardSet) -> Manifest | None:
     """The manifest of a shard set, or None where there is none or a file that it names is not there whole."""
     try:
-        plain = store.read_json(f"{shard_set.directory}/{MANIFEST}")
+        content = store.read_bytes(f"{shard_set.directory}/{MANIFEST}")
     except FileNotFoundError:
         return None
-    sizes = store.sizes(shard_set.directory)
     with store.understood(f"{shard_set.directory}/{MANIFEST}"):
-        if any(sizes.get(f"{shard_set.directory}/{file['name']}") != file["bytes"] for file in plain["files"]):
-            return None
-        return Manifest(**{**plain, "layers": [Layer(**layer) for layer in plain["layers"]]})
+        manifest = _MANIFEST.validate_json(content)
+    sizes = store.sizes(shard_set.directory)
+    whole = all(sizes.get(f"{shard_set.directory}/{file.name}") == file.bytes for file in manifest.files)
+    return manifest if whole else None
 
 
 def read_layer(
@@ -161,12 +172,12 @@ def read_layer(
     # Filled file by file, and sorted in place: the layer is in memory once.
     X = np.empty((0, 0), np.float32)
     for file in manifest.files:
-        path = f"{shard_set.directory}/{file['name']}"
+        path = f"{shard_set.directory}/{file.name}"
         table = store.read_with(path, lambda opened: pq.ParquetFile(opened).read(columns=names))
         flat = table[column(layer)].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.reshape(table.num_rows, -1)
         if not ids:
-            X = np.empty((sum(each["rows"] for each in manifest.files), vectors.shape[1]), np.float32)
+            X = np.empty((sum(each.rows for each in manifest.files), vectors.shape[1]), np.float32)
         X[len(ids) : len(ids) + len(vectors)] = vectors
         ids += table["image_id"].to_pylist()
         labels.append(table["label"].to_numpy())

@@ -30,7 +30,7 @@ def shard_set_of_run(
     except UNREADABLE as error:
         found.findings.append(Finding(path, short(error), path))
         return None
-    named = {file["name"] for file in manifest.files} if manifest is not None else set()
+    named = {file.name for file in manifest.files} if manifest is not None else set()
     found.strays += [
         file
         for file in store.files(shard_set.directory)
@@ -59,9 +59,9 @@ def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Tabl
     expected = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     ids: list[str] = []
     for file in manifest.files:
-        where = f"{shard_set.directory}/{file['name']}"
+        where = f"{shard_set.directory}/{file.name}"
         content = store.read_bytes(where)
-        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+        if hashlib.sha256(content).hexdigest() != file.sha256:
             yield where, "not the content that the manifest was written for (SHA-256)"
             continue
         opened = pq.ParquetFile(io.BytesIO(content))
@@ -71,8 +71,8 @@ def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Tabl
         part = opened.read(columns=["image_id", "label"], use_threads=False)
         own = part["image_id"].to_pylist()
         ids += own
-        if part.num_rows != file["rows"]:
-            yield where, f"{part.num_rows} rows, {file['rows']} in the manifest"
+        if part.num_rows != file.rows:
+            yield where, f"{part.num_rows} rows, {file.rows} in the manifest"
         if any(expected.get(image) != label for image, label in zip(own, part["label"].to_pylist(), strict=True)):
             yield where, "images or labels that are not those of the split"
     path = f"{shard_set.directory}/{MANIFEST}"

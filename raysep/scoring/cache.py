@@ -1,7 +1,6 @@
 """One layer under one protocol: X, y, and what its scores share, each computed once when it is first asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -32,26 +31,7 @@ Positions = NDArray[np.int64]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How layers are scored: `score` of the configuration, without what chooses the scores.
-
-    Attributes:
-        sample: of more images than this, so many are looked at where all would cost too much; None: always all.
-    """
-
-    seed: int = 42
-    resamples: int = 200
-    max_classes: int | None = 20
-    sample: int | None = None
-
-
-def settings_of(config: ScoreConfig) -> Settings:
-    """What `score` of the configuration says of how layers are scored."""
-    return Settings(config.seed, config.resamples, config.max_classes, config.sample)
-
-
-class Layer:
+class LayerScores:
     """X, y, and what is computed from them.
 
     N images, D features, K classes present.
@@ -60,7 +40,7 @@ class Layer:
         X: (N, D) float32.
         y: (N,) labels.
         engine: computes clusters, neighbours and probes.
-        settings: seeds, resamples, sample.
+        config: seeds, resamples, sample.
         protocol: `paper` does exactly what the reference code did: one k-means++ start from random state
             42 on raw features with scikit-learn, and purity over 500 neighbours of all images whatever the class
             sizes.
@@ -73,19 +53,19 @@ class Layer:
         X: NDArray[np.float32],
         y: Labels,
         engine: Engine,
-        settings: Settings,
+        config: ScoreConfig,
         protocol: str = "default",
         shared: dict[tuple[Any, ...], Any] | None = None,
         own: bool = False,
     ) -> None:
-        self.X, self.y, self.settings, self.protocol = X, y, settings, protocol
+        self.X, self.y, self.config, self.protocol = X, y, config, protocol
         self.paper = protocol == "paper"
         self.engine = SklearnEngine() if self.paper else engine
-        self.seed = PAPER_SEED if self.paper else settings.seed
+        self.seed = PAPER_SEED if self.paper else config.seed
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
         self._shared, self._own = {} if shared is None else shared, own
-        self._sample = len(y) if self.paper or settings.sample is None else min(len(y), settings.sample)
+        self._sample = len(y) if self.paper or config.sample is None else min(len(y), config.sample)
 
     def once(self, *name: Any, compute: Callable[[], T]) -> T:
         """A result by name, computed once for all protocols that would compute the same."""
@@ -131,7 +111,7 @@ class Layer:
         if size < len(self.y):
             # Few large classes have many neighbours each.
             size = min(size, max(LEAST_QUERIES, NEIGHBORS // self._counted_neighbors))
-        return subsample.stratified(self.y, size, self.settings.seed)
+        return subsample.stratified(self.y, size, self.config.seed)
 
     @property
     def _counted_neighbors(self) -> int:
@@ -140,7 +120,7 @@ class Layer:
     @property
     def starts(self) -> Starts:
         """k-means from ten starts, as many clusters as classes. The paper's single start is the first."""
-        fitted = subsample.uniform(len(self.y), max(self._sample, self.n_classes), self.settings.seed)
+        fitted = subsample.uniform(len(self.y), max(self._sample, self.n_classes), self.config.seed)
         return self.once(
             "starts", compute=lambda: self.engine.kmeans(self.placed, self.n_classes, STARTS, self.seed, fitted)
         )
@@ -193,7 +173,7 @@ class Layer:
     @cached_property
     def halved(self) -> Positions | None:
         """The images whose halves are clustered, and classified with few labels; None: all."""
-        return subsample.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.settings.seed + 1)
+        return subsample.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.config.seed + 1)
 
     @property
     def cluster_halves(self) -> dict[str, split_half.HalfValues] | None:
@@ -204,7 +184,7 @@ class Layer:
             return None
         return self.once(
             "cluster_halves",
-            compute=lambda: split_half.clusters_on_halves(rows, y, self.n_classes, in_a, self.settings.seed),
+            compute=lambda: split_half.clusters_on_halves(rows, y, self.n_classes, in_a, self.config.seed),
         )
 
     def few_shot_halves(self, shots: int) -> split_half.HalfValues | None:
@@ -226,11 +206,11 @@ class Layer:
         return self.once("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
 
     def _halves_of(self, y: Labels) -> NDArray[np.bool_] | None:
-        if not self.settings.resamples or not split_half.can_be_halved(np.unique(y, return_counts=True)[1]):
+        if not self.config.resamples or not split_half.can_be_halved(np.unique(y, return_counts=True)[1]):
             return None
         # Always of the same seed, so that protocols and layers are compared on the same halves.
         return self.once(
-            "halves", len(y), compute=lambda: split_half.draw_halves(y, self.settings.resamples, self.settings.seed)
+            "halves", len(y), compute=lambda: split_half.draw_halves(y, self.config.resamples, self.config.seed)
         )
 
     def shuffled(self) -> Labels:

@@ -5,21 +5,21 @@ from collections.abc import Callable
 import numpy as np
 
 from raysep.scoring import health
-from raysep.scoring.cache import Layer
+from raysep.scoring.cache import LayerScores
 
 
-def _estimated(layer: Layer) -> float | None:
-    largest = layer.settings.max_classes
+def _estimated(layer: LayerScores) -> float | None:
+    largest = layer.config.max_classes
     return None if largest is None else health.estimated_classes(layer.X, layer.engine, layer.seed, largest)
 
 
 # Diagnostics that can be told of any X, and those that need finite values and two classes.
-ALWAYS: dict[str, Callable[[Layer], float | None]] = {
+ALWAYS: dict[str, Callable[[LayerScores], float | None]] = {
     "nonfinite_rows": lambda layer: layer.nonfinite,
     "constant_features": lambda layer: health.constant_features(layer.X),
     "duplicate_rows": lambda layer: len(layer.groups) - len(np.unique(layer.groups)),
 }
-IF_SCORABLE: dict[str, Callable[[Layer], float | None]] = {
+IF_SCORABLE: dict[str, Callable[[LayerScores], float | None]] = {
     "effective_rank": lambda layer: health.effective_rank(layer.rows),
     "empty_clusters": lambda layer: layer.n_classes - len(np.unique(layer.clusters)),
     "start_agreement": lambda layer: health.start_agreement(layer.starts.labels),
@@ -27,7 +27,7 @@ IF_SCORABLE: dict[str, Callable[[Layer], float | None]] = {
 }
 
 
-def diagnose(layer: Layer, name: str) -> float | None:
+def diagnose(layer: LayerScores, name: str) -> float | None:
     """One of `names.DIAGNOSTICS`; None where the layer can't be asked that."""
     if name in ALWAYS:
         return ALWAYS[name](layer)

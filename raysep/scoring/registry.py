@@ -13,7 +13,7 @@ import numpy as np
 
 from raysep.config.names import Metric
 from raysep.scoring import chance_level, intervals, metrics, split_half
-from raysep.scoring.cache import PAPER_K, Layer
+from raysep.scoring.cache import PAPER_K, LayerScores
 from raysep.scoring.probe import OUTER_FOLDS, STRENGTHS, linear_probe
 from raysep.scoring.split_half import HalfValues
 
@@ -42,7 +42,7 @@ class Measured:
     shuffled: float | None = None
 
 
-def clustering(name: str, layer: Layer) -> Measured:
+def clustering(name: str, layer: LayerScores) -> Measured:
     """`nmi`, `ami` or `ari`."""
     score = {"nmi": metrics.nmi, "ami": metrics.ami, "ari": metrics.ari}[name]
     value = score(layer.y, layer.clusters)
@@ -63,7 +63,7 @@ def clustering(name: str, layer: Layer) -> Measured:
     return _sure(name, measured, own, intervals.jumping_se(own, value, by_chance, intervals.RARER[name]), len(layer.y))
 
 
-def neighborhood(name: str, layer: Layer) -> Measured:
+def neighborhood(name: str, layer: LayerScores) -> Measured:
     """`knn_purity` or `r_precision`."""
     y, queries, in_a, reached = layer.y, layer.queries, layer.in_a, 1.0
     if name == "knn_purity":
@@ -97,7 +97,7 @@ def neighborhood(name: str, layer: Layer) -> Measured:
     )
 
 
-def nearest(layer: Layer) -> Measured:
+def nearest(layer: LayerScores) -> Measured:
     """`nn1`."""
     value = metrics.nn1(layer.y, layer.hits)
     if value is None:
@@ -109,7 +109,7 @@ def nearest(layer: Layer) -> Measured:
     return _sure("nn1", measured, on_halves, intervals.jumping_se(on_halves), len(layer.neighbors))
 
 
-def probe(layer: Layer) -> Measured:
+def probe(layer: LayerScores) -> Measured:
     """`linear_probe`. Its chance level is that of the strongest penalty on labels shuffled once.
 
     Its standard error is that of a share of N images, and at chance level, where what is predicted hangs on the
@@ -132,21 +132,21 @@ def probe(layer: Layer) -> Measured:
     return _sure("linear_probe", measured, on_halves, float(np.sqrt(variance * (1 + near / (OUTER_FOLDS - 1)))), N)
 
 
-def shots(count: int, layer: Layer) -> Measured:
+def shots(count: int, layer: LayerScores) -> Measured:
     """`few_shot_<count>`: mean accuracy over draws of labelled images."""
     found = layer.few_shot(count)
     if found is None:
         return Measured(None, count)
     by_chance = chance_level.of_few_shot(layer.y)
     measured = Measured(float(found.accuracies.mean()), count, shuffled=by_chance)
-    if not layer.settings.resamples:
+    if not layer.config.resamples:
         return measured
     # The error is that of the draws: it is known where halves have too few images to label.
     se = intervals.few_shot_se(found, layer.y, by_chance)
     return _sure(f"few_shot_{count}", measured, layer.few_shot_halves(count), se, len(found.queries))
 
 
-MEASURES: dict[Metric, Callable[[Layer], Measured]] = {
+MEASURES: dict[Metric, Callable[[LayerScores], Measured]] = {
     "nmi": partial(clustering, "nmi"),
     "ami": partial(clustering, "ami"),
     "ari": partial(clustering, "ari"),

@@ -10,9 +10,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from raysep.config import ScoreConfig
 from raysep.config.names import DIAGNOSTIC, Metric, Wanted
 from raysep.scoring.backends import Engine, out_of_memory
-from raysep.scoring.cache import LARGE_BYTES, Layer, Settings
+from raysep.scoring.cache import LARGE_BYTES, LayerScores
 from raysep.scoring.diagnostics import ALWAYS, diagnose
 from raysep.scoring.memory import return_freed_memory, return_gpu_memory
 from raysep.scoring.registry import ALIKE, MEASURES, Measured
@@ -41,7 +42,7 @@ def score_layer_somewhere(
     y: NDArray[np.integer[Any]],
     wanted: Sequence[Wanted],
     engines: Sequence[Engine],
-    settings: Settings,
+    config: ScoreConfig,
     on_fallback: Callable[[], None],
 ) -> list[Score]:
     """`score_layer` with the first engine whose GPU has the memory for it, or that has no GPU.
@@ -55,7 +56,7 @@ def score_layer_somewhere(
         assert engine is not None
         try:
             # The next engine would find X as this one left it: around its mean, which no score notices.
-            return score_layer(X, y, wanted, engine, settings, own=True)
+            return score_layer(X, y, wanted, engine, config, own=True)
         except Exception as error:
             if not engine.gpu or following is None or not out_of_memory(error):
                 raise
@@ -69,7 +70,7 @@ def score_layer(
     y: NDArray[np.integer[Any]],
     wanted: Sequence[Wanted],
     engine: Engine,
-    settings: Settings,
+    config: ScoreConfig,
     own: bool = False,
 ) -> list[Score]:
     """All wanted scores of one layer.
@@ -81,7 +82,7 @@ def score_layer(
         y: (N,) labels.
         wanted: protocol and metric of each score, or `diagnostic` and one of `names.DIAGNOSTICS`.
         engine: for protocol `default` and diagnostics.
-        settings: seeds, resamples, sample.
+        config: seeds, resamples, sample.
         own: X is the caller's to give away: it may be changed, and is not copied where nothing needs it as it was.
 
     Returns:
@@ -90,13 +91,13 @@ def score_layer(
     """
     shared: dict[tuple[Any, ...], Any] = {}
     own = own and all(protocol != "paper" for protocol, _ in wanted)
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerScores] = {}
     scores: dict[Wanted, Score] = {}
     for protocol, metric in sorted(wanted, key=_turn):
         # What both protocols define alike is computed once for both.
         kind = "default" if metric in ALIKE else protocol
         if kind not in layers:
-            layers[kind] = Layer(X, y, engine, settings, kind, shared, own)
+            layers[kind] = LayerScores(X, y, engine, config, kind, shared, own)
         layer = layers[kind]
         start = time.perf_counter()
         if protocol == DIAGNOSTIC:

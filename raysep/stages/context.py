@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from raysep.config import RunConfig
 from raysep.data.sources import Reader
+from raysep.stages.executor import Executor
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 
@@ -24,4 +25,5 @@ class RunContext:
     readers: Mapping[str, Reader]
     split: pa.Table
     telemetry: Telemetry
+    executor: Executor
     verbose: bool = False

@@ -15,7 +15,7 @@ from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
 
 if TYPE_CHECKING:
-    from raysep.embed.blocks import Block, Unit
+    from raysep.embed.blocks import BlockResult, WorkGroup
 
 # Checkpoints of a model that one actor holds at once, so that they share each decoded image.
 CHECKPOINTS_AT_ONCE = 8
@@ -29,8 +29,7 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Embed the shard sets that are missing, all of them in one stream."""
-    from raysep.distributed.stream import embed_all
-    from raysep.embed.blocks import Unit, already
+    from raysep.embed.blocks import WorkGroup, finished_blocks
 
     config, telemetry = run.config, run.telemetry
     metas = worklist.checkpoints_of(run)
@@ -38,8 +37,8 @@ def perform(run: RunContext, cluster: Resources) -> None:
         raise StageError("embed: there are no finished trials: run `raysep finetune` first")
     missing, _ = worklist.pending_shard_sets(run.store, config, metas, run.split)
     data = splits.fingerprint(run.split)
-    units = [
-        Unit(
+    groups = [
+        WorkGroup(
             tuple(chunk),
             tuple(worklist.shard_set_of(meta, name) for meta in chunk),
             tuple(worklist.embedding_key(config, meta, name, data) for meta in chunk),
@@ -48,20 +47,20 @@ def perform(run: RunContext, cluster: Resources) -> None:
         )
         for name, chunk in _sharing(missing)
     ]
-    done = [already(run.store, number, unit, config.embed.shard_rows) for number, unit in enumerate(units)]
+    done = [finished_blocks(run.store, index, group, config.embed.shard_rows) for index, group in enumerate(groups)]
     there = [{block.first for block in blocks} for blocks in done]
     total = sum(
-        (unit.rows.num_rows - sum(block.images for block in blocks)) * len(unit.metas)
-        for unit, blocks in zip(units, done, strict=True)
+        (group.rows.num_rows - sum(block.images for block in blocks)) * len(group.metas)
+        for group, blocks in zip(groups, done, strict=True)
     )
     if resumed := sum(map(len, there)):
         telemetry.line("embed", f"going on after {resumed} blocks that are there")
-    blocks_of = [-(-unit.rows.num_rows // config.embed.shard_rows) for unit in units]
-    for unit, blocks, count in zip(units, done, blocks_of, strict=True):
+    blocks_of = [-(-group.rows.num_rows // config.embed.shard_rows) for group in groups]
+    for group, blocks, count in zip(groups, done, blocks_of, strict=True):
         if len(blocks) == count:
-            _commit_unit(run, unit, blocks)
+            _commit_unit(run, group, blocks)
     # The checkpoints that an actor holds; what it makes of a block is not known before.
-    weights = max((_stored(run, unit.metas) for unit in units), default=0)
+    weights = max((_stored(run, group.metas) for group in groups), default=0)
     process_bytes = placement.IMPORTED_BYTES + weights
     plan = placement.embed_plan(config.compute, cluster, sum(blocks_of) - resumed, process_bytes)
     if total and (short := placement.shortage("embed", plan.embed, cluster, process_bytes)):
@@ -69,17 +68,17 @@ def perform(run: RunContext, cluster: Resources) -> None:
     told: set[str] = set()
     if total:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in embed_all(units, run.store, config.embed, plan, run.verbose, there):
-                unit = units[block.unit]
-                done[block.unit].append(block)
-                if block.uncompiled and unit.metas[0].model.id not in told:
-                    told.add(unit.metas[0].model.id)
+            for block in run.executor.embed_all(groups, run.store, config.embed, plan, run.verbose, there):
+                group = groups[block.group]
+                done[block.group].append(block)
+                if block.uncompiled and group.metas[0].model.id not in told:
+                    told.add(group.metas[0].model.id)
                     which = ", ".join(block.uncompiled)
-                    telemetry.line("embed", f"{unit.metas[0].model.id}: not compiled, since hooks read it: {which}")
-                _count(run, unit, block)
-                bar.advance(block.images * len(unit.metas), f"{unit.metas[0].model.id} {unit.shard_sets[0].split}")
-                if len(done[block.unit]) == blocks_of[block.unit]:
-                    _commit_unit(run, unit, done[block.unit])
+                    telemetry.line("embed", f"{group.metas[0].model.id}: not compiled, since hooks read it: {which}")
+                _count(run, group, block)
+                bar.advance(block.images * len(group.metas), f"{group.metas[0].model.id} {group.shard_sets[0].split}")
+                if len(done[block.group]) == blocks_of[block.group]:
+                    _commit_unit(run, group, done[block.group])
     sets = len(metas) * len(worklist.splits_of(config, run.split))
     telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
     run_directory.record(run.store, "embed", telemetry.bill.get("embed"), shard_sets=sets)
@@ -93,32 +92,32 @@ def _stored(run: RunContext, metas: Sequence[CheckpointMeta]) -> int:
     return sum(sum(run.store.sizes(place).values()) for place in places)
 
 
-def _count(run: RunContext, unit: "Unit", block: "Block") -> None:
+def _count(run: RunContext, group: "WorkGroup", block: "BlockResult") -> None:
     """A block's images and its workers' figures."""
-    metrics, model, split = run.telemetry.metrics, unit.metas[0].model.id, unit.shard_sets[0].split
-    metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(unit.metas))
-    metrics.images_failed.labels(model, split).inc(len(block.failed) * len(unit.metas))
+    metrics, model, split = run.telemetry.metrics, group.metas[0].model.id, group.shard_sets[0].split
+    metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(group.metas))
+    metrics.images_failed.labels(model, split).inc(len(block.failed) * len(group.metas))
     for report, step in zip(reversed(block.reports), ("embed", "decode"), strict=False):
         run.telemetry.worked(step, report, model)
 
 
-def _commit_unit(run: RunContext, unit: "Unit", blocks: Sequence["Block"]) -> None:
-    """All blocks of a unit are written: say which files make up each of its shard sets."""
+def _commit_unit(run: RunContext, group: "WorkGroup", blocks: Sequence["BlockResult"]) -> None:
+    """All blocks of a group are written: say which files make up each of its shard sets."""
     failed: dict[str, str] = {}
     for block in blocks:
         failed |= block.failed
     try:
-        check_share(failed, unit.rows.num_rows, run.config.data.max_failed_share)
+        check_share(failed, group.rows.num_rows, run.config.data.max_failed_share)
     except StageError:
         # Images may be repaired: the next call reads them again.
-        for shard_set in unit.shard_sets:
+        for shard_set in group.shard_sets:
             forget(run.store, shard_set)
         raise
-    for position, (meta, shard_set) in enumerate(zip(unit.metas, unit.shard_sets, strict=True)):
+    for position, (meta, shard_set) in enumerate(zip(group.metas, group.shard_sets, strict=True)):
         files = [block.files[position] for block in sorted(blocks, key=lambda block: block.first) if block.files]
         manifest = Manifest(
-            key=unit.keys[position],
-            rows=sum(file["rows"] for file in files),
+            key=group.keys[position],
+            rows=sum(file.rows for file in files),
             files=files,
             layers=blocks[0].layers,
             failed=failed,
@@ -126,10 +125,10 @@ def _commit_unit(run: RunContext, unit: "Unit", blocks: Sequence["Block"]) -> No
             checkpoint_sha256=meta.sha256,
             versions=run_directory.versions(),
         )
-        if manifest.rows + len(failed) != unit.rows.num_rows:
+        if manifest.rows + len(failed) != group.rows.num_rows:
             raise StageError(
                 f"{shard_set.directory}: {manifest.rows} rows and {len(failed)} unreadable images of "
-                f"{unit.rows.num_rows}: not committed"
+                f"{group.rows.num_rows}: not committed"
             )
         commit(run.store, shard_set, manifest)
         forget(run.store, shard_set)

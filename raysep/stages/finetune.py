@@ -24,7 +24,7 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Train the trials that have not ended."""
-    from raysep.distributed.tune import Job, fit, prepare_all
+    from raysep.finetune.run_trial import Job
 
     config, telemetry = run.config, run.telemetry
     trials, found = worklist.trials_of(run.store, config)
@@ -69,7 +69,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 )
                 reached[place] = report["step"]
 
-            results = fit(trials, job, pool, on_report, run.verbose, on_retry)
+            results = run.executor.fit(trials, job, pool, on_report, on_retry, run.verbose)
             for trial, result in zip(trials, results, strict=True):
                 if (report := last.get((trial.model.id, trial.number))) is not None:
                     telemetry.worked("finetune", report, trial.model.id)
@@ -82,7 +82,9 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 bar.advance(1, f"{trial.model.id} as it is")
                 telemetry.worked("finetune", report, trial.model.id)
 
-            for trial, result in zip(trials, prepare_all(trials, job, on_prepared, on_retry), strict=True):
+            pool = placement.prepare_pool(cluster, len(trials))
+            results = run.executor.prepare_all(trials, job, pool, on_prepared, on_retry)
+            for trial, result in zip(trials, results, strict=True):
                 ended(trial, result)
 
     to_train = [trial for trial in pending if trial.hyperparameters]

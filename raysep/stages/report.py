@@ -10,6 +10,7 @@ from raysep.report.summary import summarize
 from raysep.scoring import table
 from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
+from raysep.telemetry.prometheus import Metrics
 
 
 def perform(run: RunContext) -> Summary:
@@ -58,7 +59,7 @@ def perform(run: RunContext) -> Summary:
             "retried": retried,
         }
     )
-    run.telemetry.metrics.found(summary)
+    publish(summary, run.telemetry.metrics)
     text = summary.model_dump_json(indent=2) + "\n"
     if storage.exists(FILE) and storage.exists(PAGE) and storage.read_bytes(FILE) == text.encode():
         run.telemetry.line("report", "nothing left to do")
@@ -67,6 +68,22 @@ def perform(run: RunContext) -> Summary:
     run_directory.record(storage, "report", models=len(summary.models))
     run.telemetry.line("report", f"written to {storage.display(PAGE)}")
     return summary
+
+
+def publish(summary: Summary, metrics: Metrics) -> None:
+    """Set the gauges of the answer: accuracy and g of each model, and g_i of each layer."""
+    for model in summary.models:
+        if model.seen_accuracy is not None:
+            metrics.accuracy.labels(model.model).set(model.seen_accuracy)
+        curve = model.curve(summary.headline_protocol, summary.headline_metric, "unseen", model.step)
+        if curve is None or curve.choice is None:
+            continue
+        metrics.g.labels(model.model).set(curve.choice.g)
+        if curve.choice.corrected_g is not None:
+            metrics.corrected_g.labels(model.model).set(curve.choice.corrected_g)
+        for layer in curve.layers:
+            if layer.mean is not None:
+                metrics.layer_g.labels(model.model, str(layer.layer)).set(layer.mean)
 
 
 def _sizes(run: RunContext) -> dict[str, Counter[str]]:

@@ -4,7 +4,6 @@ import time
 
 from raysep.distributed import placement
 from raysep.distributed.cluster_shape import Resources
-from raysep.distributed.connect import gpu_memory
 from raysep.errors import StageError
 from raysep.scoring import table
 from raysep.stages import run_directory, worklist
@@ -24,8 +23,6 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Compute the scores that are missing."""
-    from raysep.distributed.score_actors import score_all
-
     config, telemetry = run.config, run.telemetry
     tasks = worklist.tasks_of(run)
     if not tasks:
@@ -38,7 +35,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
     asks = (
         missing and cluster.gpus and config.score.backend != "sklearn" and config.compute.gpus_per_score_actor is None
     )
-    gpu_bytes = gpu_memory() if asks else None
+    gpu_bytes = run.executor.gpu_memory() if asks else None
     pool = placement.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
     if short := placement.shortage("score", pool, cluster, placement.score_bytes(config.score, largest)):
         telemetry.line("score", short)
@@ -50,7 +47,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
             telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
 
         try:
-            for task, new, worker in score_all(run.store, config.score, missing, pool, on_retry):
+            for task, new, worker in run.executor.score_all(run.store, config.score, missing, pool, on_retry):
                 rows += new
                 place = task.shard_set
                 telemetry.worked("score", worker, place.model_id)

@@ -1,4 +1,4 @@
-"""What may pass is tried again, a few times and ever later; what can't pass is not. All of it is counted."""
+"""Retry transient storage errors with exponential backoff and count the retries; raise permanent errors at once."""
 
 import errno
 import re
@@ -9,45 +9,45 @@ from typing import Literal, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 T = TypeVar("T")
-# Why something is begun again: its process is lost, storage did not answer, a GPU's memory ran out.
+# Causes of retries: a lost worker, a transient storage error, a GPU that ran out of memory.
 Why = Literal["process", "storage", "memory"]
-# How often one piece of work is begun again when its process is lost.
-PIECE_RETRIES = 3
+# Retries of one piece of work whose worker is lost.
+WORKER_RETRIES = 3
 
 ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 5, 0.5, 8.0
-PASSING = frozenset(
+TRANSIENT = frozenset(
     getattr(errno, name)
     for name in (
         *("EAGAIN", "EBUSY", "EINTR", "ESTALE", "ETIMEDOUT", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH"),
         *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EPIPE"),
     )
 )
-# As Arrow words what the clients of object stores report; they have tried three times by then.
-PASSING_WORDS = re.compile(
+# Errors of object store clients, in Arrow's words, after three attempts of their own.
+TRANSIENT_WORDS = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING"
     r"|timed? ?out|connection (?:reset|refused|closed|aborted)|couldn'?t (?:resolve|connect)|HTTP status (?:429|5\d\d)",
     re.IGNORECASE,
 )
-_begun_again: list[str] = []
+_retried: list[str] = []
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether what a file system raised may be gone in a few seconds.
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of a file system is transient: a retry in a few seconds may succeed.
 
-    >>> may_pass(ConnectionResetError(104, "reset")), may_pass(FileNotFoundError(2, "no"))
+    >>> is_transient(ConnectionResetError(104, "reset")), is_transient(FileNotFoundError(2, "no"))
     (True, False)
     """
     if not isinstance(error, OSError):
         return False
     if error.errno is not None and error.errno != errno.EIO:
-        return error.errno in PASSING
-    return isinstance(error, TimeoutError | ConnectionError) or bool(PASSING_WORDS.search(str(error)))
+        return error.errno in TRANSIENT
+    return isinstance(error, TimeoutError | ConnectionError) or bool(TRANSIENT_WORDS.search(str(error)))
 
 
-def persistently(work: Callable[[], T]) -> T:
-    """The result of some work on storage, begun again up to four times where it may help."""
+def with_retries(work: Callable[[], T]) -> T:
+    """The result of some work on storage, with up to four retries of transient errors."""
     retrying = Retrying(
-        retry=retry_if_exception(may_pass),
+        retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
         before_sleep=_note,
@@ -57,26 +57,26 @@ def persistently(work: Callable[[], T]) -> T:
 
 
 def count() -> int:
-    """How often this process has begun work on storage again."""
-    return len(_begun_again)
+    """Storage retries of this process so far."""
+    return len(_retried)
 
 
 class Attempts:
-    """How often each piece of work was begun.
+    """Attempts at each piece of work.
 
     >>> attempts = Attempts()
-    >>> [attempts.begin("a") for _ in range(2)], attempts.begin("b")
+    >>> [attempts.count("a") for _ in range(2)], attempts.count("b")
     ([1, 2], 1)
     """
 
     def __init__(self) -> None:
-        self._begun: Counter[Hashable] = Counter()
+        self._attempts: Counter[Hashable] = Counter()
 
-    def begin(self, piece: Hashable) -> int:
-        """Count it; how often this piece was begun by now."""
-        self._begun[piece] += 1
-        return self._begun[piece]
+    def count(self, piece: Hashable) -> int:
+        """Add an attempt; the number of this attempt, from 1 on."""
+        self._attempts[piece] += 1
+        return self._attempts[piece]
 
 
 def _note(state: RetryCallState) -> None:
-    _begun_again.append(str(state.outcome))
+    _retried.append(str(state.outcome))

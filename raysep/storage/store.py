@@ -19,7 +19,7 @@ from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
 from raysep.errors import RaysepError, StageError, StorageError, UsageError, refused
-from raysep.storage.retries import persistently
+from raysep.storage.retries import with_retries
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
@@ -131,24 +131,24 @@ class Storage:
 
     def directories(self, relative: str = "") -> list[str]:
         """Names of the directories in a directory, without hidden ones. Raises FileNotFoundError."""
-        found = persistently(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
+        found = with_retries(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
         return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
 
     def tree(self) -> tuple[list[str], list[str]]:
         """Relative paths of all files and of all directories below the root, hidden ones too, each list sorted."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
         found: dict[Any, list[str]] = {pafs.FileType.File: [], pafs.FileType.Directory: []}
-        for info in persistently(lambda: self.fs.get_file_info(selector)):
+        for info in with_retries(lambda: self.fs.get_file_info(selector)):
             if info.type in found:
                 found[info.type].append(str(PurePosixPath(info.path).relative_to(self.root)))
         return sorted(found[pafs.FileType.File]), sorted(found[pafs.FileType.Directory])
 
     def _type(self, relative: str) -> Any:
-        return persistently(lambda: self.fs.get_file_info(self.path(relative)).type)
+        return with_retries(lambda: self.fs.get_file_info(self.path(relative)).type)
 
     def _infos(self, relative: str) -> Iterator[tuple[str, pafs.FileInfo]]:
         selector = pafs.FileSelector(self.path(relative), recursive=True, allow_not_found=True)
-        for info in persistently(lambda: self.fs.get_file_info(selector)):
+        for info in with_retries(lambda: self.fs.get_file_info(selector)):
             if info.type == pafs.FileType.File:
                 yield str(PurePosixPath(info.path).relative_to(self.root)), info
 
@@ -165,7 +165,7 @@ class Storage:
             with self.fs.open_input_file(self.path(relative)) as file:
                 return reader(file)
 
-        return persistently(read)
+        return with_retries(read)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
         """Write a file so that a reader sees all of it or nothing.
@@ -178,7 +178,7 @@ class Storage:
         if self.closed is not None:
             raise StorageError(self.closed)
         try:
-            persistently(lambda: self._write(self.path(relative), content))
+            with_retries(lambda: self._write(self.path(relative), content))
         except OSError as error:
             raise StorageError(refused(self.display(relative), error)) from error
 
@@ -224,7 +224,7 @@ class Storage:
     def delete(self, relative: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(FileNotFoundError):
-            persistently(lambda: self.fs.delete_file(self.path(relative)))
+            with_retries(lambda: self.fs.delete_file(self.path(relative)))
 
 
 def check_visible(store: Storage) -> None:

@@ -23,7 +23,7 @@ from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 
 if TYPE_CHECKING:
-    from raysep.distributed.cells import Outcome
+    from raysep.sweeps.launch import Outcome
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def _outcomes(
     ready = [item for item in todo if item.known is not None]
     if not ready:
         return
-    from raysep.distributed.cells import run_all
     from raysep.distributed.connect import connection
+    from raysep.sweeps.launch import run_cells
 
     may_add = max((item.cell.config.compute.addable for item in ready), key=len)
     with connection(verbose, may_add) as cluster:
@@ -199,7 +199,7 @@ def _outcomes(
             )
             for item in ready
         ]
-        for number, outcome in run_all(configs, cluster, parallel):
+        for number, outcome in run_cells(configs, cluster, parallel):
             yield ready[number], outcome
 
 

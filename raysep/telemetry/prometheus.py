@@ -4,14 +4,10 @@ Labels have few values: stages, models, splits, states and layers of the run at 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from raysep.telemetry.worker_stats import Report
-
-if TYPE_CHECKING:
-    from raysep.report.schema import Summary
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 STATES = ("finished", "stopped", "failed")
@@ -112,18 +108,3 @@ class Metrics:
         """How many trials ended how."""
         for state in STATES:
             self.trials.labels(state).set(states.get(state, 0))
-
-    def found(self, summary: "Summary") -> None:
-        """The answer: accuracy and g of each model, and g_i of each layer."""
-        for model in summary.models:
-            if model.seen_accuracy is not None:
-                self.accuracy.labels(model.model).set(model.seen_accuracy)
-            curve = model.curve(summary.headline_protocol, summary.headline_metric, "unseen", model.step)
-            if curve is None or curve.choice is None:
-                continue
-            self.g.labels(model.model).set(curve.choice.g)
-            if curve.choice.corrected_g is not None:
-                self.corrected_g.labels(model.model).set(curve.choice.corrected_g)
-            for layer in curve.layers:
-                if layer.mean is not None:
-                    self.layer_g.labels(model.model, str(layer.layer)).set(layer.mean)

@@ -1,6 +1,5 @@
 """Ray Data against a plain loop over the same images."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from raysep.data.sources import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.distributed.stream import embed_all
-from raysep.embed.blocks import Block, Embedding, Unit, already, references
+from raysep.embed.blocks import BlockResult, Embedding, WorkGroup, finished_blocks, references
 from raysep.embed.embedder import Embedded, Embedder, load_all
 from raysep.embed.shards import Manifest, ShardSet, read_layer
 from raysep.errors import StageError
@@ -67,9 +66,9 @@ def embedded(embedder: Embedder, source, places, batch_size: int, meter: Meter |
     return embedder.embed(load_all(source, places, embedder.preprocessing, batch_size), meter)
 
 
-def units_of(split, metas, reader) -> list[Unit]:
+def groups_of(split, metas, reader) -> list[WorkGroup]:
     return [
-        Unit(
+        WorkGroup(
             tuple(own),
             tuple(ShardSet(m.model.id, m.trial, m.step, name) for m in own),
             tuple(f"key of {m.trial} {name}" for m in own),
@@ -81,20 +80,20 @@ def units_of(split, metas, reader) -> list[Unit]:
     ]
 
 
-def manifests(units: list[Unit], blocks: list[Block]) -> dict[ShardSet, Manifest]:
+def manifests(groups: list[WorkGroup], blocks: list[BlockResult]) -> dict[ShardSet, Manifest]:
     return {
         shard_set: Manifest(
             "k",
             0,
-            [b.files[i] for b in blocks if b.unit == number and b.files],
-            next(b.layers for b in blocks if b.unit == number),
+            [b.files[i] for b in blocks if b.group == number and b.files],
+            next(b.layers for b in blocks if b.group == number),
             {},
             "float32",
             "s",
             {},
         )
-        for number, unit in enumerate(units)
-        for i, shard_set in enumerate(unit.shard_sets)
+        for number, group in enumerate(groups)
+        for i, shard_set in enumerate(group.shard_sets)
     }
 
 
@@ -107,20 +106,20 @@ PLANS = {
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, plan: EmbedPlan):
     run, source, split, metas = world
-    units = units_of(split, metas, source)
-    blocks = list(embed_all(units, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
-    assert sum(block.images for block in blocks) == sum(unit.rows.num_rows for unit in units)
+    groups = groups_of(split, metas, source)
+    blocks = list(embed_all(groups, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
+    assert sum(block.images for block in blocks) == sum(group.rows.num_rows for group in groups)
     assert {image for block in blocks for image in block.failed} == {"d/005.png"}
-    encoded = sum(len(source.read(path, None)) for unit in units for path in unit.rows["path"].to_pylist())
+    encoded = sum(len(source.read(path, None)) for group in groups for path in group.rows["path"].to_pylist())
     assert sum(r.counts.get("bytes_read", 0) for block in blocks for r in block.reports) == encoded
-    found = manifests(units, blocks)
-    for unit in units:
-        expected_ids = [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
-        for meta, shard_set in zip(unit.metas, unit.shard_sets, strict=True):
+    found = manifests(groups, blocks)
+    for group in groups:
+        expected_ids = [i for i in group.rows["image_id"].to_pylist() if i != "d/005.png"]
+        for meta, shard_set in zip(group.metas, group.shard_sets, strict=True):
             last = found[shard_set].layers[-1]
             ids, y, X = read_layer(run, shard_set, found[shard_set], last.index)
             assert ids == expected_ids
-            label = dict(zip(unit.rows["image_id"].to_pylist(), unit.rows["label"].to_pylist(), strict=True))
+            label = dict(zip(group.rows["image_id"].to_pylist(), group.rows["label"].to_pylist(), strict=True))
             assert y.tolist() == [label[i] for i in ids]
             loop = plain_loop(run, meta, tree, ids)
             np.testing.assert_allclose(X, np.stack([loop[i] for i in ids]), atol=1e-5)
@@ -188,29 +187,29 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch
 def test_blocks_that_are_there_are_not_embedded_again(ray_session, world):
     run, source, split, metas = world
     config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
-    (unit, *_) = units_of(split, metas, source)
-    stream = embed_all([unit], run, config, plan)
+    (group, *_) = groups_of(split, metas, source)
+    stream = embed_all([group], run, config, plan)
     next(stream)
     stream.close()
     # How far it came is a matter of time: here, to the third block in one of two checkpoints, and no further.
-    for record in run.files(unit.shard_sets[0].directory):
+    for record in run.files(group.shard_sets[0].directory):
         if record.endswith(("_block-000000014.json", "_block-000000021.json")):
             run.delete(record)
-    before = already(run, 0, unit, 7)
+    before = finished_blocks(run, 0, group, 7)
     assert {block.first for block in before} <= {0, 7}
     assert before
-    rest = list(embed_all([unit], run, config, plan, done=[{block.first for block in before}]))
+    rest = list(embed_all([group], run, config, plan, done=[{block.first for block in before}]))
     assert sorted(block.first for block in [*before, *rest]) == [0, 7, 14, 21]
-    whole = already(run, 0, unit, 7)
+    whole = finished_blocks(run, 0, group, 7)
     assert [block.first for block in whole] == [0, 7, 14, 21]
-    ids, _, _ = read_layer(run, unit.shard_sets[0], manifests([unit], whole)[unit.shard_sets[0]], 0)
-    assert ids == [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
+    ids, _, _ = read_layer(run, group.shard_sets[0], manifests([group], whole)[group.shard_sets[0]], 0)
+    assert ids == [i for i in group.rows["image_id"].to_pylist() if i != "d/005.png"]
     # Other blocks, other embeddings, and files that are gone or cut don't count.
-    assert already(run, 0, unit, 8) == []
-    assert already(run, 0, replace(unit, keys=("other", *unit.keys[1:])), 7) == []
-    part = Path(run.root, unit.shard_sets[1].directory, whole[0].files[1]["name"])
+    assert finished_blocks(run, 0, group, 8) == []
+    assert finished_blocks(run, 0, replace(group, keys=("other", *group.keys[1:])), 7) == []
+    part = Path(run.root, group.shard_sets[1].directory, whole[0].files[1].name)
     part.write_bytes(part.read_bytes()[:-1])
-    assert [block.first for block in already(run, 0, unit, 7)] == [7, 14, 21]
+    assert [block.first for block in finished_blocks(run, 0, group, 7)] == [7, 14, 21]
 
 
 class Faulty(ImageFolder):
@@ -221,14 +220,14 @@ class Faulty(ImageFolder):
 def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
-        list(embed_all(units_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), EmbedPlan(Pool(1, 1, 0))))
+        list(embed_all(groups_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), EmbedPlan(Pool(1, 1, 0))))
 
 
 def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)
     plain, noisy = (
-        Unit(metas[:1], (ShardSet("m", 0, 0, name),), ("key",), select(split, "unseen"), reader)
+        WorkGroup(metas[:1], (ShardSet("m", 0, 0, name),), ("key",), select(split, "unseen"), reader)
         for name, reader in (("unseen", source), ("noisy", corrupted))
     )
     blocks = list(embed_all([plain, noisy], run, EmbedConfig(), EmbedPlan(Pool(1, 2, 0))))
@@ -243,22 +242,22 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
 
 def test_a_block_that_ends_every_process_is_given_up(world):
     run, source, split, metas = world
-    (unit, *_) = units_of(split, metas, source)
-    (block,) = references(0, unit, 0, 100)
+    (group, *_) = groups_of(split, metas, source)
+    (block,) = references(0, group, 0, 100)
     attempts, meter = Attempts(), Meter("here")
-    embedding = Embedding([source], run, EmbedConfig(), "cpu", meter, attempts.begin)
+    embedding = Embedding([source], run, EmbedConfig(), "cpu", meter, attempts.count)
     for before in range(4):
-        assert json.loads(embedding(block)["outcome"][0].as_py())["reports"][0]["again"].get("process", 0) == before
-    with pytest.raises(StageError, match=r"from number 0 on \(d/000.png, ...\) were given to 4 processes"):
+        assert embedding.embed(block).reports[0].again.get("process", 0) == before
+    with pytest.raises(StageError, match=r"from number 0 on \(d/000.png, ...\) were given to 4 workers"):
         embedding(block)
 
 
 @pytest.mark.slow
 def test_a_block_that_loses_its_process_is_begun_again(ray_session, world, tree: Path, tmp_path: Path):
     run, _, split, metas = world
-    (unit, *_) = units_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
-    blocks = list(embed_all([unit], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))
+    (group, *_) = groups_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
+    blocks = list(embed_all([group], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))
     assert sorted(block.first for block in blocks) == [0, 14]
     assert sum(report.again.get("process", 0) for block in blocks for report in block.reports) == 1
-    ids, _, _ = read_layer(run, unit.shard_sets[0], manifests([unit], blocks)[unit.shard_sets[0]], 0)
-    assert ids == [i for i in unit.rows["image_id"].to_pylist() if i != "d/005.png"]
+    ids, _, _ = read_layer(run, group.shard_sets[0], manifests([group], blocks)[group.shard_sets[0]], 0)
+    assert ids == [i for i in group.rows["image_id"].to_pylist() if i != "d/005.png"]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from raysep.config import ScoreConfig
 from raysep.config.names import METRICS
 from raysep.scoring import backends
 from raysep.scoring.backends import SklearnEngine, open_engine
 from raysep.scoring.backends.cuml import CumlEngine
-from raysep.scoring.cache import Settings
 from raysep.scoring.scoring import score_layer
 from tests.scoring.test_metrics import blobs
 
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"
 def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
-    cpu = score_layer(X, y, wanted, SklearnEngine(), Settings())
-    gpu = score_layer(X, y, wanted, CumlEngine(), Settings())
+    cpu = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig())
+    gpu = score_layer(X, y, wanted, CumlEngine(), ScoreConfig())
     assert {score.backend for score in gpu} == {"cuml"}
     for ours, reference in zip(gpu, cpu, strict=True):
         assert ours.measured.value == pytest.approx(reference.measured.value, abs=0.01), ours.metric

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from raysep.config.load import build_config
 from raysep.errors import RaysepError, UsageError
 from raysep.integrity import Finding, repair, verify
 from raysep.scoring import table
+from raysep.stages.executor import LocalExecutor
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_VIT, write_images
-from tests.serial import without_ray
 
 # One finished run for all of them.
 pytestmark = pytest.mark.xdist_group("verification")
@@ -27,14 +27,7 @@ SHARDS = "embeddings/model=test_vit/trial=0/step=0/split=unseen"
 
 
 @pytest.fixture(scope="module")
-def serial() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(serial: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     place = tmp_path_factory.mktemp("finished")
     write_images(place / "images", dict.fromkeys("abc", 12))
     config = build_config(
@@ -54,7 +47,7 @@ def finished(serial: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfi
         }
     )
     (place / "images" / "a" / "003.png").write_bytes(b"no image")
-    pipeline.run(config)
+    pipeline.run(config, executor=LocalExecutor())
     return config
 
 
@@ -228,7 +221,7 @@ def test_what_is_broken_is_done_again_and_nothing_else(run: Storage, finished: R
     change_scores(root, lambda rows: with_first(rows, value=1.5))
     config = finished.model_copy(update={"run_dir": run.root})
     pipeline.repair(config, Telemetry())
-    pipeline.run(config)
+    pipeline.run(config, executor=LocalExecutor())
     found = verify(run)
     assert (found.findings, found.unfinished) == ([], [])
     # The files that were replaced, and what a write that was cut off leaves, are strays, and never read.

@@ -16,10 +16,10 @@ from raysep.data.images import decode
 from raysep.models.build import create, preprocessing_of
 from raysep.models.meta import PIXELS, read_meta
 from raysep.models.taps import describe
+from raysep.stages.executor import LocalExecutor
 from raysep.stages.validation import check_models
 from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, TINY_VIT
-from tests.serial import without_ray
 
 GREY_CNN = ModelConfig(**{**TINY_CNN, "kwargs": {"in_chans": 1, "drop_path_rate": 0.1}})
 
@@ -95,7 +95,6 @@ def test_pixels_are_grey_as_well():
 
 
 def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    without_ray(monkeypatch)
     torch.manual_seed(0)
     weights = tmp_path / "rgb.pth"
     torch.save({"model": timm.create_model("test_vit", patch_size=8, depth=3, img_size=32).state_dict()}, weights)
@@ -116,7 +115,7 @@ def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pyt
             "score": {"metrics": ["nmi"], "resamples": 20},
         }
     )
-    summary = pipeline.run(config)
+    summary = pipeline.run(config, executor=LocalExecutor())
     assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
     assert all({one.kind for one in model.baselines} == {"untrained", "pixels"} for model in summary.models)
     run = Storage(config.run_dir)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysep.config import ScoreConfig
 from raysep.config.names import METRICS
 from raysep.scoring.backends import SklearnEngine
-from raysep.scoring.cache import Settings
 from raysep.scoring.scoring import score_layer
 from tests.scoring.test_metrics import blobs
 
-SETTINGS = Settings(seed=1, resamples=0, max_classes=None)
+SETTINGS = ScoreConfig(seed=1, resamples=0, max_classes=None)
 # Each start of k-means draws images by their position: in another order it is another start. Clusters that
 # every start finds are needed for what should not hang on the starts.
 SPREAD = 0.45

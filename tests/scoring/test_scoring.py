@@ -5,10 +5,11 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
+from raysep.config import ScoreConfig
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.scoring.backends import SklearnEngine
 from raysep.scoring.backends.torch import TorchEngine
-from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.cache import LayerScores
 from raysep.scoring.registry import MEASURES
 from raysep.scoring.scoring import score_layer, score_layer_somewhere
 from tests.scoring.test_metrics import blobs
@@ -16,7 +17,7 @@ from tests.scoring.test_metrics import blobs
 
 def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
     wanted = [(protocol, metric) for metric in metrics]
-    scores = score_layer(X, y, wanted, SklearnEngine(), Settings(seed, resamples=0))
+    scores = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(seed=seed, resamples=0))
     assert [score.metric for score in scores] == list(metrics)
     return {score.metric: score.measured.value for score in scores}
 
@@ -36,14 +37,16 @@ def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
 
 def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
     X, y = blobs([20, 20], spread=0.01)
-    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), Settings())
+    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), ScoreConfig())
     assert scores[0].measured.k == 39
     assert scores[0].measured.value == pytest.approx(19 / 500)
 
 
 def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest_class_allows():
     X, y = blobs([30, 50], spread=1.0)
-    scores = {s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), Settings(3))}
+    scores = {
+        s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), ScoreConfig(seed=3))
+    }
     clusters = KMeans(2, n_init=10, random_state=3).fit(X).labels_
     assert scores["nmi"].measured.value == normalized_mutual_info_score(y, clusters)
     assert {m: s.measured.k for m, s in scores.items()} == {
@@ -66,10 +69,10 @@ def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest
 def test_shared_metrics_are_computed_once_for_both_protocols():
     X, y = blobs([30, 30])
     wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
-    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), Settings(42))}
+    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(seed=42))}
     assert len(scores) == 24
     assert scores["paper", "linear_probe"].seconds < scores["default", "linear_probe"].seconds / 2
-    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), Settings(42))[0].measured
+    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), ScoreConfig(seed=42))[0].measured
     together = [scores[protocol, "linear_probe"].measured for protocol in ("paper", "default")]
     assert together[0].value == together[1].value == alone.value
 
@@ -77,7 +80,7 @@ def test_shared_metrics_are_computed_once_for_both_protocols():
 def test_every_score_comes_with_its_certainty():
     X, y = blobs([40, 44, 41], spread=1.5)
     wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
-    for score in score_layer(X, y, wanted, SklearnEngine(), Settings(resamples=40)):
+    for score in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(resamples=40)):
         found = score.measured
         assert found.interval[0] <= found.value <= found.interval[1], score.metric
         assert found.halves.shape == (20, 2)
@@ -91,7 +94,7 @@ def test_every_score_comes_with_its_certainty():
 def test_no_resamples_are_no_intervals():
     X, y = blobs([30, 30])
     for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
-        none = score_layer(X, y, [("default", metric)], SklearnEngine(), Settings(resamples=0))[0].measured
+        none = score_layer(X, y, [("default", metric)], SklearnEngine(), ScoreConfig(resamples=0))[0].measured
         assert none.value is not None
         assert none.interval is none.halves is none.se is None
 
@@ -99,7 +102,7 @@ def test_no_resamples_are_no_intervals():
 def test_a_tiny_class_costs_only_what_can_not_be_computed():
     X, y = blobs([60, 50, 3], spread=1.0)
     wanted = [("default", metric) for metric in METRICS]
-    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnEngine(), Settings())}
+    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig())}
     # A probe needs four images of a class; five can't be labelled of three.
     undefined = {"linear_probe", "few_shot_5", "few_shot_10", "few_shot_20"}
     assert {metric for metric, one in found.items() if one.value is None} == undefined
@@ -109,7 +112,7 @@ def test_a_tiny_class_costs_only_what_can_not_be_computed():
         # Two images of three can't be labelled in half of them.
         assert (one.halves is None) == (metric == "few_shot_2"), metric
     # Nothing but tiny classes: halves of them say nothing.
-    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnEngine(), Settings())[0].measured
+    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnEngine(), ScoreConfig())[0].measured
     assert tiny.value is not None
     assert tiny.interval is tiny.se is None
 
@@ -117,7 +120,7 @@ def test_a_tiny_class_costs_only_what_can_not_be_computed():
 def test_diagnostics_are_rows_like_scores():
     X, y = blobs([30, 30])
     X[:, 0] = 1
-    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnEngine(), Settings())
+    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnEngine(), ScoreConfig())
     assert [score.metric for score in found] == list(DIAGNOSTICS)
     by_name = {score.metric: score.measured.value for score in found}
     assert by_name["constant_features"] == 1
@@ -125,7 +128,7 @@ def test_diagnostics_are_rows_like_scores():
     X[3] = np.nan
     broken = {
         s.metric: s.measured.value
-        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnEngine(), Settings())
+        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnEngine(), ScoreConfig())
     }
     assert broken["nonfinite_rows"] == 1
     assert broken["effective_rank"] is broken["start_agreement"] is None
@@ -180,7 +183,7 @@ def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(e
     given_up: list[int] = []
 
     def scored(engines: list) -> list:
-        return score_layer_somewhere(X, y, [("default", "nn1")], engines, Settings(), lambda: given_up.append(1))
+        return score_layer_somewhere(X, y, [("default", "nn1")], engines, ScoreConfig(), lambda: given_up.append(1))
 
     (score,) = scored([Small(error), SklearnEngine()])
     assert score.backend == "sklearn"
@@ -197,8 +200,8 @@ def test_both_protocols_share_what_they_would_both_compute():
     engine, shared = SklearnEngine(), {}
     calls: list[int] = []
     engine.kmeans = lambda *a, **k: calls.append(1) or SklearnEngine().kmeans(*a, **k)
-    one = Layer(X, y, engine, Settings(sample=1000), "default", shared)
-    two = Layer(X, y, engine, Settings(sample=1000), "paper", shared)
+    one = LayerScores(X, y, engine, ScoreConfig(sample=1000), "default", shared)
+    two = LayerScores(X, y, engine, ScoreConfig(sample=1000), "paper", shared)
     assert one.starts is two.starts
     assert calls == [1]
 
@@ -209,7 +212,7 @@ def test_what_is_told_of_x_is_told_of_it_as_it_came():
     X[4:] += 1
     y = np.arange(8) % 2
     wanted = [("default", "nn1"), (DIAGNOSTIC, "duplicate_rows")]
-    alone = score_layer(X, y, wanted[1:], SklearnEngine(), Settings())[0].measured.value
-    given = score_layer(X.copy(), y, wanted, TorchEngine(), Settings(), own=True)
+    alone = score_layer(X, y, wanted[1:], SklearnEngine(), ScoreConfig())[0].measured.value
+    given = score_layer(X.copy(), y, wanted, TorchEngine(), ScoreConfig(), own=True)
     assert [score.metric for score in given] == ["nn1", "duplicate_rows"]
     assert given[1].measured.value == alone

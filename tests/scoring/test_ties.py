@@ -5,18 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysep.config import ScoreConfig
 from raysep.config.names import Metric
 from raysep.scoring import chance_level, ties
 from raysep.scoring.backends import Engine, SklearnEngine
 from raysep.scoring.backends.torch import TorchEngine
-from raysep.scoring.cache import Layer, Settings
+from raysep.scoring.cache import LayerScores
 from raysep.scoring.registry import MEASURES
 
 NEIGHBOUR_METRICS: tuple[Metric, ...] = ("nn1", "knn_purity", "r_precision")
 
 
 def scores(X: np.ndarray, y: np.ndarray, engine: Engine | None = None) -> dict[str, float | None]:
-    layer = Layer(X.astype(np.float32), y, engine or TorchEngine(), Settings(resamples=0))
+    layer = LayerScores(X.astype(np.float32), y, engine or TorchEngine(), ScoreConfig(resamples=0))
     return {metric: MEASURES[metric](layer).value for metric in NEIGHBOUR_METRICS}
 
 
@@ -74,7 +75,7 @@ def test_the_order_of_the_rows_does_not_matter():
 def test_intervals_of_layers_with_equal_vectors():
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(20, 5)).astype(np.float32)[rng.integers(0, 20, 120)], np.repeat([0, 1], 60)
-    layer = Layer(X, y, TorchEngine(), Settings(resamples=40))
+    layer = LayerScores(X, y, TorchEngine(), ScoreConfig(resamples=40))
     for metric in NEIGHBOUR_METRICS:
         found = MEASURES[metric](layer)
         assert found.value is not None

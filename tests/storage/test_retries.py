@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from raysep.storage import retries
-from raysep.storage.retries import may_pass, persistently
+from raysep.storage.retries import is_transient, with_retries
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +25,14 @@ class Flaky:
 
 def test_what_passes_is_waited_for_and_counted():
     before, work = retries.count(), Flaky(TimeoutError("slow"), ConnectionResetError(errno.ECONNRESET, "reset"))
-    assert persistently(work) == "done"
+    assert with_retries(work) == "done"
     assert (work.calls, retries.count() - before) == (3, 2)
 
 
 def test_not_for_ever():
     work = Flaky(*[TimeoutError("slow")] * 9)
     with pytest.raises(TimeoutError):
-        persistently(work)
+        with_retries(work)
     assert work.calls == retries.ATTEMPTS
 
 
@@ -49,7 +49,7 @@ def test_not_for_ever():
 def test_what_cant_pass_is_not_tried_again(error: Exception):
     work = Flaky(error)
     with pytest.raises(type(error)):
-        persistently(work)
+        with_retries(work)
     assert work.calls == 1
 
 
@@ -62,4 +62,4 @@ def test_what_cant_pass_is_not_tried_again(error: Exception):
     ],
 )
 def test_the_words_of_object_stores(text: str):
-    assert may_pass(OSError(text))
+    assert is_transient(OSError(text))

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from raysep import pipeline
-from raysep.distributed.cells import Outcome
+from raysep.stages.executor import LocalExecutor
 from raysep.storage.store import Storage
 from raysep.sweeps import notes, rounds
 from raysep.sweeps.config import SweepConfig
+from raysep.sweeps.launch import Outcome
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_CNN
 from tests.crashing import CrashError, Crashes
-from tests.serial import configuration, without_ray
+from tests.serial import configuration
 from tests.sweeps.test_results import as_table, row, write_file
 
 # Joined with dots, the rows of both sweeps would have the same names.
@@ -30,10 +31,9 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, An
     """What a cell's run says, and what the cells share."""
     directory = tmp_path_factory.mktemp("cell")
     with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
         patch.setattr("raysep.report.html.draw", lambda summary: iter([]))
         config = configuration(directory).model_copy(update={"run_dir": str(directory / "run")})
-        found = pipeline.run(config, telemetry=Telemetry())
+        found = pipeline.run(config, executor=LocalExecutor())
     assert found is not None
     base = config.model_dump(mode="json", exclude={"run_dir", "models", "name"})
     # The gate asks for intervals; that the run had none is the gate's to say.

@@ -12,7 +12,7 @@ from raysep.data.files import left_out, tables_among, visible
 from raysep.data.sources.base import Record, Remarks, Source
 from raysep.data.sources.columns import class_names, column_problems, names_in
 from raysep.errors import ConfigError
-from raysep.storage.retries import may_pass
+from raysep.storage.retries import is_transient
 from raysep.storage.store import Storage
 
 # Row groups whose images a worker keeps: consecutive rows of one group are read from storage once.
@@ -137,7 +137,7 @@ class ParquetImages(Source):
                     named.setdefault(names is not None, file)
                 found = class_names(read[label], names)
         except (pa.ArrowException, OSError) as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
             problems.append(f"{where}: not a whole Parquet file ({' '.join(str(error).split())})")
             return []

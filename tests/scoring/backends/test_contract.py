@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import normalized_mutual_info_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler
 
+from raysep.config import ScoreConfig
 from raysep.config.names import METRICS
 from raysep.errors import UsageError
 from raysep.scoring import backends
 from raysep.scoring.backends import Engine, Fold, SklearnEngine, Starts, open_engine
 from raysep.scoring.backends.base import drop_self
 from raysep.scoring.backends.torch import TorchEngine
-from raysep.scoring.cache import Settings
 from raysep.scoring.scoring import score_layer
 from tests.scoring.test_metrics import blobs
 
@@ -113,8 +113,8 @@ def test_rows_are_around_their_mean(engine: Engine):
 def test_values_of_torch_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
-    ours = score_layer(X, y, wanted, TorchEngine(), Settings(resamples=20))
-    theirs = score_layer(X, y, wanted, SklearnEngine(), Settings(resamples=20))
+    ours = score_layer(X, y, wanted, TorchEngine(), ScoreConfig(resamples=20))
+    theirs = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(resamples=20))
     for one, reference in zip(ours, theirs, strict=True):
         assert one.backend == "torch"
         assert one.measured.value == pytest.approx(reference.measured.value, abs=0.01), one.metric

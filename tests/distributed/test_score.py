@@ -7,11 +7,10 @@ import pytest
 from raysep.config import ScoreConfig
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
 from raysep.distributed.placement import Pool
-from raysep.distributed.score_actors import score_all
+from raysep.distributed.score import score_all
 from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
 from raysep.models.layers import Layer
 from raysep.scoring.backends import open_engine
-from raysep.scoring.cache import settings_of
 from raysep.scoring.scoring import score_layer
 from raysep.scoring.table import Task
 from raysep.storage.store import Storage
@@ -37,14 +36,14 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
 
 def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]]):
     run, todo = tasks
-    done = list(score_all(run, ScoreConfig(), todo, Pool(2, 1, 0)))
+    done = list(score_all(run, ScoreConfig(), todo, Pool(2, 1, 0), print))
     found = {task.layer.index: rows for task, rows, _ in done}
     assert len(found) == len(done) == len(todo)
     assert all(report.counts["kmeans_iterations"] > 0 for *_, report in done)
     for task in todo:
         ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
         assert ids == sorted(ids)
-        serial = task.rows(score_layer(X, y, task.wanted, open_engine("auto"), settings_of(ScoreConfig())))
+        serial = task.rows(score_layer(X, y, task.wanted, open_engine("auto"), ScoreConfig()))
         for ours, theirs in zip(found[task.layer.index], serial, strict=True):
             assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
@@ -81,4 +80,4 @@ def _killed(uri: str, once: str) -> Storage:
 
 
 def test_no_tasks_need_no_actors():
-    assert list(score_all(Storage("."), ScoreConfig(), [], Pool(1, 1, 0))) == []
+    assert list(score_all(Storage("."), ScoreConfig(), [], Pool(1, 1, 0), print)) == []

@@ -1,0 +1,45 @@
+"""Scoring on a pool of actors, one task per layer. Each task reads one column."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import ray
+
+from raysep.config import ScoreConfig
+from raysep.distributed.placement import Pool
+from raysep.distributed.pool import run_tasks
+from raysep.errors import StageError
+from raysep.scoring.table import Row, Task
+from raysep.scoring.worker import Scored, Scorer
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter, Report
+
+
+def _scorer(store: Storage, config: ScoreConfig, threads: int) -> Callable[[Task], tuple[list[Row], Report]]:
+    """In the actor. Extraction and scoring never share a process: torch's and cuML's memory pools would compete."""
+    # As many threads as this actor has CPUs, whatever the machine has: torch's, and those of NumPy's libraries.
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    return Scorer(store, config, Meter(ray.util.get_node_ip_address()))
+
+
+def score_all(
+    store: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool, on_retry: Callable[[Task], None]
+) -> Iterator[Scored]:
+    """Score tasks on a pool of actors; yields each when it is done, in any order.
+
+    Raises:
+        StageError: a task failed, or lost too many workers; results that were yielded before stay valid.
+    """
+    build = partial(_scorer, store, config, pool.threads)
+    options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus}
+    for done in run_tasks(tasks, lambda _: build, pool.processes, options, on_retry=on_retry):
+        if done.result is None:
+            where = f"{done.task.layer.name} of {done.task.shard_set.directory}"
+            lost = f" lost {done.lost} workers:" if done.lost else ""
+            raise StageError(f"score: {where}:{lost} {done.error}")
+        rows, report = done.result
+        yield done.task, rows, report

@@ -1,0 +1,39 @@
+"""The scores of one layer of a shard set, read from its Parquet files."""
+
+from raysep.config import ScoreConfig
+from raysep.embed.shards import read_layer
+from raysep.scoring.backends import open_engines
+from raysep.scoring.memory import return_gpu_memory
+from raysep.scoring.scoring import score_layer_somewhere
+from raysep.scoring.table import Row, Task
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter, Report
+
+# A scored task: the task, its rows, the worker's report.
+Scored = tuple[Task, list[Row], Report]
+
+
+class Scorer:
+    """Scores tasks with the backends of a configuration, one after another."""
+
+    def __init__(self, store: Storage, config: ScoreConfig, meter: Meter) -> None:
+        self._store, self._config, self._meter = store, config, meter
+        self._engines = open_engines(config.backend)
+
+    def __call__(self, task: Task) -> tuple[list[Row], Report]:
+        """The missing rows of a layer, and what the work took."""
+        before = self._iterations
+        with self._meter.piece():
+            _, y, X = read_layer(self._store, task.shard_set, task.manifest, task.layer.index)
+            self._meter.count("bytes_read", X.nbytes)
+            scores = score_layer_somewhere(
+                X, y, task.wanted, self._engines, self._config, lambda: self._meter.again("memory")
+            )
+            self._meter.count("kmeans_iterations", self._iterations - before)
+            # Other actors may share the GPU.
+            return_gpu_memory()
+        return task.rows(scores), self._meter.report
+
+    @property
+    def _iterations(self) -> int:
+        return sum(engine.iterations for engine in self._engines)

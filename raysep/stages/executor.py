@@ -1,0 +1,195 @@
+"""Where the work of the stages runs: on Ray (`distributed.executor`), or in this process."""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from raysep.config import EmbedConfig, ScoreConfig
+from raysep.distributed import limits
+from raysep.distributed.cluster_shape import Resources, Shape
+from raysep.distributed.placement import EmbedPlan, Pool
+from raysep.finetune.trials import State, Trial, TrialResult
+from raysep.scoring.table import Task
+from raysep.storage.retries import Why
+from raysep.storage.store import Storage
+from raysep.telemetry.worker_stats import Meter, Report
+
+if TYPE_CHECKING:
+    from raysep.embed.blocks import BlockResult, WorkGroup
+    from raysep.finetune.run_trial import Job, Progress
+    from raysep.scoring.worker import Scored
+
+Kind = Literal["ray", "local"]
+OnRetry = Callable[[Trial, Why], None]
+
+
+class Executor(Protocol):
+    """Runs trials, blocks and scoring tasks. Results come in any order unless stated otherwise."""
+
+    def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
+        """The resources to plan with, for the length of a block."""
+
+    def missing_on_nodes(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """Node address -> local paths that are missing on it."""
+
+    def gpu_memory(self) -> int | None:
+        """Bytes of the smallest GPU; None where none is known."""
+
+    def fit(
+        self,
+        trials: Sequence[Trial],
+        job: "Job",
+        pool: Pool,
+        on_report: Callable[[Trial, "Progress"], None],
+        on_retry: OnRetry,
+        verbose: bool,
+    ) -> list[TrialResult]:
+        """Train trials; results in the order of the trials."""
+
+    def prepare_all(
+        self,
+        trials: Sequence[Trial],
+        job: "Job",
+        pool: Pool,
+        on_prepared: Callable[[Trial, Report], None],
+        on_retry: OnRetry,
+    ) -> list[TrialResult]:
+        """Write the checkpoints of trials that train nothing; results in the order of the trials."""
+
+    def embed_all(
+        self,
+        groups: Sequence["WorkGroup"],
+        store: Storage,
+        config: EmbedConfig,
+        plan: EmbedPlan,
+        verbose: bool,
+        done: Sequence[Container[int]],
+    ) -> Iterator["BlockResult"]:
+        """Embed the blocks of all groups but those in `done`."""
+
+    def score_all(
+        self, store: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool, on_retry: Callable[[Task], None]
+    ) -> Iterator["Scored"]:
+        """Score tasks."""
+
+
+class LocalExecutor:
+    """Everything in this process, one piece after another: no Ray, no start-up, no retry of lost workers."""
+
+    node = "local"
+
+    def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:  # noqa: ARG002
+        """One node with the CPUs that this process may use."""
+        cpus = limits.cpus()
+        return nullcontext(Resources(((float(cpus), 0.0),), kinds=(f"{cpus} CPUs",)))
+
+    def missing_on_nodes(self, paths: Sequence[str]) -> dict[str, list[str]]:  # noqa: ARG002
+        """Nothing: there is one node."""
+        return {}
+
+    def gpu_memory(self) -> int | None:
+        """None: CPUs only."""
+        return None
+
+    def fit(
+        self,
+        trials: Sequence[Trial],
+        job: "Job",
+        pool: Pool,  # noqa: ARG002
+        on_report: Callable[[Trial, "Progress"], None],
+        on_retry: OnRetry,  # noqa: ARG002
+        verbose: bool,  # noqa: ARG002
+    ) -> list[TrialResult]:
+        """Train trials in order, each to its end: early stopping (ASHA) needs trials side by side."""
+        from raysep.finetune.run_trial import ended_result, run_trial
+
+        results = []
+        for trial in trials:
+            reports: list[Progress] = []
+
+            def report(progress: "Progress", trial: Trial = trial, reports: "list[Progress]" = reports) -> None:
+                reports.append(progress)
+                on_report(trial, progress)
+
+            with _failure() as failure:
+                run_trial(trial, job, _device(), Meter(self.node), report)
+            results.append(ended_result(trial, reports[-1] if reports else None, job, failure.get("error")))
+        return results
+
+    def prepare_all(
+        self,
+        trials: Sequence[Trial],
+        job: "Job",
+        pool: Pool,  # noqa: ARG002
+        on_prepared: Callable[[Trial, Report], None],
+        on_retry: OnRetry,  # noqa: ARG002
+    ) -> list[TrialResult]:
+        """Write the checkpoints in order."""
+        from raysep.finetune.run_trial import prepare_trial, trial_result
+
+        meter, results = Meter(self.node), []
+        for trial in trials:
+            with _failure() as failure:
+                on_prepared(trial, prepare_trial(trial, job, meter))
+            state: State = "failed" if failure else "finished"
+            results.append(trial_result(trial, state, {"seconds": meter.report.seconds}, failure.get("error")))
+        return results
+
+    def embed_all(
+        self,
+        groups: Sequence["WorkGroup"],
+        store: Storage,
+        config: EmbedConfig,
+        plan: EmbedPlan,  # noqa: ARG002
+        verbose: bool,  # noqa: ARG002
+        done: Sequence[Container[int]],
+    ) -> Iterator["BlockResult"]:
+        """Embed the blocks in order."""
+        from raysep.embed.blocks import Embedding, references
+
+        embedding = Embedding([group.reader for group in groups], store, config, _device(), Meter(self.node))
+        for index, group in enumerate(groups):
+            for block in references(index, group, index, config.shard_rows, done[index]):
+                yield embedding.embed(block)
+
+    def score_all(
+        self,
+        store: Storage,
+        config: ScoreConfig,
+        tasks: Sequence[Task],
+        pool: Pool,  # noqa: ARG002
+        on_retry: Callable[[Task], None],  # noqa: ARG002
+    ) -> Iterator["Scored"]:
+        """Score the tasks in order."""
+        from raysep.scoring.worker import Scorer
+
+        score = Scorer(store, config, Meter(self.node))
+        for task in tasks:
+            yield task, *score(task)
+
+
+@contextmanager
+def _failure() -> Iterator[dict[str, str]]:
+    """Records the error of a trial, so that the others go on. Errors of storage concern all of them, and are raised."""
+    found: dict[str, str] = {}
+    try:
+        yield found
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever a model raises; the trial is reported as failed)
+        found["error"] = " ".join(str(error).split()) or type(error).__name__
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_executor(kind: Kind) -> Executor:
+    """The executor of a name. Ray is imported only for `ray`."""
+    if kind == "local":
+        return LocalExecutor()
+    from raysep.distributed.executor import RayExecutor
+
+    return RayExecutor()

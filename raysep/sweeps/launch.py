@@ -1,0 +1,95 @@
+"""The runs of a sweep's cells on the cluster: an actor per parallel run, each with its share of the cluster.
+
+A cell that fails, or loses its worker, costs no other. The actors end with the driver, whatever ends it, so that no
+cell outlives it and is started a second time.
+"""
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from raysep import pipeline
+from raysep.config import RunConfig
+from raysep.distributed.cluster_shape import Resources
+from raysep.errors import RaysepError
+from raysep.stages import run_directory
+from raysep.storage.store import Storage
+from raysep.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run of a cell ended.
+
+    Attributes:
+        summary: summary.json of a run that is done.
+        error: why it is not done.
+        seconds: wall clock; None for a resumed run.
+        worker_seconds: of all workers together, over all calls.
+        machines: number of nodes by kind.
+    """
+
+    summary: str | None
+    error: str | None
+    seconds: float | None
+    worker_seconds: float = 0.0
+    machines: dict[str, int] = field(default_factory=dict)
+
+
+def run_cells(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -> Iterator[tuple[int, Outcome]]:
+    """Run configurations, `parallel` at a time; yields index and outcome of each when it ends."""
+    from raysep.distributed.pool import on_this_node, run_tasks
+
+    began = time.monotonic()
+
+    def build(slot: int) -> Callable[[], Callable[[tuple[int, RunConfig]], Outcome]]:
+        return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel))
+
+    # A cell that loses its worker is recorded as failed, and tried again by the next call of the round.
+    for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), retries=0):
+        outcome = done.result
+        if outcome is None:
+            outcome = Outcome(None, f"the worker of the run was lost: {done.error}", time.monotonic() - began)
+        yield done.task[0], outcome
+
+
+def _runner(directory: str, share: Resources) -> Callable[[tuple[int, RunConfig]], Outcome]:
+    """In the actor."""
+    # Relative paths of a configuration mean the driver's working directory.
+    os.chdir(directory)
+    return lambda task: run_cell(task[1], share)
+
+
+def run_cell(config: RunConfig, share: Resources) -> Outcome:
+    """The run of a cell; an error becomes part of the outcome."""
+    store = Storage(config.run_dir)
+    resumed = store.exists(run_directory.CONFIG)
+    began = time.monotonic()
+    error, text = None, None
+    try:
+        summary = pipeline.run(config, telemetry=Telemetry(Console(file=io.StringIO())), share=share)
+        assert summary is not None
+        # A cell that lacks some of its seeds is incomplete: the next call tries it again.
+        lost = store.read_json(run_directory.MANIFEST)["stages"]["finetune"]["failed"]
+        if summary.models and not lost:
+            text = summary.model_dump_json()
+        else:
+            error = "; ".join(summary.left_out) or "no model was evaluated"
+    except RaysepError as failure:
+        error = " ".join(str(failure).split())
+    except Exception as failure:  # noqa: BLE001  (whatever a cell does, the others go on; it is reported as failed)
+        error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+    seconds = None if resumed else time.monotonic() - began
+    try:
+        manifest = store.read_json(run_directory.MANIFEST)
+    except FileNotFoundError:
+        return Outcome(text, error, seconds)
+    nodes = [entry for stage in manifest["stages"].values() for entry in stage.get("nodes", {}).values()]
+    charged = sum(entry["seconds"] for entry in nodes)
+    return Outcome(text, error, seconds, charged, manifest.get("machines", {}))
