@@ -1,4 +1,4 @@
-"""Whole runs on small images: every stage with its real engine; on Ray where it matters how Ray behaves."""
+"""Whole runs on small images: every stage with its real backend; on Ray where it matters how Ray behaves."""
 
 import json
 import shutil
@@ -15,7 +15,8 @@ from rich.console import Console
 from raysep import pipeline
 from raysep.config import RunConfig
 from raysep.config.load import build_config
-from raysep.config.names import DIAGNOSTICS, METRICS
+from raysep.config.names import DIAGNOSTICS
+from raysep.config.registry import METRICS
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
 from raysep.report.schema import Summary

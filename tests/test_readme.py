@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from raysep import cli, config
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from raysep.sweeps.config import GateConfig, MatrixConfig, Pattern, SweepConfig
 from tests.conftest import REPOSITORY
 

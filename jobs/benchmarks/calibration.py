@@ -32,12 +32,13 @@ from real_layers import RealLayer, of_folder, of_run
 from threadpoolctl import threadpool_limits
 
 from raysep.config import ScoreConfig
-from raysep.config.names import METRICS, Metric
+from raysep.config.names import Metric
+from raysep.config.registry import METRICS
 from raysep.distributed import limits
 from raysep.report.selection import select
-from raysep.scoring.backends import open_engine
+from raysep.scoring.backends import open_backend
 from raysep.scoring.cache import LayerScores
-from raysep.scoring.registry import MEASURES, Measured
+from raysep.scoring.registry import Measured
 from raysep.scoring.subsample import balanced
 
 K, D = 5, 32
@@ -126,8 +127,8 @@ def measured(
 
 def scores_of(X: NDArray[np.float32], y: NDArray[Any], seed: int, metrics: Sequence[Metric]) -> dict[Metric, Measured]:
     """The scores of one layer."""
-    layer = LayerScores(X, y, open_engine("auto"), ScoreConfig(seed=seed, sample=None))
-    return {metric: MEASURES[metric](layer) for metric in metrics}
+    layer = LayerScores(X, y, open_backend("auto"), ScoreConfig(seed=seed, sample=None))
+    return {metric: METRICS[metric].compute(layer) for metric in metrics}
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def selections(found: Sequence[list[dict[Metric, Measured]]], metric: Metric, im
 def coverages(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
     """How often intervals hold the true value."""
     low, high = bars.coverage
-    found = run(workers, bars, bars.sets, [SEPARATION], METRICS)
+    found = run(workers, bars, bars.sets, [SEPARATION], list(METRICS))
     for metric in METRICS:
         own = intervals([scored[0][metric] for scored in found], metric, K * bars.images)
         yield figure(f"coverage of {metric}", own.coverage, f"{low} to {high}", low <= own.coverage <= high)
@@ -210,7 +211,9 @@ def real(layers: Iterable[RealLayer], bars: Bars, workers: ProcessPoolExecutor) 
         N, classes = len(layer.y), len(np.unique(layer.y))
         size = min(SAMPLED, N // 4)
         samples = [balanced(layer.y, size, 4, seed) for seed in range(SAMPLES)]
-        jobs = [workers.submit(scores_of, layer.X[s], layer.y[s], seed, METRICS) for seed, s in enumerate(samples)]
+        jobs = [
+            workers.submit(scores_of, layer.X[s], layer.y[s], seed, list(METRICS)) for seed, s in enumerate(samples)
+        ]
         found = [job.result() for job in jobs]
         for metric in METRICS:
             scores = [scored[metric] for scored in found]
@@ -259,7 +262,7 @@ def run(
 
 def monotone(bars: Bars, workers: ProcessPoolExecutor) -> Iterator[Figure]:
     """More separation never lowers a mean score by more than three of its standard errors."""
-    found = run(workers, bars, max(4, bars.sets // 25), (0.2, 0.4, 0.6, 0.8, 1.2, 2.0), METRICS)
+    found = run(workers, bars, max(4, bars.sets // 25), (0.2, 0.4, 0.6, 0.8, 1.2, 2.0), list(METRICS))
     for metric in METRICS:
         values = np.array([[scores[metric].value for scores in scored] for scored in found])
         steps = np.diff(values, axis=1)

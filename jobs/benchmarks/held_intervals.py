@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysep.config.names import CLUSTERINGS, Metric
+from raysep.config.names import Metric
+from raysep.config.registry import METRICS
 from raysep.scoring.intervals import WIDEST, interval
 from raysep.scoring.registry import Measured
 
@@ -58,5 +59,5 @@ def widest(score: Measured, metric: Metric, N: int) -> float:
     if metric == "linear_probe" or score.halves is None:
         return WIDEST * score.se
     # Near an end halves have few values: a share of N images is the limit there.
-    share = 0.0 if metric in CLUSTERINGS else float(np.subtract(*interval(metric, 1.0, 0.0, N)[::-1]))
+    share = 0.0 if METRICS[metric].clustering else float(np.subtract(*interval(metric, 1.0, 0.0, N)[::-1]))
     return min(WIDEST * score.se, max(float(np.ptp(score.halves)), 2 * share))

@@ -27,7 +27,7 @@ from figures import Figure, at_least, at_most, chosen, emit, seconds
 from PIL import Image
 
 from raysep.config import EmbedConfig, ScoreConfig
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.embed.shards import Manifest, ShardSet, commit, read_layer, write_part

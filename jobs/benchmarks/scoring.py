@@ -35,13 +35,14 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from raysep.config import ScoreConfig
-from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS
+from raysep.config.registry import METRICS
 from raysep.scoring import split_half
-from raysep.scoring.backends import SklearnEngine, open_engine
-from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.backends import open_backend
+from raysep.scoring.backends.sklearn import SklearnBackend
+from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.cache import LayerScores
 from raysep.scoring.probe import STRENGTHS, linear_probe
-from raysep.scoring.registry import MEASURES
 from raysep.scoring.scoring import score_layer
 
 Matrix = NDArray[np.float32]
@@ -133,7 +134,7 @@ def everything(size: Size, seed: int) -> None:
     """The same metrics of ours, with intervals, chance levels and diagnostics."""
     X, y = _layers(size)[seed]
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    score_layer(X.copy(), y, wanted, open_engine("auto"), ScoreConfig(sample=None), own=True)
+    score_layer(X.copy(), y, wanted, open_backend("auto"), ScoreConfig(sample=None), own=True)
 
 
 _MADE: dict[Size, list[tuple[Matrix, Labels]]] = {}
@@ -170,12 +171,12 @@ def layers(size: Size) -> Iterator[Figure]:
 def kmeans(size: Size) -> Iterator[Figure]:
     """k-means with ten restarts."""
     X, _ = _layers(size)[-1]
-    engine = TorchEngine()
-    placed = engine.place(X)
+    backend = TorchBackend()
+    placed = backend.place(X)
     found: dict[str, float] = {}
 
     def ours() -> None:
-        found["ours"] = float(engine.kmeans(placed, size.classes, 10, 42).inertia.min())
+        found["ours"] = float(backend.kmeans(placed, size.classes, 10, 42).inertia.min())
 
     def theirs() -> None:
         found["theirs"] = float(KMeans(size.classes, n_init=10, random_state=42).fit(X).inertia_)
@@ -192,9 +193,9 @@ def neighbors(size: Size) -> Iterator[Figure]:
     in_a = split_half.draw_halves(y, ScoreConfig(sample=None).resamples, 42)
 
     def ours() -> None:
-        own = LayerScores(X, y, TorchEngine(), ScoreConfig(sample=None))
+        own = LayerScores(X, y, TorchBackend(), ScoreConfig(sample=None))
         for metric in ("knn_purity", "nn1", "r_precision"):
-            MEASURES[metric](own)
+            METRICS[metric].compute(own)
 
     own, other = in_turn(size.turns, ours, partial(neighbors_of_scikit_learn, X, y, in_a))
     how = f"{own:.3f} s against {other:.3f} s: one search, purity of all, first and halved neighbours, 200 halves"
@@ -204,11 +205,11 @@ def neighbors(size: Size) -> Iterator[Figure]:
 def probe(size: Size) -> Iterator[Figure]:
     """The linear probe, with the threads that libraries take, and with one thread for both."""
     X, y = _layers(size)[size.layers // 2]
-    engine = TorchEngine()
+    backend = TorchBackend()
     found: dict[str, float] = {}
 
     def ours() -> None:
-        right = linear_probe(engine.place(X), y, engine, 42)
+        right = linear_probe(backend.place(X), y, backend, 42)
         assert right is not None
         found["ours"] = float(right.mean())
 
@@ -237,13 +238,13 @@ def sizes(size: Size) -> Iterator[Figure]:
     for N, D, K in shapes[: 2 if size is QUICK else None]:
         X, y = layer(N, D, K, 0)
 
-        def work(engine: Any, X: Matrix = X, y: Labels = y, K: int = K) -> None:
-            placed = engine.place(X)
-            engine.kmeans(placed, K, 10, 42)
-            engine.neighbors(placed, len(y) // K - 1)
-            linear_probe(placed, y, engine, 42)
+        def work(backend: Any, X: Matrix = X, y: Labels = y, K: int = K) -> None:
+            placed = backend.place(X)
+            backend.kmeans(placed, K, 10, 42)
+            backend.neighbors(placed, len(y) // K - 1)
+            linear_probe(placed, y, backend, 42)
 
-        own, other = in_turn(min(3, size.turns), partial(work, TorchEngine()), partial(work, SklearnEngine()))
+        own, other = in_turn(min(3, size.turns), partial(work, TorchBackend()), partial(work, SklearnBackend()))
         how = f"k-means, neighbours and probe: {own:.3f} s against {other:.3f} s"
         yield figure(f"torch against sklearn, {N} x {D}, K = {K}", other / own, "none: reported", None, "x", how)
 
@@ -252,7 +253,7 @@ def large(size: Size) -> Iterator[Figure]:
     """One layer of many images: time in turn, memory of a process that does nothing else."""
     X, y = layer(size.large_images, size.dim, size.large_classes, 0)
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_engine("auto"), ScoreConfig(sample=10_000), own=True))
+    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_backend("auto"), ScoreConfig(sample=10_000), own=True))
     theirs = {
         "k-means": seconds(partial(kmeans_of_scikit_learn, X, y)),
         "neighbours": seconds(partial(neighbors_of_scikit_learn, X, y, None)),
@@ -278,12 +279,12 @@ def memory(N: int, D: int, K: int) -> None:
     """Print the bytes by which scoring a layer raises this process's memory at most, the layer included."""
     warm, labels = layer(600, 64, 5, 0)
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    score_layer(warm, labels, wanted, open_engine("auto"), ScoreConfig(sample=None))
+    score_layer(warm, labels, wanted, open_backend("auto"), ScoreConfig(sample=None))
     X, y = layer(N, D, K, 0)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() - X.nbytes
     # From here on the kernel counts a new peak.
     Path("/proc/self/clear_refs").write_text("5")
-    score_layer(X, y, wanted, open_engine("auto"), ScoreConfig(sample=10_000), own=True)
+    score_layer(X, y, wanted, open_backend("auto"), ScoreConfig(sample=10_000), own=True)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) * 1024 - before, X.nbytes)
 

@@ -26,9 +26,12 @@ def repeated(names: Iterable[str]) -> list[str]:
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration that refuses keys it doesn't know."""
+    """A frozen part of the configuration that refuses unknown keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    Schemas are built at the first validation, when the registries of names can be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -8,8 +8,14 @@ from raysep.config.base import Dtype, Precision, Section, repeated
 from raysep.config.data import DataConfig
 from raysep.config.finetune import FinetuneConfig
 from raysep.config.models import BASELINE, ModelConfig
-from raysep.config.names import METRICS, Backend, Metric, Protocol
+from raysep.config.names import BackendName, Metric, Protocol
+from raysep.config.registry import METRICS
 from raysep.config.service import ComputeConfig, MetricsConfig
+
+
+def built_in_metrics() -> list[str]:
+    """The metrics of this package: those of installed packages are computed where a configuration names them."""
+    return list(METRICS.built_in)
 
 
 class EmbedConfig(Section):
@@ -38,8 +44,8 @@ class ScoreConfig(Section):
     """How separable the classes are in each layer, and how sure that is."""
 
     protocols: list[Protocol] = Field(default_factory=lambda: list(get_args(Protocol))[:1], min_length=1)
-    metrics: list[Metric] = Field(default_factory=lambda: list(METRICS), min_length=1)
-    backend: Backend = "auto"
+    metrics: list[Metric] = Field(default_factory=built_in_metrics, min_length=1)
+    backend: BackendName = "auto"
     seed: int = Field(42, ge=0)
     resamples: int = Field(
         200, ge=0, le=10_000, multiple_of=2, description="half-samples of the images for intervals; 0: no intervals"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raysep.config import ComputeConfig, ScoreConfig
 from raysep.distributed.cluster_shape import Resources
+from raysep.scoring.backends import may_use_gpu
 
 # What a process on a GPU takes without any data, how often a layer may be in its memory at once with what is made from
 # it, and how many processes take turns on one GPU at most. Estimates: no GPU was there to measure them on.
@@ -138,7 +139,7 @@ def score_pool(
     gpus = compute.gpus_per_score_actor
     if gpus is None:
         gpus = 0.0
-        if config.backend != "sklearn" and cluster.gpus > 0:
+        if cluster.gpus > 0 and may_use_gpu(config.backend):
             needs = GPU_CONTEXT_BYTES + GPU_COPIES * layer_bytes
             # A whole number of actors on each GPU.
             gpus = 1.0 if gpu_bytes is None else 1 / max(1, min(MAX_ACTORS_PER_GPU, gpu_bytes // needs))

@@ -17,7 +17,7 @@ from raysep.finetune.training import autocast_dtype
 from raysep.models.build import create, preprocessing_of
 from raysep.models.layout import fastest_layout
 from raysep.models.taps import open_layers
-from raysep.scoring.backends import open_engine
+from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer
 from raysep.stages.worklist import wanted_of
 
@@ -92,14 +92,14 @@ class ModelProbe:
 def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
     """Seconds to score one layer of N images: from two small ones, since time grows with a power of N."""
     wanted, score = wanted_of(config), config.score
-    engine = open_engine(config.score.backend)
+    backend = open_backend(config.score.backend)
     rng = np.random.default_rng(0)
     taken = []
     least = max(SCORED_IMAGES, 4 * K)
     for count in (least, 2 * least):
         y = np.arange(count) % K
         X = (0.2 * rng.normal(size=(K, D))[y] + rng.normal(size=(count, D))).astype(np.float32)
-        taken.append(_second_time(lambda X=X, y=y: score_layer(X, y, wanted, engine, score)))  # type: ignore[misc]
+        taken.append(_second_time(lambda X=X, y=y: score_layer(X, y, wanted, backend, score)))  # type: ignore[misc]
     power = min(2.0, max(0.0, math.log2(taken[1] / taken[0])))
     growth: float = max(1.0, N / (2 * least)) ** max(1.0, power)
     return taken[1] * growth

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from raysep.config.names import DIAGNOSTIC, LOWEST
+from raysep.config.names import DIAGNOSTIC
+from raysep.config.registry import METRICS
 from raysep.embed.shards import ShardSet
 from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
 from raysep.scoring import table
@@ -45,7 +46,7 @@ def _wrong_score(row: table.Row, images: int) -> str | None:
         return None
     if not math.isfinite(value):
         return f"is {value}"
-    if row["protocol"] != DIAGNOSTIC and not LOWEST.get(row["metric"], 0.0) - 1e-9 <= value <= 1 + 1e-9:
+    if row["protocol"] != DIAGNOSTIC and not METRICS[row["metric"]].low - 1e-9 <= value <= 1 + 1e-9:
         return f"is {value}, outside its range"
     if low is not None and high is not None and not low - 1e-9 <= value <= high + 1e-9:
         return f"is {value}, outside its interval {low} to {high}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from raysep.config.names import DIAGNOSTIC, METRICS
+from raysep.config.names import DIAGNOSTIC
+from raysep.config.registry import METRICS
 from raysep.report.schema import Choice, Curve, LayerScore
 from raysep.report.selection import Selection, select
 from raysep.scoring.intervals import interval
@@ -23,7 +24,8 @@ def curves_of(rows: Iterable[Row]) -> list[Curve]:
         if row["protocol"] != DIAGNOSTIC:
             place = (row["protocol"], row["metric"], row["split"], row["step"])
             groups.setdefault(place, {}).setdefault(row["layer"], []).append(row)
-    order = sorted(groups, key=lambda place: (place[0], METRICS.index(place[1]), *place[2:]))
+    order_of = {name: position for position, name in enumerate(METRICS)}
+    order = sorted(groups, key=lambda place: (place[0], order_of[place[1]], *place[2:]))
     return [_curve(place, [groups[place][layer] for layer in sorted(groups[place])]) for place in order]
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from raysep.config import RunConfig
-from raysep.config.names import DIAGNOSTIC, LEAST_IMAGES
+from raysep.config.names import DIAGNOSTIC
+from raysep.config.registry import METRICS
 from raysep.finetune.trials import Trial, TrialResult, choose
 from raysep.report.text import counted
 from raysep.scoring.table import Row
@@ -61,7 +62,7 @@ def _undefined(config: RunConfig, rows: Sequence[Row], sizes: Mapping[str, Mappi
 def _why_undefined(metrics: Sequence[str], sizes: Mapping[str, int]) -> str:
     if len(sizes) < 2:
         return f"there is one class, {next(iter(sizes), 'none')}"
-    needed = min(LEAST_IMAGES.get(metric, 1) for metric in metrics)
+    needed = min(METRICS[metric].least_images for metric in metrics)
     small = {name: count for name, count in sizes.items() if count < needed}
     if small:
         return f"too few images a class: {needed} or more are needed; {counted(small)}"

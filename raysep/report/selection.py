@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.config.names import LOWEST
+from raysep.config.registry import METRICS
 from raysep.scoring.intervals import Z, interval, span_of
 
 Floats = NDArray[np.floating[Any]]
@@ -47,7 +47,7 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
     """Compare the layers of one curve.
 
     Args:
-        metric: of `names.METRICS`.
+        metric: its name.
         values: (T, L) scores on all images.
         halves: (T, L, S, 2) scores on halves of them; the same halves for all layers of a trial.
         se: (T, L) standard error of each score over images.
@@ -57,7 +57,7 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
     mean, on_halves = values.mean(axis=0), halves.mean(axis=0)
     deviations = deviations_of(halves, se)
     best = int(mean.argmax())
-    corrected = min(1.0, max(LOWEST.get(metric, 0.0), corrected_g(mean, on_halves)))
+    corrected = min(1.0, max(METRICS[metric].low, corrected_g(mean, on_halves)))
     spread = deviations.std(axis=1)
     span = np.array([span_of(metric, values) for values in on_halves])
     loss = corrected - float(mean[last])

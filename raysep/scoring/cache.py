@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
 from raysep.scoring import split_half, subsample, ties
-from raysep.scoring.backends import Engine, SklearnEngine, Starts
+from raysep.scoring.backend import Backend, Starts
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.few_shot import FewShot, NearestMeans
 from raysep.scoring.health import nonfinite_rows
 from raysep.scoring.memory import return_freed_memory
+from raysep.scoring.metrics import PAPER_K
 from raysep.scoring.probe import linear_probe
 
-PAPER_K = 500
 PAPER_SEED = 42
 STARTS = 10
 # Of a sample, so many neighbours are kept in all, and those of so many images at least.
@@ -39,7 +40,7 @@ class LayerScores:
     Args:
         X: (N, D) float32.
         y: (N,) labels.
-        engine: computes clusters, neighbours and probes.
+        backend: computes clusters, neighbours and probes.
         config: seeds, resamples, sample.
         protocol: `paper` does exactly what the reference code did: one k-means++ start from random state
             42 on raw features with scikit-learn, and purity over 500 neighbours of all images whatever the class
@@ -52,7 +53,7 @@ class LayerScores:
         self,
         X: NDArray[np.float32],
         y: Labels,
-        engine: Engine,
+        backend: Backend,
         config: ScoreConfig,
         protocol: str = "default",
         shared: dict[tuple[Any, ...], Any] | None = None,
@@ -60,7 +61,7 @@ class LayerScores:
     ) -> None:
         self.X, self.y, self.config, self.protocol = X, y, config, protocol
         self.paper = protocol == "paper"
-        self.engine = SklearnEngine() if self.paper else engine
+        self.backend = SklearnBackend() if self.paper else backend
         self.seed = PAPER_SEED if self.paper else config.seed
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
@@ -69,7 +70,7 @@ class LayerScores:
 
     def once(self, *name: Any, compute: Callable[[], T]) -> T:
         """A result by name, computed once for all protocols that would compute the same."""
-        place = (*name, self.engine.name, self.seed, self._sample)
+        place = (*name, self.backend.name, self.seed, self._sample)
         if place not in self._shared:
             self._shared[place] = compute()
             if self.X.nbytes >= LARGE_BYTES:
@@ -96,13 +97,13 @@ class LayerScores:
 
     @property
     def placed(self) -> Any:
-        """X as the engine wants it."""
-        return self.once("placed", compute=lambda: self.engine.place(self.X, self._own))
+        """X as the backend wants it."""
+        return self.once("placed", compute=lambda: self.backend.place(self.X, self._own))
 
     @property
     def rows(self) -> NDArray[np.float32]:
         """(N, D) X less its mean."""
-        return self.once("rows", compute=lambda: self.engine.rows(self.placed))
+        return self.once("rows", compute=lambda: self.backend.rows(self.placed))
 
     @cached_property
     def queries(self) -> Positions | None:
@@ -122,7 +123,7 @@ class LayerScores:
         """k-means from ten starts, as many clusters as classes. The paper's single start is the first."""
         fitted = subsample.uniform(len(self.y), max(self._sample, self.n_classes), self.config.seed)
         return self.once(
-            "starts", compute=lambda: self.engine.kmeans(self.placed, self.n_classes, STARTS, self.seed, fitted)
+            "starts", compute=lambda: self.backend.kmeans(self.placed, self.n_classes, STARTS, self.seed, fitted)
         )
 
     @property
@@ -137,7 +138,7 @@ class LayerScores:
     def neighbors(self) -> NDArray[np.integer[Any]]:
         """(Q, k) neighbours, as many as any metric needs."""
         k = self._counted_neighbors
-        return self.once("neighbors", k, compute=lambda: self.engine.neighbors(self.placed, k, self.queries))
+        return self.once("neighbors", k, compute=lambda: self.backend.neighbors(self.placed, k, self.queries))
 
     @property
     def groups(self) -> Positions:
@@ -154,7 +155,7 @@ class LayerScores:
     def probed(self) -> NDArray[np.bool_] | None:
         """(N,) what the linear probe is right about."""
         return self.once(
-            "probe", compute=lambda: linear_probe(self.placed, self.y, self.engine, self.seed, sample=self._sample)
+            "probe", compute=lambda: linear_probe(self.placed, self.y, self.backend, self.seed, sample=self._sample)
         )
 
     def few_shot(self, shots: int) -> FewShot | None:
@@ -178,10 +179,10 @@ class LayerScores:
     @property
     def cluster_halves(self) -> dict[str, split_half.HalfValues] | None:
         """NMI, AMI and ARI on each half."""
-        rows, y = self._of_halved
-        in_a = self._halves_of(y)
-        if in_a is None:
+        halved = self.halved_images()
+        if halved is None:
             return None
+        rows, y, in_a = halved
         return self.once(
             "cluster_halves",
             compute=lambda: split_half.clusters_on_halves(rows, y, self.n_classes, in_a, self.config.seed),
@@ -189,10 +190,10 @@ class LayerScores:
 
     def few_shot_halves(self, shots: int) -> split_half.HalfValues | None:
         """Few-shot accuracy on each half."""
-        rows, y = self._of_halved
-        in_a = self._halves_of(y)
-        if in_a is None:
+        halved = self.halved_images()
+        if halved is None:
             return None
+        rows, y, in_a = halved
         if self.halved is None and self.queries is None:
             classifier = self._nearest_means
         else:
@@ -204,6 +205,12 @@ class LayerScores:
         if self.halved is None:
             return self.rows, self.y
         return self.once("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
+
+    def halved_images(self) -> tuple[NDArray[np.float32], Labels, NDArray[np.bool_]] | None:
+        """Rows (n, D), labels (n,) and halves (n, S) of the images that are halved; None without halves."""
+        rows, y = self._of_halved
+        in_a = self._halves_of(y)
+        return None if in_a is None else (rows, y, in_a)
 
     def _halves_of(self, y: Labels) -> NDArray[np.bool_] | None:
         if not self.config.resamples or not split_half.can_be_halved(np.unique(y, return_counts=True)[1]):

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import entropy
-from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 Labels = NDArray[np.integer[Any]]
 
@@ -19,6 +17,9 @@ def of_clusters(name: str, y: Labels, clusters: Labels) -> float:
     >>> round(of_clusters("nmi", np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])), 6)
     0.333333
     """
+    from scipy.stats import entropy
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
     if len(np.unique(y)) == len(y) == len(np.unique(clusters)):
         # Each image is alone in its class and in its cluster, however they are shuffled.
         return 1.0

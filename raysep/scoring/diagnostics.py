@@ -10,7 +10,7 @@ from raysep.scoring.cache import LayerScores
 
 def _estimated(layer: LayerScores) -> float | None:
     largest = layer.config.max_classes
-    return None if largest is None else health.estimated_classes(layer.X, layer.engine, layer.seed, largest)
+    return None if largest is None else health.estimated_classes(layer.X, layer.backend, layer.seed, largest)
 
 
 # Diagnostics that can be told of any X, and those that need finite values and two classes.

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 Labels = NDArray[np.integer[Any]]
 
@@ -76,6 +75,8 @@ class NearestMeans:
         Args:
             chosen: (R, K, shots) the labelled images of each class.
         """
+        from scipy.sparse import csr_matrix
+
         R, K, shots = chosen.shape
         N, Q = len(self._rows), len(self.queries)
         found = np.empty((R, Q), dtype=np.float32)

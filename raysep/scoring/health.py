@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.scoring.backends import Engine
+from raysep.scoring.backend import Backend
 from raysep.scoring.centring import centred
 from raysep.scoring.split_half import COMPONENTS, adjusted_rand, components
 
@@ -70,14 +70,14 @@ def start_agreement(labels: NDArray[np.integer[Any]]) -> float | None:
     return float(np.mean(adjusted_rand(tables.astype(np.float64))))
 
 
-def estimated_classes(X: Matrix, engine: Engine, seed: int, largest: int) -> int | None:
+def estimated_classes(X: Matrix, backend: Backend, seed: int, largest: int) -> int | None:
     """The number of clusters with the highest mean silhouette (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7).
 
     For category discovery, where the number of classes is not known. Silhouettes can't say 1.
 
     Args:
         X: (N, D); at most `SILHOUETTE_IMAGES` of the images, drawn at random, are looked at.
-        engine: clusters them.
+        backend: clusters them.
         seed: of the draw and of the starts.
         largest: numbers from 2 to this, less than the number of images, are tried.
 
@@ -92,9 +92,9 @@ def estimated_classes(X: Matrix, engine: Engine, seed: int, largest: int) -> int
     np.fill_diagonal(distances, 0)
     if len(X) < 3 or not distances.any():
         return None
-    placed = engine.place(components(moved, max(COMPONENTS, 2 * largest)))
+    placed = backend.place(components(moved, max(COMPONENTS, 2 * largest)))
     found = {
-        k: _silhouette(distances, engine.kmeans(placed, k, SILHOUETTE_STARTS, seed).best)
+        k: _silhouette(distances, backend.kmeans(placed, k, SILHOUETTE_STARTS, seed).best)
         for k in range(2, min(largest, len(X) - 1) + 1)
     }
     return max(found, key=lambda k: found[k])

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.config.names import CLUSTERINGS, LOWEST
+from raysep.config.registry import METRICS
 from raysep.scoring.few_shot import FewShot
 from raysep.scoring.split_half import HalfValues
 
@@ -167,26 +167,26 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
     that of a share of N; a score between its ends that can't vary (that of a constant layer) is its own interval.
 
     Args:
-        metric: of `names.METRICS`.
+        metric: its name.
         value: the score.
         se: its standard error.
         N: images.
         span: the range of the score over the halves, where it is known. The interval of a clustering is not wider;
             that of a share may be as wide as a share of N is at least, of which halves have few values near an end.
     """
-    low = LOWEST.get(metric, 0.0)
+    low, clustering = METRICS[metric].low, METRICS[metric].clustering
     share, error = (value - low) / (1 - low), se / (1 - low)
     variance = share * (1 - share)
     of_share = _compatible(share, N, 0.0)
     if error < ROUNDING:
-        ends = of_share if share == 1 or (share == 0 and metric not in CLUSTERINGS) else (share, share)
-    elif metric in CLUSTERINGS:
+        ends = of_share if share == 1 or (share == 0 and not clustering) else (share, share)
+    elif clustering:
         ends = share - Z * error, share + Z * error
     else:
         ends = _compatible(share, max(N, variance / error**2), max(0.0, error**2 - variance / N))
     below, above = (min(1.0, max(low, low + (1 - low) * end)) for end in ends)
     below, above = min(below, value), max(above, value)
-    least = 0.0 if metric in CLUSTERINGS else of_share[1] - of_share[0]
+    least = 0.0 if clustering else of_share[1] - of_share[0]
     widest = min(WIDEST * se, max(span, least))
     if error >= ROUNDING and above - below > widest:
         shrink = widest / (above - below)
@@ -196,7 +196,7 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
 
 def span_of(metric: str, values: HalfValues) -> float:
     """The range of a score over its halves, for `interval`. The probe's halves share their fits: it says nothing."""
-    return math.inf if metric == "linear_probe" else float(np.ptp(values))
+    return math.inf if METRICS[metric].shared_fits else float(np.ptp(values))
 
 
 def _compatible(share: float, n: float, constant: float) -> Interval:

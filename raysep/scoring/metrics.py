@@ -1,127 +1,194 @@
-"""How well an embedding keeps classes apart: one number between labels and clusters or neighbours.
+"""The metrics: each a function of a layer, registered by name. To add one, write it here and test it."""
 
-N images, D features, K classes present. y is (N,) integer labels, any integers. Nothing here looks at X:
-clusters and neighbours are computed once by a backend and serve every metric; what classifiers are right
-about comes from `probe.py` and `few_shot.py`. All values lie between 0 and 1, higher is better, but for
-`ami` and `ari`, which are 0 for chance and may be negative. A metric that isn't defined for its input is
-None: unknown, not 0.
-"""
-
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn import metrics as reference
 
-Labels = NDArray[np.integer[Any]]
-# Whether a neighbour has its image's label; between 0 and 1 among equal vectors.
-Hits = NDArray[np.bool_] | NDArray[np.float32]
+from raysep.scoring import chance_level, formulas, intervals, split_half
+from raysep.scoring.probe import OUTER_FOLDS, STRENGTHS, linear_probe
+from raysep.scoring.registry import Measured, metric, with_interval
+from raysep.scoring.split_half import HalfValues
+
+if TYPE_CHECKING:
+    from raysep.scoring.cache import LayerScores
+
+# What the reference code of the paper divides the count of neighbours by.
+PAPER_K = 500
 
 
-def nmi(y: Labels, clusters: Labels) -> float | None:
-    """Normalized mutual information, arithmetic mean: the paper's g_i (arXiv:2405.01524, section 3).
+@metric(
+    "nmi",
+    "Normalized mutual information of classes and k-means clusters, as many clusters as classes: the paper's g_i.",
+    shared=False,
+    clustering=True,
+)
+def nmi(layer: "LayerScores") -> Measured:
+    """See `formulas.nmi`."""
+    return _clustering("nmi", layer)
+
+
+@metric(
+    "ami",
+    "Mutual information of classes and clusters, adjusted for chance; comparable between numbers of classes.",
+    low=-1.0,
+    shared=False,
+    clustering=True,
+)
+def ami(layer: "LayerScores") -> Measured:
+    """See `formulas.ami`."""
+    return _clustering("ami", layer)
+
+
+@metric(
+    "ari",
+    "Rand index of classes and clusters, adjusted for chance.",
+    low=-1.0,
+    shared=False,
+    clustering=True,
+)
+def ari(layer: "LayerScores") -> Measured:
+    """See `formulas.ari`."""
+    return _clustering("ari", layer)
+
+
+def _clustering(name: str, layer: "LayerScores") -> Measured:
+    score = {"nmi": formulas.nmi, "ami": formulas.ami, "ari": formulas.ari}[name]
+    value = score(layer.y, layer.clusters)
+    if value is None:
+        return Measured(None, layer.n_classes)
+    each = [score(layer.y, start) for start in layer.starts.labels]
+    by_chance = chance_level.of_clusters(name, layer.y, layer.clusters)
+    starts_sd = float(np.std([one for one in each if one is not None]))
+    measured = Measured(value, layer.n_classes, starts_sd=starts_sd, shuffled=by_chance)
+    if layer.cluster_halves is None:
+        return measured
+    on_halves = layer.cluster_halves[name]
+    se = intervals.jumping_se(on_halves, value, by_chance, intervals.RARER[name])
+    return with_interval(name, measured, on_halves, se, len(layer.y))
+
+
+@metric(
+    "knn_purity",
+    "Share of the k nearest neighbours that have the class of an image; k is the smallest class less 1.",
+    shared=False,
+    least_images=2,
+)
+def knn_purity(layer: "LayerScores") -> Measured:
+    """See `formulas.knn_purity`. Under protocol `paper` k is at most 500, and the divisor always."""
+    k, divisor = layer.purity_k, PAPER_K if layer.paper else None
+    reached = k / divisor if divisor else 1.0
+    value = formulas.knn_purity(layer.y, layer.hits, k, divisor)
+    by_chance = partial(chance_level.of_neighbors, layer.y, reached)
+    counted = np.full(len(layer.y), k)
+    return Measured(None, k) if value is None else _purity("knn_purity", layer, value, k, by_chance(), counted, reached)
+
+
+@metric("r_precision", "Purity of the R nearest neighbours, R being the size of an image's own class less 1.")
+def r_precision(layer: "LayerScores") -> Measured:
+    """See `formulas.r_precision`."""
+    value = formulas.r_precision(layer.y, layer.hits, layer.queries)
+    _, index, sizes = np.unique(layer.y, return_inverse=True, return_counts=True)
+    if value is None:
+        return Measured(None)
+    return _purity("r_precision", layer, value, None, chance_level.of_r_precision(layer.y), sizes[index] - 1)
+
+
+def _purity(
+    name: str,
+    layer: "LayerScores",
+    value: float,
+    k: int | None,
+    by_chance: float,
+    counted: "split_half.Positions",
+    reached: float = 1.0,
+) -> Measured:
+    """A purity with its interval.
 
     Args:
-        y: (N,) labels.
-        clusters: (N,) cluster of each image.
-
-    Returns:
-        0 to 1; 0 if all images are in one cluster; None for fewer than two classes.
-
-    >>> nmi(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
-    1.0
+        counted: (N,) neighbours of each image that count.
+        reached: the highest possible value.
     """
-    if not _two_classes(y):
-        return None
-    return float(reference.normalized_mutual_info_score(y, clusters, average_method="arithmetic"))
+    measured = Measured(value, k, shuffled=by_chance)
+    queries, in_a = layer.queries, layer.in_a
+    if in_a is None:
+        return measured
+    counted = counted if queries is None else counted[queries]
+
+    def with_error() -> tuple[HalfValues, float]:
+        on_halves = split_half.purity_on_halves(layer.hits, layer.neighbors, counted, in_a, queries)
+        return on_halves, intervals.neighbor_se(on_halves, layer.hits, counted, layer.y, layer.neighbors, queries)
+
+    # With classes of one size, both purities count the same neighbours.
+    on_halves, se = layer.once("purity_halves", counted.tobytes(), compute=with_error)
+    sure = with_interval(name, replace(measured, value=value / reached), on_halves, se, len(layer.neighbors))
+    low, high = sure.interval or (0.0, 1.0)
+    return replace(
+        sure, value=value, interval=(reached * low, reached * high), se=reached * se, halves=reached * on_halves
+    )
 
 
-def ami(y: Labels, clusters: Labels) -> float | None:
-    """Mutual information adjusted for chance (Vinh, Epps, Bailey 2010), arithmetic mean.
+@metric("nn1", "Share of images whose nearest neighbour has their class.")
+def nn1(layer: "LayerScores") -> Measured:
+    """See `formulas.nn1`."""
+    value = formulas.nn1(layer.y, layer.hits)
+    if value is None:
+        return Measured(None, 1)
+    measured = Measured(value, 1, shuffled=chance_level.of_neighbors(layer.y))
+    if layer.in_a is None:
+        return measured
+    on_halves = split_half.nearest_on_halves(layer.hits, layer.neighbors, layer.in_a, layer.queries)
+    return with_interval("nn1", measured, on_halves, intervals.jumping_se(on_halves), len(layer.neighbors))
 
-    Comparable between different K, which `nmi` isn't: 0 in expectation for random clusters, 1 for a
-    perfect match. None for fewer than two classes.
 
-    >>> round(ami(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 2)
-    -0.5
+@metric(
+    "linear_probe",
+    "Held-out accuracy of L2-regularised multinomial logistic regression, five folds.",
+    shared_fits=True,
+    least_images=4,
+)
+def probe(layer: "LayerScores") -> Measured:
+    """See `probe.linear_probe`. The chance level is that of the strongest penalty on labels shuffled once.
+
+    The standard error is that of a share of N images, and at chance level, where predictions depend on the training
+    images alone, larger by their part: test by training images (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366).
     """
-    if not _two_classes(y):
-        return None
-    return float(reference.adjusted_mutual_info_score(y, clusters, average_method="arithmetic"))
+    right = layer.probed
+    if right is None:
+        return Measured(None)
+    value, N = float(right.mean()), len(right)
+    by_chance = linear_probe(layer.placed, layer.shuffled(), layer.backend, layer.seed, STRENGTHS[:1])
+    measured = Measured(value, shuffled=None if by_chance is None else float(by_chance.mean()))
+    if layer.in_a is None:
+        return measured
+    # The fits are those on all images, so that halves of a small sample are not quite independent.
+    on_halves = split_half.mean_on_halves(right.astype(np.float64), layer.in_a)
+    variance = value * (1 - value) / N
+    # Without information the largest class is the best prediction; near it is within about twice this error.
+    near = intervals.at_chance(value, float(layer.class_sizes.max() / N), 2 * float(np.sqrt(variance)))
+    se = float(np.sqrt(variance * (1 + near / (OUTER_FOLDS - 1))))
+    return with_interval("linear_probe", measured, on_halves, se, N)
 
 
-def ari(y: Labels, clusters: Labels) -> float | None:
-    """Rand index adjusted for chance (Hubert, Arabie 1985, doi:10.1007/BF01908075).
-
-    0 in expectation for random clusters, 1 for a perfect match, -0.5 at the least. None for fewer than
-    two classes.
-
-    >>> ari(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
-    -0.5
-    """
-    if not _two_classes(y):
-        return None
-    return float(reference.adjusted_rand_score(y, clusters))
-
-
-def knn_purity(y: Labels, hits: Hits, k: int, divisor: int | None = None) -> float | None:
-    """Share of the k nearest neighbours that have an image's label, mean over images.
-
-    Args:
-        y: (N,) labels.
-        hits: (Q, at least k) whether the neighbours of each image, nearest first, have its label: `ties.hits`.
-        k: how many of them count.
-        divisor: what the count is divided by, k if unset. The paper divides by 500 even where fewer
-            neighbours exist, so that 1 can't be reached with small classes.
-
-    Returns:
-        0 to 1; None for fewer than two classes or k < 1.
-
-    >>> knn_purity(np.array([0, 0, 1]), np.array([[True, False], [True, False], [False, False]]), k=1)
-    0.6666666666666666
-    """
-    if k < 1 or not _two_classes(y):
-        return None
-    if hits.shape[1] < k:
-        raise ValueError(f"expected {k} neighbours of each image, got {hits.shape[1]}")
-    return float(hits[:, :k].sum(axis=1, dtype=np.float64).mean() / (divisor or k))
+def few_shot(shots: int, layer: "LayerScores") -> Measured:
+    """Mean accuracy of the nearest class mean over draws of `shots` labelled images per class."""
+    name, found = f"few_shot_{shots}", layer.few_shot(shots)
+    if found is None:
+        return Measured(None, shots)
+    by_chance = chance_level.of_few_shot(layer.y)
+    measured = Measured(float(found.accuracies.mean()), shots, shuffled=by_chance)
+    if not layer.config.resamples:
+        return measured
+    # The error is that of the draws: known even where halves have too few images to label.
+    se = intervals.few_shot_se(found, layer.y, by_chance)
+    return with_interval(name, measured, layer.few_shot_halves(shots), se, len(found.queries))
 
 
-def nn1(y: Labels, hits: Hits) -> float | None:
-    """Share of images whose nearest neighbour has their label: `knn_purity` with k = 1."""
-    return knn_purity(y, hits, k=1)
-
-
-def r_precision(y: Labels, hits: Hits, queries: NDArray[np.int64] | None = None) -> float | None:
-    """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
-
-    So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
-    arXiv:2003.08505). Images that are alone in their class have R = 0 and don't count.
-
-    Args:
-        y: (N,) labels.
-        hits: (Q, at least the largest R) as for `knn_purity`.
-        queries: (Q,) positions of the images whose neighbours these are; unset: all.
-
-    Returns:
-        0 to 1; None for fewer than two classes or where each image is alone in its class.
-
-    >>> hits = np.array([[1, 0], [0, 1], [1, 1], [1, 1], [1, 0]], bool)
-    >>> r_precision(np.array([0, 0, 1, 1, 1]), hits)
-    0.7
-    """
-    _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    R = sizes[index] - 1
-    R = R if queries is None else R[queries]
-    if not _two_classes(y) or R.max() < 1:
-        return None
-    if hits.shape[1] < R.max():
-        raise ValueError(f"expected {R.max()} neighbours of each image, got {hits.shape[1]}")
-    width = int(R.max())
-    found = (hits[:, :width] * (np.arange(width) < R[:, None])).sum(axis=1, dtype=np.float64)
-    counted = R > 0
-    return float((found[counted] / R[counted]).mean())
-
-
-def _two_classes(y: Labels) -> bool:
-    return bool(len(y)) and bool((y != y[0]).any())
+for _shots in (1, 2, 5, 10, 20):
+    metric(
+        f"few_shot_{_shots}",
+        f"Accuracy of the nearest class mean of {_shots} labelled image{'s' if _shots > 1 else ''} per class.",
+        least_images=_shots + 1,
+        large=True,
+    )(partial(few_shot, _shots))

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
-from raysep.scoring.backends.base import Engine, Fold
+from raysep.scoring.backend import Backend, Fold
 from raysep.scoring.subsample import balanced
 
 OUTER_FOLDS, INNER_FOLDS = 5, 3
@@ -18,7 +17,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 def linear_probe(
     placed: Any,
     y: NDArray[np.integer[Any]],
-    engine: Engine,
+    backend: Backend,
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
     sample: int | None = None,
@@ -30,9 +29,9 @@ def linear_probe(
     among equals), so that no held-out image has a part in it.
 
     Args:
-        placed: N rows, as the engine placed them.
+        placed: N rows, as the backend placed them.
         y: (N,) labels.
-        engine: fits the regressions.
+        backend: fits the regressions.
         seed: of the folds.
         strengths: values of C to choose from, strongest penalty first; a single one is not chosen.
         sample: of more training images than this, the penalty is chosen on so many of them, per image the same.
@@ -41,6 +40,8 @@ def linear_probe(
         (N,), whose mean is the probe's accuracy; None for fewer than two classes, or classes of fewer than four
         images, which leave the inner folds without one of their own. Folds are fewer where classes are small.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     _, sizes = np.unique(y, return_counts=True)
     if len(sizes) < 2 or sizes.min() < 4:
         return None
@@ -49,18 +50,20 @@ def linear_probe(
     for train, test in outer.split(y, y):
         best = strengths[0]
         if len(strengths) > 1:
-            best = _best_strength(placed, y, train, engine, seed, strengths, sample)
+            best = _best_strength(placed, y, train, backend, seed, strengths, sample)
         folds.append(Fold(train, test, [best]))
     right = np.zeros(len(y), dtype=bool)
-    for fold, (predicted,) in zip(folds, engine.predict(placed, y, folds), strict=True):
+    for fold, (predicted,) in zip(folds, backend.predict(placed, y, folds), strict=True):
         right[fold.test] = predicted == y[fold.test]
     return right
 
 
 def _best_strength(
-    placed: Any, y: Any, train: Any, engine: Engine, seed: int, strengths: Sequence[float], sample: int | None
+    placed: Any, y: Any, train: Any, backend: Backend, seed: int, strengths: Sequence[float], sample: int | None
 ) -> float:
     """The C that predicts best over folds of the training images."""
+    from sklearn.model_selection import StratifiedKFold
+
     chosen = None if sample is None else balanced(y[train], sample, INNER_FOLDS + 1, seed)
     of = train if chosen is None else train[chosen]
     # scikit-learn's penalty stands against a sum over images: fewer of them weigh less against the same C.
@@ -70,6 +73,6 @@ def _best_strength(
     folds = [Fold(of[inner_train], of[inner_test], scaled) for inner_train, inner_test in inner.split(of, y[of])]
     hits = sum(
         (predicted == y[fold.test]).sum(axis=1)
-        for fold, predicted in zip(folds, engine.predict(placed, y, folds), strict=True)
+        for fold, predicted in zip(folds, backend.predict(placed, y, folds), strict=True)
     )
     return strengths[int(np.argmax(hits))]

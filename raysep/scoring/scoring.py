@@ -5,18 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
-from raysep.config.names import DIAGNOSTIC, Metric, Wanted
-from raysep.scoring.backends import Engine, out_of_memory
+from raysep.config.names import DIAGNOSTIC, Wanted
+from raysep.config.registry import METRICS
+from raysep.scoring.backend import Backend
+from raysep.scoring.backends import out_of_memory
 from raysep.scoring.cache import LARGE_BYTES, LayerScores
 from raysep.scoring.diagnostics import ALWAYS, diagnose
 from raysep.scoring.memory import return_freed_memory, return_gpu_memory
-from raysep.scoring.registry import ALIKE, MEASURES, Measured
+from raysep.scoring.registry import Measured
 
 
 @dataclass(frozen=True)
@@ -41,35 +43,35 @@ def score_layer_somewhere(
     X: NDArray[np.float32],
     y: NDArray[np.integer[Any]],
     wanted: Sequence[Wanted],
-    engines: Sequence[Engine],
+    backends: Sequence[Backend],
     config: ScoreConfig,
     on_fallback: Callable[[], None],
 ) -> list[Score]:
-    """`score_layer` with the first engine whose GPU has the memory for it, or that has no GPU.
+    """`score_layer` with the first backend whose GPU has the memory for it, or that has no GPU.
 
     Args:
         X: may be changed.
-        engines: in the order in which they are tried. The scores say which one it was.
+        backends: in the order in which they are tried. The scores say which one it was.
         on_fallback: called when one is given up.
     """
-    for engine, following in pairwise([*engines, None]):
-        assert engine is not None
+    for backend, following in pairwise([*backends, None]):
+        assert backend is not None
         try:
-            # The next engine would find X as this one left it: around its mean, which no score notices.
-            return score_layer(X, y, wanted, engine, config, own=True)
+            # The next backend would find X as this one left it: around its mean, which no score notices.
+            return score_layer(X, y, wanted, backend, config, own=True)
         except Exception as error:
-            if not engine.gpu or following is None or not out_of_memory(error):
+            if not backend.gpu or following is None or not out_of_memory(error):
                 raise
         return_gpu_memory()
         on_fallback()
-    raise AssertionError("no engine")
+    raise AssertionError("no backend")
 
 
 def score_layer(
     X: NDArray[np.float32],
     y: NDArray[np.integer[Any]],
     wanted: Sequence[Wanted],
-    engine: Engine,
+    backend: Backend,
     config: ScoreConfig,
     own: bool = False,
 ) -> list[Score]:
@@ -81,7 +83,7 @@ def score_layer(
         X: (N, D) float32.
         y: (N,) labels.
         wanted: protocol and metric of each score, or `diagnostic` and one of `names.DIAGNOSTICS`.
-        engine: for protocol `default` and diagnostics.
+        backend: for protocol `default` and diagnostics.
         config: seeds, resamples, sample.
         own: X is the caller's to give away: it may be changed, and is not copied where nothing needs it as it was.
 
@@ -95,27 +97,27 @@ def score_layer(
     scores: dict[Wanted, Score] = {}
     for protocol, metric in sorted(wanted, key=_turn):
         # What both protocols define alike is computed once for both.
-        kind = "default" if metric in ALIKE else protocol
+        kind = "default" if protocol != DIAGNOSTIC and METRICS[metric].shared else protocol
         if kind not in layers:
-            layers[kind] = LayerScores(X, y, engine, config, kind, shared, own)
+            layers[kind] = LayerScores(X, y, backend, config, kind, shared, own)
         layer = layers[kind]
         start = time.perf_counter()
         if protocol == DIAGNOSTIC:
             measured = Measured(diagnose(layer, metric))
         elif layer.scorable:
-            measured = layer.once("measured", metric, kind, compute=partial(MEASURES[cast(Metric, metric)], layer))
+            measured = layer.once("measured", metric, kind, compute=partial(METRICS[metric].compute, layer))
         else:
             measured = Measured(None)
         if X.nbytes >= LARGE_BYTES:
             return_freed_memory()
         took = time.perf_counter() - start
-        scores[protocol, metric] = Score(protocol, metric, measured, len(y), layer.engine.name, took)
+        scores[protocol, metric] = Score(protocol, metric, measured, len(y), layer.backend.name, took)
     return [scores[one] for one in wanted]
 
 
 def _turn(one: Wanted) -> int:
-    """What is told of X as it came is told first; what keeps most in memory, for its own kind alone, comes last."""
+    """Sort key: diagnostics that need the unmodified X first; metrics with large cached intermediates last."""
     protocol, metric = one
     if protocol == DIAGNOSTIC and metric in ALWAYS:
         return 0
-    return 2 if metric.startswith("few_shot") else 1
+    return 2 if protocol != DIAGNOSTIC and METRICS[metric].large else 1

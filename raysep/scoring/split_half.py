@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from scipy.special import xlogy
-from sklearn.metrics.cluster import expected_mutual_information
 
 from raysep.config.names import LEAST_HALVED
 from raysep.scoring.few_shot import NearestMeans
@@ -123,6 +120,8 @@ def purity_on_halves(
 
 def _counts(near: Positions, weights: NDArray[Any], inside: NDArray[np.float32]) -> NDArray[np.float32]:
     """(Q, S) how many of the neighbours are inside each set of images, by the weight of each."""
+    from scipy.sparse import csr_matrix
+
     which = weights > 0
     starts = np.concatenate([[0], np.cumsum(which.sum(axis=1))])
     found = csr_matrix((weights[which].astype(np.float32), near[which], starts), shape=(len(near), len(inside)))
@@ -215,6 +214,8 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     Returns:
         (T,) each.
     """
+    from sklearn.metrics.cluster import expected_mutual_information
+
     n = tables.sum(axis=(1, 2))
     rows, columns = tables.sum(axis=2), tables.sum(axis=1)
     h_rows, h_columns = _entropy(rows, n), _entropy(columns, n)
@@ -253,6 +254,8 @@ def adjusted_rand(tables: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.special import xlogy
+
     p = counts / n[:, None]
     entropy: NDArray[np.float64] = -xlogy(p, p).sum(axis=1)
     return entropy

@@ -2,7 +2,7 @@
 
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
-from raysep.scoring.backends import open_engines
+from raysep.scoring.backends import open_with_fallback
 from raysep.scoring.memory import return_gpu_memory
 from raysep.scoring.scoring import score_layer_somewhere
 from raysep.scoring.table import Row, Task
@@ -18,7 +18,7 @@ class Scorer:
 
     def __init__(self, store: Storage, config: ScoreConfig, meter: Meter) -> None:
         self._store, self._config, self._meter = store, config, meter
-        self._engines = open_engines(config.backend)
+        self._backends = open_with_fallback(config.backend)
 
     def __call__(self, task: Task) -> tuple[list[Row], Report]:
         """The missing rows of a layer, and what the work took."""
@@ -27,7 +27,7 @@ class Scorer:
             _, y, X = read_layer(self._store, task.shard_set, task.manifest, task.layer.index)
             self._meter.count("bytes_read", X.nbytes)
             scores = score_layer_somewhere(
-                X, y, task.wanted, self._engines, self._config, lambda: self._meter.again("memory")
+                X, y, task.wanted, self._backends, self._config, lambda: self._meter.again("memory")
             )
             self._meter.count("kmeans_iterations", self._iterations - before)
             # Other actors may share the GPU.
@@ -36,4 +36,4 @@ class Scorer:
 
     @property
     def _iterations(self) -> int:
-        return sum(engine.iterations for engine in self._engines)
+        return sum(backend.iterations for backend in self._backends)

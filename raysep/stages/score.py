@@ -6,6 +6,7 @@ from raysep.distributed import placement
 from raysep.distributed.cluster_shape import Resources
 from raysep.errors import StageError
 from raysep.scoring import table
+from raysep.scoring.backends import may_use_gpu
 from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
 
@@ -33,7 +34,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
     largest = max((4 * task.layer.dim * task.manifest.rows for task in missing), default=0)
     asks = (
-        missing and cluster.gpus and config.score.backend != "sklearn" and config.compute.gpus_per_score_actor is None
+        missing and cluster.gpus and may_use_gpu(config.score.backend) and config.compute.gpus_per_score_actor is None
     )
     gpu_bytes = run.executor.gpu_memory() if asks else None
     pool = placement.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)

@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from raysep.config import ScoreConfig
-from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS
+from raysep.config.registry import METRICS
 from raysep.distributed.placement import Pool
 from raysep.distributed.score import score_all
 from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
 from raysep.models.layers import Layer
-from raysep.scoring.backends import open_engine
+from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer
 from raysep.scoring.table import Task
 from raysep.storage.store import Storage
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, lis
     for task in todo:
         ids, y, X = read_layer(run, task.shard_set, task.manifest, task.layer.index)
         assert ids == sorted(ids)
-        serial = task.rows(score_layer(X, y, task.wanted, open_engine("auto"), ScoreConfig()))
+        serial = task.rows(score_layer(X, y, task.wanted, open_backend("auto"), ScoreConfig()))
         for ours, theirs in zip(found[task.layer.index], serial, strict=True):
             assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from raysep.config import ScoreConfig
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from raysep.scoring import backends
-from raysep.scoring.backends import SklearnEngine, open_engine
-from raysep.scoring.backends.cuml import CumlEngine
+from raysep.scoring.backends import open_backend
+from raysep.scoring.backends.cuml import CumlBackend
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.scoring import score_layer
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 PROBLEM = backends.cuml_problem()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"{PROBLEM}")]
@@ -21,8 +22,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"
 def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
-    cpu = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig())
-    gpu = score_layer(X, y, wanted, CumlEngine(), ScoreConfig())
+    cpu = score_layer(X, y, wanted, SklearnBackend(), ScoreConfig())
+    gpu = score_layer(X, y, wanted, CumlBackend(), ScoreConfig())
     assert {score.backend for score in gpu} == {"cuml"}
     for ours, reference in zip(gpu, cpu, strict=True):
         assert ours.measured.value == pytest.approx(reference.measured.value, abs=0.01), ours.metric
@@ -30,11 +31,11 @@ def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread
 
 def test_neighbours_far_from_the_origin_are_those_of_the_reference():
     X, _ = blobs([50, 50], D=32)
-    engine = CumlEngine()
-    near, far = (engine.neighbors(engine.place(rows), 10) for rows in (X, X + np.float32(1000)))
-    assert (near == SklearnEngine().neighbors(X, 10)).mean() > 0.99
+    backend = CumlBackend()
+    near, far = (backend.neighbors(backend.place(rows), 10) for rows in (X, X + np.float32(1000)))
+    assert (near == SklearnBackend().neighbors(X, 10)).mean() > 0.99
     assert (far == near).mean() > 0.95
 
 
 def test_auto_takes_cuml():
-    assert open_engine("auto").name == open_engine("cuml").name == "cuml"
+    assert open_backend("auto").name == open_backend("cuml").name == "cuml"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from tests.conftest import REPOSITORY
 
 

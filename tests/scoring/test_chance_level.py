@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysep.scoring import chance_level, metrics
+from raysep.scoring import chance_level, formulas
 from raysep.scoring.few_shot import NearestMeans
-from tests.scoring.test_metrics import right
+from tests.scoring.test_formulas import right
 
 SHUFFLES = 100
 
@@ -23,15 +23,16 @@ def test_it_is_the_mean_over_shuffles(sizes: list[int], seed: int):
     def mean_is(value: float, scores: list) -> None:
         assert np.mean(scores) == pytest.approx(value, abs=5 * np.std(scores) / np.sqrt(SHUFFLES) + 1e-9)
 
-    mean_is(chance_level.of_neighbors(y), [metrics.nn1(one, right(one, neighbors)) for one in drawn])
+    mean_is(chance_level.of_neighbors(y), [formulas.nn1(one, right(one, neighbors)) for one in drawn])
     k = min(3, N - 1)
     mean_is(
-        chance_level.of_neighbors(y, k / 500), [metrics.knn_purity(one, right(one, neighbors), k, 500) for one in drawn]
+        chance_level.of_neighbors(y, k / 500),
+        [formulas.knn_purity(one, right(one, neighbors), k, 500) for one in drawn],
     )
     if max(sizes) > 1:
-        mean_is(chance_level.of_r_precision(y), [metrics.r_precision(one, right(one, neighbors)) for one in drawn])
+        mean_is(chance_level.of_r_precision(y), [formulas.r_precision(one, right(one, neighbors)) for one in drawn])
     for name in ("nmi", "ami", "ari"):
-        mean_is(chance_level.of_clusters(name, y, clusters), [getattr(metrics, name)(one, clusters) for one in drawn])
+        mean_is(chance_level.of_clusters(name, y, clusters), [getattr(formulas, name)(one, clusters) for one in drawn])
 
 
 def test_few_labelled_images_of_uneven_classes():

@@ -11,7 +11,7 @@ from raysep.scoring.centring import centred
 from raysep.scoring.few_shot import NearestMeans, draw_shots
 from raysep.scoring.intervals import few_shot_se
 from raysep.scoring.split_half import draw_halves
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def by_scikit_learn(X: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> np.ndarray:

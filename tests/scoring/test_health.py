@@ -3,9 +3,9 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from raysep.scoring import health
-from raysep.scoring.backends import SklearnEngine
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.centring import centred
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def test_effective_rank_counts_directions():
@@ -38,18 +38,18 @@ def test_their_agreement_is_scikit_learns(K: int):
 @pytest.mark.parametrize("K", [2, 4, 7])
 def test_the_number_of_separated_classes_is_found(K: int):
     X, _ = blobs([40] * K, spread=0.1, D=16)
-    assert health.estimated_classes(X, SklearnEngine(), 0, 10) == K
+    assert health.estimated_classes(X, SklearnBackend(), 0, 10) == K
 
 
 def test_the_estimate_is_scikit_learns_silhouette():
     X, _ = blobs([40, 30, 35], spread=1.2)
-    engine = SklearnEngine()
-    theirs = {k: silhouette_score(X, engine.kmeans(X, k, 3, 0).best) for k in range(2, 9)}
-    assert health.estimated_classes(X, engine, 0, 8) == max(theirs, key=lambda k: theirs[k])
+    backend = SklearnBackend()
+    theirs = {k: silhouette_score(X, backend.kmeans(X, k, 3, 0).best) for k in range(2, 9)}
+    assert health.estimated_classes(X, backend, 0, 8) == max(theirs, key=lambda k: theirs[k])
 
 
 def test_estimates_of_what_has_no_classes():
-    engine = SklearnEngine()
-    assert health.estimated_classes(np.ones((10, 2), np.float32), engine, 0, 5) is None
-    assert health.estimated_classes(np.eye(2, dtype=np.float32), engine, 0, 5) is None
-    assert health.estimated_classes(np.eye(3, dtype=np.float32), engine, 0, 5) == 2
+    backend = SklearnBackend()
+    assert health.estimated_classes(np.ones((10, 2), np.float32), backend, 0, 5) is None
+    assert health.estimated_classes(np.eye(2, dtype=np.float32), backend, 0, 5) is None
+    assert health.estimated_classes(np.eye(3, dtype=np.float32), backend, 0, 5) == 2

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysep.config.names import CLUSTERINGS, LOWEST, METRICS
-from raysep.scoring import intervals, metrics, split_half
-from raysep.scoring.backends import SklearnEngine
+from raysep.config.registry import METRICS
+from raysep.scoring import formulas, intervals, split_half
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.centring import centred
 from raysep.scoring.few_shot import FewShot, NearestMeans
-from tests.scoring.test_metrics import blobs, right
+from tests.scoring.test_formulas import blobs, right
 
 
 def test_the_standard_error_of_a_mean_is_the_textbooks():
@@ -83,10 +83,10 @@ def purity(spread: float, seed: int, k: int = 30) -> tuple[float, float]:
     """Purity of k neighbours of two classes, and its standard error."""
     X, y = blobs([31, 31], spread=0, D=2)
     X = (X + spread * np.random.default_rng(seed).normal(size=X.shape)).astype(np.float32)
-    neighbors = SklearnEngine().neighbors(X, k)
+    neighbors = SklearnBackend().neighbors(X, k)
     found, counted = right(y, neighbors), np.full(len(y), k)
     on_halves = split_half.purity_on_halves(found, neighbors, counted, split_half.draw_halves(y, 200, seed))
-    return metrics.knn_purity(y, found, k) or 0.0, intervals.neighbor_se(on_halves, found, counted, y, neighbors)
+    return formulas.knn_purity(y, found, k) or 0.0, intervals.neighbor_se(on_halves, found, counted, y, neighbors)
 
 
 @pytest.mark.parametrize("spread", [100.0, 1.0, 0.3], ids=["no separation", "some", "much"])
@@ -97,7 +97,7 @@ def test_the_standard_error_of_a_purity_is_what_it_varies_by(spread: float):
 
 @given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000))
 def test_intervals_stay_in_range_around_their_score(metric: str, share: float, se: float, N: int):
-    low = LOWEST.get(metric, 0.0)
+    low = METRICS[metric].low
     value = low + (1 - low) * share
     below, above = intervals.interval(metric, value, se, N)
     assert low <= below <= value <= above <= 1
@@ -109,7 +109,9 @@ def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: f
     span = np.random.default_rng(seed).uniform(0, 0.3)
     below, above = intervals.interval(metric, value, se, N, span)
     # Near an end halves of a share have few values: there a share of N is the limit.
-    least = 0.0 if metric in CLUSTERINGS else np.subtract(*intervals.interval("nn1", 0.5, 0.5 / np.sqrt(N), N)[::-1])
+    least = (
+        0.0 if METRICS[metric].clustering else np.subtract(*intervals.interval("nn1", 0.5, 0.5 / np.sqrt(N), N)[::-1])
+    )
     assert above - below <= max(span, least) + 1e-9
 
 

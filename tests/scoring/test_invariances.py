@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysep.config import ScoreConfig
-from raysep.config.names import METRICS
-from raysep.scoring.backends import SklearnEngine
+from raysep.config.registry import METRICS
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.scoring import score_layer
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 SETTINGS = ScoreConfig(seed=1, resamples=0, max_classes=None)
 # Each start of k-means draws images by their position: in another order it is another start. Clusters that
@@ -21,7 +21,7 @@ SPREAD = 0.45
 
 def values(X: np.ndarray, y: np.ndarray, metrics=METRICS) -> dict[str, float | None]:
     found = score_layer(
-        np.ascontiguousarray(X, np.float32), y, [("default", m) for m in metrics], SklearnEngine(), SETTINGS
+        np.ascontiguousarray(X, np.float32), y, [("default", m) for m in metrics], SklearnBackend(), SETTINGS
     )
     return {score.metric: score.measured.value for score in found}
 

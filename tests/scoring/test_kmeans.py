@@ -5,7 +5,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from raysep.scoring.kmeans import OUTSIDE, kmeans_on_subsets
 from raysep.scoring.split_half import draw_halves
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def inertia(X: np.ndarray, clusters: np.ndarray) -> float:

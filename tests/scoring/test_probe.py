@@ -5,10 +5,10 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from raysep.scoring.backends import SklearnEngine
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.probe import STRENGTHS
 from raysep.scoring.probe import linear_probe as probe
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def linear_probe(*arguments, **options) -> float | None:
@@ -25,26 +25,26 @@ def test_the_probe_is_nested_cross_validation(spread: float, D: int):
     nested = GridSearchCV(model, grid, cv=StratifiedKFold(3, shuffle=True, random_state=1))
     folds = StratifiedKFold(5, shuffle=True, random_state=1)
     expected = cross_val_score(nested, X, y, cv=folds).mean()
-    assert linear_probe(X, y, SklearnEngine(), seed=1) == pytest.approx(expected, abs=0.01)
+    assert linear_probe(X, y, SklearnBackend(), seed=1) == pytest.approx(expected, abs=0.01)
 
 
 def test_scale_and_shift_of_features_do_not_matter():
     X, y = blobs([40, 40, 40], spread=1.5)
-    plain = linear_probe(X, y, SklearnEngine(), 0)
+    plain = linear_probe(X, y, SklearnBackend(), 0)
     moved = (X * np.linspace(0.5, 20, X.shape[1]) + 3).astype(np.float32)
-    assert linear_probe(moved, y, SklearnEngine(), 0) == pytest.approx(plain, abs=0.02)
+    assert linear_probe(moved, y, SklearnBackend(), 0) == pytest.approx(plain, abs=0.02)
 
 
 def test_separable_classes_and_noise():
     X, y = blobs([30, 30], spread=0.01)
-    assert linear_probe(X, y, SklearnEngine(), 0) == 1.0
+    assert linear_probe(X, y, SklearnBackend(), 0) == 1.0
     noise = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
-    assert linear_probe(noise, np.arange(400) % 2, SklearnEngine(), 0) == pytest.approx(0.5, abs=0.08)
+    assert linear_probe(noise, np.arange(400) % 2, SklearnBackend(), 0) == pytest.approx(0.5, abs=0.08)
 
 
 def test_constant_features_and_small_classes():
-    assert linear_probe(np.ones((40, 3), np.float32), np.arange(40) % 4, SklearnEngine(), 0) == pytest.approx(0.25)
+    assert linear_probe(np.ones((40, 3), np.float32), np.arange(40) % 4, SklearnBackend(), 0) == pytest.approx(0.25)
     X, y = blobs([4, 9], spread=0.01)
-    assert linear_probe(X, y, SklearnEngine(), 0) == 1.0
-    assert linear_probe(*blobs([3, 9]), SklearnEngine(), 0) is None
-    assert linear_probe(*blobs([9]), SklearnEngine(), 0) is None
+    assert linear_probe(X, y, SklearnBackend(), 0) == 1.0
+    assert linear_probe(*blobs([3, 9]), SklearnBackend(), 0) is None
+    assert linear_probe(*blobs([9]), SklearnBackend(), 0) is None

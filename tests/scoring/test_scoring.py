@@ -6,24 +6,20 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
 from raysep.config import ScoreConfig
-from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, METRICS
-from raysep.scoring.backends import SklearnEngine
-from raysep.scoring.backends.torch import TorchEngine
+from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS
+from raysep.config.registry import METRICS
+from raysep.scoring.backends.sklearn import SklearnBackend
+from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.cache import LayerScores
-from raysep.scoring.registry import MEASURES
 from raysep.scoring.scoring import score_layer, score_layer_somewhere
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
     wanted = [(protocol, metric) for metric in metrics]
-    scores = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(seed=seed, resamples=0))
+    scores = score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(seed=seed, resamples=0))
     assert [score.metric for score in scores] == list(metrics)
     return {score.metric: score.measured.value for score in scores}
-
-
-def test_every_name_has_a_metric():
-    assert set(MEASURES) == set(METRICS)
 
 
 def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
@@ -37,7 +33,7 @@ def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
 
 def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
     X, y = blobs([20, 20], spread=0.01)
-    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnEngine(), ScoreConfig())
+    scores = score_layer(X, y, [("paper", "knn_purity")], SklearnBackend(), ScoreConfig())
     assert scores[0].measured.k == 39
     assert scores[0].measured.value == pytest.approx(19 / 500)
 
@@ -45,7 +41,7 @@ def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
 def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest_class_allows():
     X, y = blobs([30, 50], spread=1.0)
     scores = {
-        s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnEngine(), ScoreConfig(seed=3))
+        s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnBackend(), ScoreConfig(seed=3))
     }
     clusters = KMeans(2, n_init=10, random_state=3).fit(X).labels_
     assert scores["nmi"].measured.value == normalized_mutual_info_score(y, clusters)
@@ -69,10 +65,10 @@ def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest
 def test_shared_metrics_are_computed_once_for_both_protocols():
     X, y = blobs([30, 30])
     wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
-    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(seed=42))}
+    scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(seed=42))}
     assert len(scores) == 24
     assert scores["paper", "linear_probe"].seconds < scores["default", "linear_probe"].seconds / 2
-    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnEngine(), ScoreConfig(seed=42))[0].measured
+    alone = score_layer(X, y, [("paper", "linear_probe")], SklearnBackend(), ScoreConfig(seed=42))[0].measured
     together = [scores[protocol, "linear_probe"].measured for protocol in ("paper", "default")]
     assert together[0].value == together[1].value == alone.value
 
@@ -80,7 +76,7 @@ def test_shared_metrics_are_computed_once_for_both_protocols():
 def test_every_score_comes_with_its_certainty():
     X, y = blobs([40, 44, 41], spread=1.5)
     wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
-    for score in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(resamples=40)):
+    for score in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(resamples=40)):
         found = score.measured
         assert found.interval[0] <= found.value <= found.interval[1], score.metric
         assert found.halves.shape == (20, 2)
@@ -94,7 +90,7 @@ def test_every_score_comes_with_its_certainty():
 def test_no_resamples_are_no_intervals():
     X, y = blobs([30, 30])
     for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
-        none = score_layer(X, y, [("default", metric)], SklearnEngine(), ScoreConfig(resamples=0))[0].measured
+        none = score_layer(X, y, [("default", metric)], SklearnBackend(), ScoreConfig(resamples=0))[0].measured
         assert none.value is not None
         assert none.interval is none.halves is none.se is None
 
@@ -102,7 +98,7 @@ def test_no_resamples_are_no_intervals():
 def test_a_tiny_class_costs_only_what_can_not_be_computed():
     X, y = blobs([60, 50, 3], spread=1.0)
     wanted = [("default", metric) for metric in METRICS]
-    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnEngine(), ScoreConfig())}
+    found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig())}
     # A probe needs four images of a class; five can't be labelled of three.
     undefined = {"linear_probe", "few_shot_5", "few_shot_10", "few_shot_20"}
     assert {metric for metric, one in found.items() if one.value is None} == undefined
@@ -112,7 +108,7 @@ def test_a_tiny_class_costs_only_what_can_not_be_computed():
         # Two images of three can't be labelled in half of them.
         assert (one.halves is None) == (metric == "few_shot_2"), metric
     # Nothing but tiny classes: halves of them say nothing.
-    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnEngine(), ScoreConfig())[0].measured
+    tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnBackend(), ScoreConfig())[0].measured
     assert tiny.value is not None
     assert tiny.interval is tiny.se is None
 
@@ -120,7 +116,7 @@ def test_a_tiny_class_costs_only_what_can_not_be_computed():
 def test_diagnostics_are_rows_like_scores():
     X, y = blobs([30, 30])
     X[:, 0] = 1
-    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnEngine(), ScoreConfig())
+    found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnBackend(), ScoreConfig())
     assert [score.metric for score in found] == list(DIAGNOSTICS)
     by_name = {score.metric: score.measured.value for score in found}
     assert by_name["constant_features"] == 1
@@ -128,7 +124,7 @@ def test_diagnostics_are_rows_like_scores():
     X[3] = np.nan
     broken = {
         s.metric: s.measured.value
-        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnEngine(), ScoreConfig())
+        for s in score_layer(X, y, [(DIAGNOSTIC, n) for n in DIAGNOSTICS], SklearnBackend(), ScoreConfig())
     }
     assert broken["nonfinite_rows"] == 1
     assert broken["effective_rank"] is broken["start_agreement"] is None
@@ -164,7 +160,7 @@ def test_one_class_and_constant_features():
     assert constant["linear_probe"] == 0.5
 
 
-class Small(TorchEngine):
+class Small(TorchBackend):
     """A GPU that has no room for this layer."""
 
     def __init__(self, error: BaseException) -> None:
@@ -182,26 +178,26 @@ def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(e
     X, y = blobs([30, 30])
     given_up: list[int] = []
 
-    def scored(engines: list) -> list:
-        return score_layer_somewhere(X, y, [("default", "nn1")], engines, ScoreConfig(), lambda: given_up.append(1))
+    def scored(backends: list) -> list:
+        return score_layer_somewhere(X, y, [("default", "nn1")], backends, ScoreConfig(), lambda: given_up.append(1))
 
-    (score,) = scored([Small(error), SklearnEngine()])
+    (score,) = scored([Small(error), SklearnBackend()])
     assert score.backend == "sklearn"
     assert score.measured.value == values(X, y, metrics=["nn1"])["nn1"]
     assert given_up == [1]
     with pytest.raises(type(error)):
         scored([Small(error)])
     with pytest.raises(ValueError, match="other"):
-        scored([Small(ValueError("other")), SklearnEngine()])
+        scored([Small(ValueError("other")), SklearnBackend()])
 
 
 def test_both_protocols_share_what_they_would_both_compute():
     X, y = blobs([30, 30])
-    engine, shared = SklearnEngine(), {}
+    backend, shared = SklearnBackend(), {}
     calls: list[int] = []
-    engine.kmeans = lambda *a, **k: calls.append(1) or SklearnEngine().kmeans(*a, **k)
-    one = LayerScores(X, y, engine, ScoreConfig(sample=1000), "default", shared)
-    two = LayerScores(X, y, engine, ScoreConfig(sample=1000), "paper", shared)
+    backend.kmeans = lambda *a, **k: calls.append(1) or SklearnBackend().kmeans(*a, **k)
+    one = LayerScores(X, y, backend, ScoreConfig(sample=1000), "default", shared)
+    two = LayerScores(X, y, backend, ScoreConfig(sample=1000), "paper", shared)
     assert one.starts is two.starts
     assert calls == [1]
 
@@ -212,7 +208,7 @@ def test_what_is_told_of_x_is_told_of_it_as_it_came():
     X[4:] += 1
     y = np.arange(8) % 2
     wanted = [("default", "nn1"), (DIAGNOSTIC, "duplicate_rows")]
-    alone = score_layer(X, y, wanted[1:], SklearnEngine(), ScoreConfig())[0].measured.value
-    given = score_layer(X.copy(), y, wanted, TorchEngine(), ScoreConfig(), own=True)
+    alone = score_layer(X, y, wanted[1:], SklearnBackend(), ScoreConfig())[0].measured.value
+    given = score_layer(X.copy(), y, wanted, TorchBackend(), ScoreConfig(), own=True)
     assert [score.metric for score in given] == ["nn1", "duplicate_rows"]
     assert given[1].measured.value == alone

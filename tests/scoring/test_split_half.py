@@ -6,9 +6,9 @@ from sklearn import metrics as reference
 from sklearn.neighbors import NearestNeighbors
 
 from raysep.scoring import split_half
-from raysep.scoring.backends import SklearnEngine
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.few_shot import NearestMeans
-from tests.scoring.test_metrics import blobs, right
+from tests.scoring.test_formulas import blobs, right
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 99))
@@ -25,7 +25,7 @@ def test_halves_are_stratified_and_even(sizes: list[int], splits: int, seed: int
 def test_neighbours_within_a_half_are_those_of_a_search_in_it():
     X, y = blobs([30, 40], spread=2.0)
     N, in_a = len(y), split_half.draw_halves(y, 20, 0)
-    neighbors = SklearnEngine().neighbors(X, N - 1)
+    neighbors = SklearnBackend().neighbors(X, N - 1)
     nearest = split_half.nearest_on_halves(right(y, neighbors), neighbors, in_a)
     for split in range(10):
         for half, members in enumerate((in_a[:, split], ~in_a[:, split])):
@@ -36,7 +36,7 @@ def test_neighbours_within_a_half_are_those_of_a_search_in_it():
 def test_purity_within_a_half_is_of_the_neighbours_that_are_in_it():
     X, y = blobs([30, 40], spread=2.0)
     in_a, k = split_half.draw_halves(y, 20, 0), np.where(np.arange(70) % 3 == 0, 20, 10)
-    neighbors = SklearnEngine().neighbors(X, 25)
+    neighbors = SklearnBackend().neighbors(X, 25)
     found = split_half.purity_on_halves(right(y, neighbors), neighbors, k, in_a)
     every_other = np.arange(0, 70, 2)
     some = split_half.purity_on_halves(

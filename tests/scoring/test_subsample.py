@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysep.config import ScoreConfig
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from raysep.scoring import subsample
-from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.cache import LayerScores
 from raysep.scoring.scoring import score_layer
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 999))
@@ -54,7 +54,7 @@ def test_a_draw_without_labels():
 def test_scores_of_a_sample_are_those_of_all_and_their_intervals_wider():
     X, y = blobs([600] * 4, spread=1.2, D=8)
     wanted = [("default", metric) for metric in METRICS]
-    whole = {s.metric: s.measured for s in score_layer(X, y, wanted, TorchEngine(), ScoreConfig(resamples=60))}
+    whole = {s.metric: s.measured for s in score_layer(X, y, wanted, TorchBackend(), ScoreConfig(resamples=60))}
     drawn = [
         {
             s.metric: s.measured
@@ -62,7 +62,7 @@ def test_scores_of_a_sample_are_those_of_all_and_their_intervals_wider():
                 X,
                 y,
                 wanted,
-                TorchEngine(),
+                TorchBackend(),
                 ScoreConfig.model_construct(seed=seed, resamples=60, max_classes=None, sample=300),
             )
         }
@@ -86,9 +86,9 @@ def test_halves_of_a_sample_have_every_class_and_queries_are_fewer_where_neighbo
 ):
     X, y = blobs([2000, 2000, 5], spread=1.0, D=2)
     monkeypatch.setattr("raysep.scoring.cache.HALVED_IMAGES", 300)
-    layer = LayerScores(X, y, TorchEngine(), ScoreConfig(resamples=20, sample=1500))
+    layer = LayerScores(X, y, TorchBackend(), ScoreConfig(resamples=20, sample=1500))
     assert np.bincount(y[layer.halved]).tolist() == [150, 150, 5]
     assert len(layer.queries) == 1500
     monkeypatch.setattr("raysep.scoring.cache.NEIGHBORS", 1100 * 1999)
-    assert len(LayerScores(X, y, TorchEngine(), ScoreConfig(sample=1500)).queries) == 1100
-    assert LayerScores(X, y, TorchEngine(), ScoreConfig(sample=4005)).queries is None
+    assert len(LayerScores(X, y, TorchBackend(), ScoreConfig(sample=1500)).queries) == 1100
+    assert LayerScores(X, y, TorchBackend(), ScoreConfig(sample=4005)).queries is None

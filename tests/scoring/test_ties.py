@@ -7,18 +7,19 @@ from hypothesis import strategies as st
 
 from raysep.config import ScoreConfig
 from raysep.config.names import Metric
+from raysep.config.registry import METRICS
 from raysep.scoring import chance_level, ties
-from raysep.scoring.backends import Engine, SklearnEngine
-from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.backend import Backend
+from raysep.scoring.backends.sklearn import SklearnBackend
+from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.cache import LayerScores
-from raysep.scoring.registry import MEASURES
 
 NEIGHBOUR_METRICS: tuple[Metric, ...] = ("nn1", "knn_purity", "r_precision")
 
 
-def scores(X: np.ndarray, y: np.ndarray, engine: Engine | None = None) -> dict[str, float | None]:
-    layer = LayerScores(X.astype(np.float32), y, engine or TorchEngine(), ScoreConfig(resamples=0))
-    return {metric: MEASURES[metric](layer).value for metric in NEIGHBOUR_METRICS}
+def scores(X: np.ndarray, y: np.ndarray, backend: Backend | None = None) -> dict[str, float | None]:
+    layer = LayerScores(X.astype(np.float32), y, backend or TorchBackend(), ScoreConfig(resamples=0))
+    return {metric: METRICS[metric].compute(layer).value for metric in NEIGHBOUR_METRICS}
 
 
 def over_all_orders(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -40,14 +41,14 @@ def over_all_orders(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
     return {metric: float(np.mean(values)) for metric, values in found.items()}
 
 
-@pytest.mark.parametrize("engine", [SklearnEngine(), TorchEngine()], ids=["sklearn", "torch"])
+@pytest.mark.parametrize("backend", [SklearnBackend(), TorchBackend()], ids=["sklearn", "torch"])
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 2), min_size=5, max_size=5), st.integers(0, 9))
-def test_equal_vectors_give_the_mean_over_all_orders(engine: Engine, places: list[int], seed: int):
+def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, places: list[int], seed: int):
     # Three vectors at different distances from each other: nothing but equal vectors is equally near.
     X, y = np.array([[0.0], [1.0], [3.5]])[places], np.random.default_rng(seed).permutation([0, 0, 0, 1, 1])
     expected = over_all_orders(X, y)
-    for metric, value in scores(X, y, engine).items():
+    for metric, value in scores(X, y, backend).items():
         assert value == pytest.approx(expected[metric], abs=1e-6), metric
 
 
@@ -75,9 +76,9 @@ def test_the_order_of_the_rows_does_not_matter():
 def test_intervals_of_layers_with_equal_vectors():
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(20, 5)).astype(np.float32)[rng.integers(0, 20, 120)], np.repeat([0, 1], 60)
-    layer = LayerScores(X, y, TorchEngine(), ScoreConfig(resamples=40))
+    layer = LayerScores(X, y, TorchBackend(), ScoreConfig(resamples=40))
     for metric in NEIGHBOUR_METRICS:
-        found = MEASURES[metric](layer)
+        found = METRICS[metric].compute(layer)
         assert found.value is not None
         assert found.interval is not None
         assert 0 < found.interval[1] - found.interval[0] < 0.5

@@ -1,69 +1,67 @@
-"""Who computes clusters, neighbours and fits: scikit-learn, the reference; torch, with shared work; cuML.
+"""Backends: scikit-learn, the reference; torch, with shared work; cuML. Each module here defines one, of its own name.
 
-One interface; each imports its library when it is first used.
+A backend is a class with the methods of `scoring.backend.Backend`, registered by `@backend`.
 """
 
-import importlib.util
+from collections.abc import Callable
+from typing import TypeVar
 
-from raysep.config.names import Backend
+from raysep.config.names import BackendName
+from raysep.config.registry import BACKENDS
 from raysep.errors import UsageError
-from raysep.scoring.backends.base import Engine, Fold, Starts
-from raysep.scoring.backends.sklearn import SklearnEngine
+from raysep.scoring.backend import Backend
 
-__all__ = ["Engine", "Fold", "SklearnEngine", "Starts", "cuml_problem", "open_engine", "open_engines", "out_of_memory"]
-
-
-def cuml_problem() -> str | None:
-    """Why cuML can't be used in this process, or None if it can."""
-    if importlib.util.find_spec("cuml") is None:
-        return "cuML is not installed: pip install 'raysep[gpu]'"
-    return None if _gpu() else "no NVIDIA GPU in this process"
+B = TypeVar("B", bound=type[Backend])
 
 
-def open_engine(backend: Backend) -> Engine:
-    """The engine for a configured backend.
+def backend(name: str) -> Callable[[B], B]:
+    """Register a class of backends. Raises ValueError for a name that is taken."""
+
+    def register(kind: B) -> B:
+        BACKENDS.add(name, kind)
+        return kind
+
+    return register
+
+
+def open_backend(name: BackendName) -> Backend:
+    """The backend for a configured name.
 
     `auto` takes cuML where a GPU and the package are there, else torch, on the GPU if there is one. On CPUs torch was
     never slower than scikit-learn, from 100 x 16 to 5,000 x 384, so that no size needs the other
     (`jobs/benchmarks/scoring.py --part sizes`).
 
     Raises:
-        UsageError: `cuml` is asked for and can't be used.
+        UsageError: the backend can't be used in this process, and why.
     """
-    if backend == "sklearn":
-        return SklearnEngine()
-    problem = cuml_problem() if backend in {"auto", "cuml"} else None
-    if backend == "cuml" and problem is not None:
-        raise UsageError(f"score.backend is cuml: {problem}; or take `auto`")
-    if backend != "torch" and problem is None:
-        from raysep.scoring.backends.cuml import CumlEngine
-
-        return CumlEngine()
-    from raysep.scoring.backends.torch import TorchEngine
-
-    return TorchEngine("cuda" if _gpu() else "cpu")
+    if name == "auto":
+        name = "torch" if BACKENDS["cuml"].problem() else "cuml"
+    kind: type[Backend] = BACKENDS[name]
+    problem = kind.problem()
+    if problem is not None:
+        raise UsageError(f"score.backend is {name}: {problem}; or take `auto`")
+    return kind()
 
 
-def open_engines(backend: Backend) -> list[Engine]:
-    """The engine for a backend, and where that one is on a GPU, torch on the CPU behind it. Raises as `open_engine`."""
-    first = open_engine(backend)
+def open_with_fallback(name: BackendName) -> list[Backend]:
+    """The backend, and behind one on a GPU torch on the CPU. Raises as `open_backend`."""
+    first = open_backend(name)
     if not first.gpu:
         return [first]
-    from raysep.scoring.backends.torch import TorchEngine
+    from raysep.scoring.backends.torch import TorchBackend
 
-    return [first, TorchEngine("cpu")]
+    return [first, TorchBackend("cpu")]
+
+
+def may_use_gpu(name: BackendName) -> bool:
+    """Whether a GPU is of use to a backend."""
+    return name == "auto" or bool(BACKENDS[name].uses_gpu)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a library said that there is no memory left: torch and RMM by a type, CUDA's libraries in words."""
+    """Whether a library ran out of memory: torch and RMM raise a type, CUDA's libraries say so in words."""
     import torch
 
-    said = str(error).lower()
-    words = isinstance(error, RuntimeError) and ("out of memory" in said or "alloc_failed" in said)
+    text = str(error).lower()
+    words = isinstance(error, RuntimeError) and ("out of memory" in text or "alloc_failed" in text)
     return words or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
-def _gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -1,29 +1,42 @@
 """cuML on the process's GPU. Written against its documented interface (26.2 and newer)."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.scoring.backends.base import Fold, Labels, Matrix, Positions, Starts, check, drop_self
+from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts, check, drop_self
+from raysep.scoring.backends import backend
 from raysep.scoring.centring import centred
 
 # Neighbours that are asked for in one call, until memory runs out.
 QUERIES = 16384
 
 
-class CumlEngine:
+@backend("cuml")
+class CumlBackend:
     """One copy of a layer on the GPU serves every call.
 
     A seed doesn't make cuML bit-reproducible. Its k-means crashes the process for N < K and puts everything in one
     cluster for NaN, so both are checked before anything is placed or called.
     """
 
+    uses_gpu: ClassVar[bool] = True
     name, gpu = "cuml", True
 
     def __init__(self) -> None:
         self.iterations = 0
+
+    @staticmethod
+    def problem() -> str | None:
+        """No package, or no GPU."""
+        if importlib.util.find_spec("cuml") is None:
+            return "cuML is not installed: pip install 'raysep[gpu]'"
+        import torch
+
+        return None if torch.cuda.is_available() else "no NVIDIA GPU in this process"
 
     def place(self, X: Matrix, own: bool = False) -> Any:
         """A cupy array, around its mean: cuML's distances are float32 products, which centred rows keep exact."""

@@ -2,24 +2,33 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysep.scoring.backends.base import Fold, Labels, Matrix, Positions, Starts, drop_self
+from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts, drop_self
+from raysep.scoring.backends import backend
 from raysep.scoring.centring import centred
 
 # Rows whose distances are held at once.
 BLOCK = 4096
 
 
-class SklearnEngine:
+@backend("sklearn")
+class SklearnBackend:
     """Calls of scikit-learn, one after another. Every other backend is held to it."""
 
+    uses_gpu: ClassVar[bool] = False
     name, gpu = "sklearn", False
 
     def __init__(self) -> None:
         self.iterations = 0
+
+    @staticmethod
+    def problem() -> str | None:
+        """None: scikit-learn is always there."""
+        return None
 
     def place(self, X: Matrix, own: bool = False) -> Matrix:  # noqa: ARG002  (nothing is changed)
         """As it is: scikit-learn centres for itself."""

@@ -1,15 +1,17 @@
-"""The shared-work engine: all starts, all queries and all fits of a layer in few large products, on CPU or GPU."""
+"""The shared-work backend: all starts, all queries and all fits of a layer in few large products, on CPU or GPU."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raysep.scoring.backends import logistic, torch_kmeans, torch_knn
-from raysep.scoring.backends.base import Fold, Labels, Matrix, Positions, Starts
+from raysep.scoring import torch_kmeans, torch_knn, torch_logistic
+from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts
+from raysep.scoring.backends import backend
 from raysep.scoring.centring import centred
 
 # Scores of rows, classes and fits that are held at once.
@@ -27,21 +29,31 @@ class Placed:
         self.rows = rows
 
     @cached_property
-    def curvature(self) -> logistic.Curvature:
+    def curvature(self) -> torch_logistic.Curvature:
         """Only where iterations start from: images that a fit isn't trained on have no part in what it finds."""
-        return logistic.curvature_of(self.rows)
+        return torch_logistic.curvature_of(self.rows)
 
 
-class TorchEngine:
-    """k-means, neighbours and logistic regressions by `lloyd.py`, `search.py` and `logistic.py`.
+@backend("torch")
+class TorchBackend:
+    """k-means, neighbours and logistic regressions by `torch_kmeans`, `torch_knn` and `torch_logistic`.
 
     Args:
-        device: a torch device. On a GPU, products stay float32 and not TF32.
+        device: a torch device; unset: the GPU of this process, if there is one. Products stay float32 there, not TF32.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    uses_gpu: ClassVar[bool] = True
+
+    def __init__(self, device: str | None = None) -> None:
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = "torch" if device == "cpu" else f"torch-{device}"
         self.device, self.gpu, self.iterations = device, device != "cpu", 0
+
+    @staticmethod
+    def problem() -> str | None:
+        """None: torch is always there."""
+        return None
 
     def place(self, X: Matrix, own: bool = False) -> Placed:
         """On the device, around their mean: distances keep their digits."""
@@ -86,8 +98,8 @@ class TorchEngine:
             training = torch.zeros(len(some), len(whole), dtype=torch.bool)
             for row, piece in enumerate(some):
                 training[row, torch.from_numpy(place[folds[piece.fold].train])] = True
-            problems = logistic.problems_of(rows, training.to(self.device), [piece.strengths for piece in some])
-            predicted = logistic.fit_predict(rows, labels, len(classes), problems, placed.curvature).cpu().numpy()
+            problems = torch_logistic.problems_of(rows, training.to(self.device), [piece.strengths for piece in some])
+            predicted = torch_logistic.fit_predict(rows, labels, len(classes), problems, placed.curvature).cpu().numpy()
             first = 0
             for piece in some:
                 own = predicted[first : first + len(piece.strengths), place[folds[piece.fold].test]]

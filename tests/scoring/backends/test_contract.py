@@ -10,76 +10,77 @@ from sklearn.metrics import normalized_mutual_info_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler
 
 from raysep.config import ScoreConfig
-from raysep.config.names import METRICS
+from raysep.config.registry import METRICS
 from raysep.errors import UsageError
 from raysep.scoring import backends
-from raysep.scoring.backends import Engine, Fold, SklearnEngine, Starts, open_engine
-from raysep.scoring.backends.base import drop_self
-from raysep.scoring.backends.torch import TorchEngine
+from raysep.scoring.backend import Backend, Fold, Starts, drop_self
+from raysep.scoring.backends import open_backend
+from raysep.scoring.backends.sklearn import SklearnBackend
+from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.scoring import score_layer
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
-ENGINES = pytest.mark.parametrize("engine", [SklearnEngine(), TorchEngine()], ids=["sklearn", "torch"])
+ENGINES = pytest.mark.parametrize("backend", [SklearnBackend(), TorchBackend()], ids=["sklearn", "torch"])
 
 
 @ENGINES
 @pytest.mark.parametrize("n_init", [1, 4, 10])
-def test_kmeans_is_scikit_learns(engine: Engine, n_init: int):
+def test_kmeans_is_scikit_learns(backend: Backend, n_init: int):
     X, _ = blobs([30, 30, 30], spread=2.0)
     expected = KMeans(3, init="k-means++", n_init=n_init, random_state=5).fit(X)
-    before = engine.iterations
-    starts = engine.kmeans(engine.place(X), 3, n_init, 5)
+    before = backend.iterations
+    starts = backend.kmeans(backend.place(X), 3, n_init, 5)
     np.testing.assert_array_equal(starts.best, expected.labels_)
     assert starts.inertia.min() == pytest.approx(expected.inertia_, rel=1e-5)
     assert starts.labels.shape == (n_init, 90)
-    assert engine.iterations >= before + n_init
+    assert backend.iterations >= before + n_init
 
 
 @ENGINES
-def test_kmeans_fitted_on_a_sample_assigns_all(engine: Engine):
+def test_kmeans_fitted_on_a_sample_assigns_all(backend: Backend):
     X, _ = blobs([300, 300, 300], spread=0.3)
     X += 50
     sample = np.sort(np.random.default_rng(0).choice(900, 90, replace=False))
-    starts = engine.kmeans(engine.place(X), 3, 4, 5, sample)
+    starts = backend.kmeans(backend.place(X), 3, 4, 5, sample)
     expected = KMeans(3, n_init=4, random_state=5).fit(X[sample])
     np.testing.assert_array_equal(starts.best, expected.predict(X))
     assert starts.inertia.min() == pytest.approx(-expected.score(X), rel=1e-4)
 
 
 @ENGINES
-def test_fewer_distinct_rows_than_clusters_is_no_error(engine: Engine):
-    assert len(np.unique(engine.kmeans(engine.place(np.ones((10, 2), np.float32)), 3, 2, 0).best)) == 1
+def test_fewer_distinct_rows_than_clusters_is_no_error(backend: Backend):
+    assert len(np.unique(backend.kmeans(backend.place(np.ones((10, 2), np.float32)), 3, 2, 0).best)) == 1
 
 
 @ENGINES
-def test_neighbours_are_in_order_without_the_row_itself(engine: Engine):
+def test_neighbours_are_in_order_without_the_row_itself(backend: Backend):
     X, _ = blobs([20, 20])
     distances = pairwise_distances(X.astype(np.float64))
     np.fill_diagonal(distances, np.inf)
     expected = distances.argsort(axis=1)[:, :7]
-    placed = engine.place(X)
-    np.testing.assert_array_equal(engine.neighbors(placed, 7), expected)
+    placed = backend.place(X)
+    np.testing.assert_array_equal(backend.neighbors(placed, 7), expected)
     queries = np.array([3, 8, 39])
-    np.testing.assert_array_equal(engine.neighbors(placed, 7, queries), expected[queries])
+    np.testing.assert_array_equal(backend.neighbors(placed, 7, queries), expected[queries])
 
 
 @ENGINES
-def test_duplicates_do_not_stand_for_themselves(engine: Engine):
+def test_duplicates_do_not_stand_for_themselves(backend: Backend):
     X = np.repeat(np.arange(3, dtype=np.float32), 4)[:, None]
-    found = engine.neighbors(engine.place(X), 3)
+    found = backend.neighbors(backend.place(X), 3)
     assert not (found == np.arange(12)[:, None]).any()
     np.testing.assert_array_equal(X[found, 0], np.repeat(X, 3, axis=1))
 
 
 @ENGINES
-def test_predictions_are_those_of_converged_fits(engine: Engine):
+def test_predictions_are_those_of_converged_fits(backend: Backend):
     X, y = blobs([60, 60, 60], spread=1.5)
     y = y * 7 - 3
     # Features of other scales, and one that never changes.
     X = np.concatenate([X * np.linspace(0.1, 30, X.shape[1]), np.full((180, 1), 5)], axis=1).astype(np.float32)
     train, test = np.arange(0, 180, 2), np.arange(1, 180, 2)
     folds = [Fold(train, test, (0.01, 1.0)), Fold(test, train[:10], (0.1,))]
-    found = engine.predict(engine.place(X), y, folds)
+    found = backend.predict(backend.place(X), y, folds)
     assert [one.shape for one in found] == [(2, 90), (1, 10)]
     for fold, predicted in zip(folds, found, strict=True):
         scaler = StandardScaler().fit(X[fold.train])
@@ -95,16 +96,16 @@ def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, 
     train = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 0))
     test = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 1))
     ours, theirs = (
-        engine.predict(engine.place(X), y, [Fold(train, test, [C])])[0][0]
-        for engine in (TorchEngine(), SklearnEngine())
+        backend.predict(backend.place(X), y, [Fold(train, test, [C])])[0][0]
+        for backend in (TorchBackend(), SklearnBackend())
     )
     assert (ours == theirs).mean() > 0.98
 
 
 @ENGINES
-def test_rows_are_around_their_mean(engine: Engine):
+def test_rows_are_around_their_mean(backend: Backend):
     X = (blobs([20, 20])[0] + 1000).astype(np.float32)
-    np.testing.assert_allclose(engine.rows(engine.place(X)), X - X.mean(axis=0, dtype=np.float64), atol=1e-3)
+    np.testing.assert_allclose(backend.rows(backend.place(X)), X - X.mean(axis=0, dtype=np.float64), atol=1e-3)
 
 
 @pytest.mark.parametrize("sizes", [[150] * 4, [30, 60, 120]], ids=["even", "uneven"])
@@ -113,8 +114,8 @@ def test_rows_are_around_their_mean(engine: Engine):
 def test_values_of_torch_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
-    ours = score_layer(X, y, wanted, TorchEngine(), ScoreConfig(resamples=20))
-    theirs = score_layer(X, y, wanted, SklearnEngine(), ScoreConfig(resamples=20))
+    ours = score_layer(X, y, wanted, TorchBackend(), ScoreConfig(resamples=20))
+    theirs = score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(resamples=20))
     for one, reference in zip(ours, theirs, strict=True):
         assert one.backend == "torch"
         assert one.measured.value == pytest.approx(reference.measured.value, abs=0.01), one.metric
@@ -137,16 +138,16 @@ def test_drop_self_keeps_k_others_in_order(N: int, k: int, seed: int):
 def test_auto_takes_torch_without_cuml_and_says_why_it_cannot_take_cuml():
     if backends.cuml_problem() is None:
         pytest.skip("cuML and a GPU are there")
-    assert open_engine("auto").name.startswith("torch")
-    assert open_engine("torch").name.startswith("torch")
-    assert open_engine("sklearn").name == "sklearn"
+    assert open_backend("auto").name.startswith("torch")
+    assert open_backend("torch").name.startswith("torch")
+    assert open_backend("sklearn").name == "sklearn"
     with pytest.raises(UsageError, match=r"score.backend is cuml: .*(not installed|no NVIDIA GPU)"):
-        open_engine("cuml")
+        open_backend("cuml")
 
 
 def test_of_starts_with_the_same_inertia_the_first_is_taken():
     labels = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
-    # The third is the best but for rounding, which other engines and machines do otherwise.
+    # The third is the best but for rounding, which other backends and machines do otherwise.
     for rounding in (np.zeros(4), np.array([0, 0, -2e-7, 1e-7]), np.array([2e-7, 0, 0, -2e-7])):
         inertia = np.array([1.5, 2.0, 1.0, 1.0]) * (1 + rounding)
         np.testing.assert_array_equal(Starts(labels, inertia).best, labels[2])
@@ -158,6 +159,6 @@ def test_engines_take_the_same_start_of_many_clusters():
     rng = np.random.default_rng(0)
     X = (np.repeat(rng.normal(size=(500, 8)), 2, axis=0) + 1e-3 * rng.normal(size=(1000, 8))).astype(np.float32)
     y = np.repeat(np.arange(500), 2)
-    found = [engine.kmeans(engine.place(X), 500, 3, 0).best for engine in (SklearnEngine(), TorchEngine())]
+    found = [backend.kmeans(backend.place(X), 500, 3, 0).best for backend in (SklearnBackend(), TorchBackend())]
     one, two = (normalized_mutual_info_score(y, clusters) for clusters in found)
     assert one == pytest.approx(two, abs=1e-3)

@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from raysep.scoring.backends.cuml import CumlEngine, in_batches
+from raysep.scoring.backends.cuml import CumlBackend, in_batches
 
 
 def test_cuml_is_refused_what_would_crash_it_or_answer_wrongly(monkeypatch: pytest.MonkeyPatch):
@@ -14,16 +14,16 @@ def test_cuml_is_refused_what_would_crash_it_or_answer_wrongly(monkeypatch: pyte
         module.asarray = np.asarray
         monkeypatch.setitem(sys.modules, name, module)
     X = np.ones((3, 2), np.float32)
-    placed = CumlEngine().place(X)
+    placed = CumlBackend().place(X)
     with pytest.raises(ValueError, match="4 rows or more"):
-        CumlEngine().kmeans(placed, 4, 1, 0)
+        CumlBackend().kmeans(placed, 4, 1, 0)
     with pytest.raises(ValueError, match="4 rows or more"):
-        CumlEngine().kmeans(np.ones((9, 2)), 4, 1, 0, np.arange(3))
+        CumlBackend().kmeans(np.ones((9, 2)), 4, 1, 0, np.arange(3))
     with pytest.raises(ValueError, match="more than 3 rows"):
-        CumlEngine().neighbors(placed, 3)
+        CumlBackend().neighbors(placed, 3)
     X[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        CumlEngine().place(X)
+        CumlBackend().place(X)
 
 
 def test_batches_are_halved_where_memory_runs_out():

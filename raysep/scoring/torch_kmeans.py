@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysep.scoring.backends.torch_knn import squared_norms
+from raysep.scoring.torch_knn import squared_norms
 
 ITERATIONS, TOLERANCE = 300, 1e-4
 # Scores of rows against centres that are held at once.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.integer[Any]]
 
 
-# Relative differences that are rounding of float32 distances: engines agree to some 1e-8.
+# Relative differences that are rounding of float32 distances: backends agree to some 1e-8.
 SAME_INERTIA = 5e-7
 
 
@@ -53,14 +53,25 @@ class Fold:
     strengths: Sequence[float]
 
 
-class Engine(Protocol):
-    """A backend. `name` goes into the scores."""
+class Backend(Protocol):
+    """Computes clusters, neighbours and fits.
 
+    Attributes:
+        uses_gpu: whether a GPU is of use to it.
+        name: in the scores.
+        gpu: whether its memory is that of a GPU.
+        iterations: Lloyd iterations of all calls so far.
+    """
+
+    uses_gpu: ClassVar[bool]
     name: str
-    # Whether its memory is a GPU's.
     gpu: bool
-    # Lloyd iterations of all calls so far.
     iterations: int
+
+    @staticmethod
+    def problem() -> str | None:
+        """Why it can't be used in this process; None if it can."""
+        ...
 
     def place(self, X: Matrix, own: bool = False) -> Any:
         """(N, D) finite float32 where and as the other methods want it: on the device once, used for everything.

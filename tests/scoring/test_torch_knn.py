@@ -3,9 +3,9 @@ import pytest
 import torch
 from sklearn.metrics import pairwise_distances
 
-from raysep.scoring.backends import torch_knn
+from raysep.scoring import torch_knn
 from raysep.scoring.centring import centred
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 def exactly(X: np.ndarray, k: int) -> np.ndarray:

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from raysep.scoring.backends import torch_kmeans
+from raysep.scoring import torch_kmeans
 from raysep.scoring.centring import centred
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 
 @pytest.mark.parametrize(("sizes", "D", "K"), [([40] * 5, 32, 5), ([25] * 4, 8, 12), ([200, 30], 4, 3)])

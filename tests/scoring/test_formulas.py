@@ -6,8 +6,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 from sklearn.neighbors import KNeighborsClassifier
 
-from raysep.scoring import metrics
-from raysep.scoring.backends import SklearnEngine
+from raysep.scoring import formulas
+from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.ties import hits
 
 
@@ -30,66 +30,68 @@ labels = arrays(np.int64, st.integers(4, 40), elements=st.integers(0, 4))
 def test_clusterings_equal_scikit_learn_and_ignore_names(y: np.ndarray, random):
     clusters = np.array([random.randrange(3) for _ in y])
     if len(np.unique(y)) < 2:
-        assert metrics.nmi(y, clusters) is metrics.ami(y, clusters) is metrics.ari(y, clusters) is None
+        assert formulas.nmi(y, clusters) is formulas.ami(y, clusters) is formulas.ari(y, clusters) is None
         return
-    assert metrics.nmi(y, clusters) == reference.normalized_mutual_info_score(y, clusters)
-    assert metrics.ami(y, clusters) == reference.adjusted_mutual_info_score(y, clusters)
-    assert metrics.ari(y, clusters) == reference.adjusted_rand_score(y, clusters)
-    assert metrics.nmi(y * 7 + 3, 2 - clusters) == pytest.approx(metrics.nmi(y, clusters), abs=1e-12)
+    assert formulas.nmi(y, clusters) == reference.normalized_mutual_info_score(y, clusters)
+    assert formulas.ami(y, clusters) == reference.adjusted_mutual_info_score(y, clusters)
+    assert formulas.ari(y, clusters) == reference.adjusted_rand_score(y, clusters)
+    assert formulas.nmi(y * 7 + 3, 2 - clusters) == pytest.approx(formulas.nmi(y, clusters), abs=1e-12)
 
 
 def test_one_cluster_tells_nothing():
     y = np.array([0, 0, 1, 1])
-    assert metrics.nmi(y, np.zeros(4, int)) == metrics.ami(y, np.zeros(4, int)) == metrics.ari(y, np.zeros(4, int)) == 0
+    assert (
+        formulas.nmi(y, np.zeros(4, int)) == formulas.ami(y, np.zeros(4, int)) == formulas.ari(y, np.zeros(4, int)) == 0
+    )
 
 
 def test_neighbour_metrics_by_hand():
     y = np.array([0, 0, 0, 1])
     found = right(y, np.array([[1, 3, 2], [0, 2, 3], [3, 0, 1], [0, 1, 2]]))
-    assert metrics.knn_purity(y, found, 3) == pytest.approx((2 + 2 + 2 + 0) / 12)
-    assert metrics.knn_purity(y, found, 3, divisor=500) == pytest.approx(6 / 4 / 500)
-    assert metrics.nn1(y, found) == pytest.approx(2 / 4)
+    assert formulas.knn_purity(y, found, 3) == pytest.approx((2 + 2 + 2 + 0) / 12)
+    assert formulas.knn_purity(y, found, 3, divisor=500) == pytest.approx(6 / 4 / 500)
+    assert formulas.nn1(y, found) == pytest.approx(2 / 4)
     # The fourth image is alone in its class: R = 0, it doesn't count.
-    assert metrics.r_precision(y, found) == pytest.approx((1 / 2 + 2 / 2 + 1 / 2) / 3)
+    assert formulas.r_precision(y, found) == pytest.approx((1 / 2 + 2 / 2 + 1 / 2) / 3)
 
 
 def test_nn1_is_leave_one_out_accuracy():
     X, y = blobs([20, 30, 25], spread=1.5)
-    found = right(y, SklearnEngine().neighbors(X, 10))
+    found = right(y, SklearnBackend().neighbors(X, 10))
     expected = [
         KNeighborsClassifier(1).fit(np.delete(X, i, 0), np.delete(y, i)).predict(X[i : i + 1])[0] == y[i]
         for i in range(len(y))
     ]
-    assert metrics.nn1(y, found) == pytest.approx(np.mean(expected))
+    assert formulas.nn1(y, found) == pytest.approx(np.mean(expected))
 
 
 def test_r_precision_reaches_one_for_uneven_classes_and_equals_purity_for_even_ones():
     X, y = blobs([5, 20, 40], spread=0.001)
-    found = right(y, SklearnEngine().neighbors(X, 39))
-    assert metrics.r_precision(y, found) == 1.0
-    assert metrics.knn_purity(y, found, 39) < 1
+    found = right(y, SklearnBackend().neighbors(X, 39))
+    assert formulas.r_precision(y, found) == 1.0
+    assert formulas.knn_purity(y, found, 39) < 1
     X, y = blobs([10, 10, 10], spread=2.0)
-    found = right(y, SklearnEngine().neighbors(X, 9))
-    assert metrics.r_precision(y, found) == pytest.approx(metrics.knn_purity(y, found, 9))
+    found = right(y, SklearnBackend().neighbors(X, 9))
+    assert formulas.r_precision(y, found) == pytest.approx(formulas.knn_purity(y, found, 9))
 
 
 def test_what_is_not_defined_is_none():
     one, few = np.zeros(4, int), np.ones((4, 2), bool)
-    assert metrics.knn_purity(one, few, 2) is metrics.nn1(one, few) is metrics.r_precision(one, few) is None
-    assert metrics.r_precision(np.arange(4), few) is None
-    assert metrics.knn_purity(np.array([0, 0, 1, 1]), few, 0) is None
+    assert formulas.knn_purity(one, few, 2) is formulas.nn1(one, few) is formulas.r_precision(one, few) is None
+    assert formulas.r_precision(np.arange(4), few) is None
+    assert formulas.knn_purity(np.array([0, 0, 1, 1]), few, 0) is None
     with pytest.raises(ValueError, match="expected 3 neighbours"):
-        metrics.knn_purity(np.array([0, 0, 1, 1]), few, 3)
+        formulas.knn_purity(np.array([0, 0, 1, 1]), few, 3)
     with pytest.raises(ValueError, match="expected 3 neighbours"):
-        metrics.r_precision(np.array([0, 0, 0, 0, 1]), np.zeros((5, 2), bool))
+        formulas.r_precision(np.array([0, 0, 0, 0, 1]), np.zeros((5, 2), bool))
 
 
 def test_chance_levels():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 8)).astype(np.float32), np.repeat(np.arange(4), 150)
-    engine = SklearnEngine()
-    clusters, found = engine.kmeans(X, 4, 2, 0).best, right(y, engine.neighbors(X, 149))
-    assert abs(metrics.ami(y, clusters)) < 0.02
-    assert abs(metrics.ari(y, clusters)) < 0.02
-    assert metrics.nn1(y, found) == pytest.approx(0.25, abs=0.06)
-    assert metrics.r_precision(y, found) == pytest.approx(0.25, abs=0.02)
+    backend = SklearnBackend()
+    clusters, found = backend.kmeans(X, 4, 2, 0).best, right(y, backend.neighbors(X, 149))
+    assert abs(formulas.ami(y, clusters)) < 0.02
+    assert abs(formulas.ari(y, clusters)) < 0.02
+    assert formulas.nn1(y, found) == pytest.approx(0.25, abs=0.06)
+    assert formulas.r_precision(y, found) == pytest.approx(0.25, abs=0.02)

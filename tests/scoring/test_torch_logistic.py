@@ -4,17 +4,19 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from raysep.scoring.backends import logistic
+from raysep.scoring import torch_logistic
 from raysep.scoring.centring import centred
-from tests.scoring.test_metrics import blobs
+from tests.scoring.test_formulas import blobs
 
 STRENGTHS = [1e-3, 1e-1, 1.0]
 
 
-def fits(X: np.ndarray, y: np.ndarray, training: np.ndarray) -> logistic._Fits:
+def fits(X: np.ndarray, y: np.ndarray, training: np.ndarray) -> torch_logistic._Fits:
     rows = torch.from_numpy(centred(X))
-    problems = logistic.problems_of(rows, torch.from_numpy(training), [STRENGTHS] * len(training))
-    found = logistic._Fits(rows, torch.from_numpy(y), int(y.max()) + 1, problems, logistic.curvature_of(rows))
+    problems = torch_logistic.problems_of(rows, torch.from_numpy(training), [STRENGTHS] * len(training))
+    found = torch_logistic._Fits(
+        rows, torch.from_numpy(y), int(y.max()) + 1, problems, torch_logistic.curvature_of(rows)
+    )
     while found.advance():
         pass
     return found
@@ -27,7 +29,7 @@ def folds(N: int) -> np.ndarray:
 @pytest.mark.parametrize(("D", "spread"), [(5, 1.5), (60, 3.0), (300, 4.0)])
 @pytest.mark.parametrize("block", [1000, 2**24], ids=["blocks", "one block"])
 def test_every_problem_is_scikit_learns(D: int, spread: float, block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logistic, "BLOCK_BYTES", block)
+    monkeypatch.setattr(torch_logistic, "BLOCK_BYTES", block)
     X, y = blobs([70, 60, 80], spread=spread, D=D)
     training = folds(len(y))
     predicted = fits(X, y, training).predicted.numpy()
@@ -44,8 +46,8 @@ def test_every_problem_is_scikit_learns(D: int, spread: float, block: int, monke
 def test_leading_directions_are_enough_to_start_from(monkeypatch: pytest.MonkeyPatch):
     X, y = blobs([70, 60, 80], spread=4.0, D=120)
     whole = fits(X, y, folds(len(y))).predicted
-    monkeypatch.setattr(logistic, "ALL_DIRECTIONS", 64)
-    monkeypatch.setattr(logistic, "LEADING", 16)
+    monkeypatch.setattr(torch_logistic, "ALL_DIRECTIONS", 64)
+    monkeypatch.setattr(torch_logistic, "LEADING", 16)
     leading = fits(X, y, folds(len(y))).predicted
     assert (whole == leading).float().mean() > 0.98
 
@@ -56,8 +58,8 @@ def test_the_loss_never_rises_and_few_iterations_are_enough():
     X, y = blobs([70, 60, 80], spread=2.0, D=40)
     X = (X @ rng.normal(size=(40, 40)) * np.geomspace(1, 1e-2, 40) @ rng.normal(size=(40, 40))).astype(np.float32)
     rows = torch.from_numpy(centred(X))
-    problems = logistic.problems_of(rows, torch.ones(1, len(y), dtype=torch.bool), [[1.0]])
-    found = logistic._Fits(rows, torch.from_numpy(y), 3, problems, logistic.curvature_of(rows))
+    problems = torch_logistic.problems_of(rows, torch.ones(1, len(y), dtype=torch.bool), [[1.0]])
+    found = torch_logistic._Fits(rows, torch.from_numpy(y), 3, problems, torch_logistic.curvature_of(rows))
     losses = [float(found.loss)]
     while found.advance():
         losses.append(float(found.loss))
@@ -73,6 +75,6 @@ def test_a_feature_that_is_constant_in_a_training_set_does_no_harm():
     X[:, 1] = 7
     training = np.ones((1, 80), bool)
     training[0, 79] = False
-    problems = logistic.problems_of(torch.from_numpy(centred(X)), torch.from_numpy(training), [[1.0]])
+    problems = torch_logistic.problems_of(torch.from_numpy(centred(X)), torch.from_numpy(training), [[1.0]])
     assert problems.scale[0, :2].tolist() == [1.0, 1.0]
     assert (fits(X, y, training).predicted[1].numpy() == y)[:79].mean() > 0.9
