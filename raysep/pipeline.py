@@ -93,7 +93,7 @@ def run(
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
     # A run that only looks whether there is something to do is over before anybody could ask it.
-    metrics = config.metrics if busy else config.metrics.model_copy(update={"port": None})
+    metrics = config.monitoring if busy else config.monitoring.model_copy(update={"port": None})
     with exposed(telemetry, metrics, config.name), _kept(current, begun):
         if busy:
             with lease.held(storage, "the run"):

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 
 # Shared machines are slow at times: a deadline would test them and not the code.
 settings.register_profile("shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -61,7 +61,7 @@ class Deadly(ImageFolder):
     """Its first reader loses its process, as to a node that goes or a kernel that is out of memory."""
 
     def __init__(self, uri: str, marker: str) -> None:
-        super().__init__(uri)
+        super().__init__(ImageFolder.Config(path=uri))
         self.marker = Path(marker)
 
     def read(self, path: str | None, row: int | None) -> bytes:

@@ -26,7 +26,7 @@ def configuration(tmp_path: Path) -> RunConfig:
             "score": {"metrics": ["nn1"], "resamples": 0},
             "report": {"metric": "nn1"},
             "baselines": {"untrained": False, "pixels": None},
-            "metrics": {"port": None},
+            "monitoring": {"port": None},
         }
     )
 

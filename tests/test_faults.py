@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raysep import pipeline
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.errors import ConfigError, RaysepError, StorageError
 from raysep.integrity import verify
 from raysep.stages.executor import LocalExecutor
@@ -101,11 +101,11 @@ def test_images_that_this_user_may_not_read():
         write_images(root, dict.fromkeys("ab", 3))
         (root / "a" / "001.png").chmod(0)
         with nobody():
-            source = ImageFolder(str(root))
+            source = ImageFolder(ImageFolder.Config(path=str(root)))
             assert len(source.records()) == 6
             # Counted as failed, with this reason.
             with pytest.raises(PermissionError):
                 source.read("a/001.png", None)
         (root / "b").chmod(0)
         with nobody(), pytest.raises(ConfigError, match=r"/b.*Permission denied"):
-            ImageFolder(str(root)).records()
+            ImageFolder(ImageFolder.Config(path=str(root))).records()

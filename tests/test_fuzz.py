@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from raysep.config import ParquetSource
 from raysep.data.images import Preprocessing, UnreadableImageError, decode, load_batch
-from raysep.data.sources import ParquetImages
+from raysep.data.sources.parquet import ParquetImages
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, StorageError
 from raysep.finetune import resume
@@ -97,7 +96,7 @@ def test_500_damaged_parquet_files_are_read_failed_or_refused(tmp_path: Path):
     refused = read = 0
     for _ in range(500):
         path.write_bytes(mutated(sink.getvalue(), rng))
-        source = ParquetImages(ParquetSource(kind="parquet", path=str(path)))
+        source = ParquetImages(ParquetImages.Config(path=str(path)))
         try:
             records = source.records()
         except ConfigError as error:

@@ -103,7 +103,7 @@ def configuration(images: Path) -> dict[str, Any]:
         "embed": {"shard_rows": 64, "batch_size": 32},
         "score": {"metrics": ["nmi", "knn_purity", "nn1", "linear_probe"], "resamples": 50},
         "baselines": {"untrained": True, "pixels": None},
-        "metrics": {"port": None},
+        "monitoring": {"port": None},
         "compute": {"cpus_per_trial": 1, "embed_actors": 2, "cpus_per_embed_actor": 1, "score_actors": 2},
     }
 

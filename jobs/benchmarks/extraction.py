@@ -32,7 +32,7 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
 from raysep.config import ComputeConfig, EmbedConfig, ModelConfig, SplitConfig
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import embed_plan
@@ -88,7 +88,7 @@ class World:
     def __init__(self, where: Path, case: Case, images: int) -> None:
         self.case, self.images, self.run = case, where / "images", Storage(str(where / "run"))
         draw_images(self.images, images, case.stored)
-        source = ImageFolder(str(self.images))
+        source = ImageFolder(ImageFolder.Config(path=str(self.images)))
         self.split = draw_split(source.records(), SplitConfig(unseen="all"))
         self.source, self.metas = source, [self.checkpoint(number) for number in (0, 1)]
 
@@ -197,7 +197,7 @@ def stage(size: Size) -> Iterator[Figure]:
             "data": {"source": {"kind": "image_folder", "path": str(where / "images")}, "split": {"unseen": "all"}},
             "models": [{"name": case.model, "pretrained": False, "image_size": case.pixels}],
             "baselines": {"untrained": False, "pixels": None},
-            "metrics": {"port": None},
+            "monitoring": {"port": None},
         }
         (where / "run.yaml").write_text(json.dumps(config))
         environment = {**os.environ, "RAY_ADDRESS": ""}

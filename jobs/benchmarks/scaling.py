@@ -142,7 +142,7 @@ def _tiny_run(where: Path, images: int) -> str:
         "models": [{"name": "test_vit", "pretrained": False, "image_size": 32}],
         "baselines": {"untrained": False, "pixels": None},
         "score": {"metrics": ["nmi", "nn1"], "resamples": 20, "max_classes": None},
-        "metrics": {"port": None},
+        "monitoring": {"port": None},
     }
     (where / "run.yaml").write_text(json.dumps(config))
     return str(where / "run.yaml")

@@ -41,7 +41,7 @@ def configuration(images: Path) -> dict[str, Any]:
         "models": [small],
         "score": {"metrics": ["nmi", "knn_purity", "nn1", "linear_probe"], "resamples": 50},
         "baselines": {"untrained": False, "pixels": None},
-        "metrics": {"port": None},
+        "monitoring": {"port": None},
         "compute": {"embed_actors": 1, "score_actors": 2},
     }
 

@@ -23,6 +23,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as in models.0.name=resnet18 finetune.steps=50."),
 ]
 RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI of the run.")]
+Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for a laptop and small data.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
 
 

@@ -1,34 +1,29 @@
 """Commands of one run: all of it, a stage, and what can be asked beforehand."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from raysep.cli.app import ConfigPath, LogFormat, Overrides, RunDir, Verbose, app, output
+from raysep.cli.app import ConfigPath, Local, LogFormat, Overrides, RunDir, Verbose, app, output
 from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
     from raysep.config import RunConfig
 
 
-def _evaluate_file(
-    path: str,
-    overrides: list[str] | None,
-    run_dir: str | None,
-    stages: tuple[str, ...],
-    how: tuple[bool, LogFormat],
-    repair: bool = False,
-) -> None:
-    from raysep.config.load import load_config
+@dataclass(frozen=True)
+class _Mode:
+    """How a run goes on: where, and what it prints."""
 
-    _evaluate(load_config(path, overrides or [], run_dir), path, stages, how, repair)
+    verbose: bool
+    log_format: LogFormat
+    local: bool
+    repair: bool = False
 
 
-def _evaluate(
-    config: "RunConfig", path: str, stages: tuple[str, ...], how: tuple[bool, LogFormat], repair: bool = False
-) -> None:
-    verbose, log_format = how
+def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mode) -> None:
     # Only now what takes seconds to import: a wrong configuration is answered at once.
     from raysep.process import signals
     from raysep.process.stderr_capture import quiet
@@ -37,17 +32,25 @@ def _evaluate(
         f"{config.run_dir} keeps every trial, block of embeddings and layer's scores that was finished; the same "
         "command goes on from there"
     )
-    with signals.stopping(kept), quiet(verbose, kept) as console:
+    with signals.stopping(kept), quiet(mode.verbose, kept) as console:
         from raysep import pipeline
         from raysep.report import tables
         from raysep.report.html import PAGE
+        from raysep.stages.executor import LocalExecutor
         from raysep.storage.store import Storage
         from raysep.telemetry import Telemetry
 
-        telemetry = Telemetry(console, log_format.value)
-        if repair:
+        telemetry = Telemetry(console, mode.log_format.value)
+        if mode.repair:
             pipeline.repair(config, telemetry)
-        summary = pipeline.run(config, stages, config_name=path, verbose=verbose, telemetry=telemetry)
+        summary = pipeline.run(
+            config,
+            stages,
+            config_name=path,
+            verbose=mode.verbose,
+            telemetry=telemetry,
+            executor=LocalExecutor() if mode.local else None,
+        )
     if summary is not None:
         out = output()
         out.print(tables.terminal(summary))
@@ -58,7 +61,7 @@ def _evaluate(
         for item in summary.data_notes:
             out.print(f"data: {printable(item)}", markup=False, soft_wrap=True)
         if summary.retried:
-            out.print(f"begun again: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
+            out.print(f"retries: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
         if len(summary.models) < len(config.models):
             # What could be done is done and reported; a script must still see that it isn't all.
@@ -80,19 +83,23 @@ def run(
     run_dir: RunDir = None,
     verbose: Verbose = False,
     log_format: LogFormat = LogFormat.text,
-    repair: Annotated[bool, typer.Option(help="Verify what is there first, and do again what is wrong.")] = False,
+    repair: Annotated[bool, typer.Option(help="Verify what is there first, and compute again what is wrong.")] = False,
+    local: Local = False,
 ) -> None:
     """All stages: fine-tune, embed, score, report. Does only what is missing.
 
     Without a file: raysep run --model NAME --weights FILE --data DIR --unseen a,b,c
     """
     stages = ("finetune", "embed", "score", "report")
+    mode = _Mode(verbose, log_format, local, repair)
     if model is None and data is None:
         if weights is not None or unseen is not None:
             raise UsageError("--weights and --unseen go with --model and --data")
         if config is None:
             raise UsageError("expected CONFIG, or --model and --data; see `raysep run --help`")
-        _evaluate_file(config, overrides, run_dir, stages, (verbose, log_format), repair)
+        from raysep.config.load import load_config
+
+        _evaluate(load_config(config, overrides or [], run_dir), config, stages, mode)
         return
     if model is None or data is None:
         raise UsageError("--model and --data go together")
@@ -102,7 +109,7 @@ def run(
     from raysep.data.parts import has_unseen_part
 
     options = config_of_options(model, weights, data, unseen, changes, run_dir, has_unseen=has_unseen_part(data))
-    _evaluate(options, "options", stages, (verbose, log_format), repair)
+    _evaluate(options, "options", stages, mode)
 
 
 @app.command()
@@ -128,52 +135,31 @@ def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory
         raise RaysepError(f"{len(found.findings)} things are wrong; `raysep run CONFIG --repair` does them again")
 
 
-@app.command()
-def finetune(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    verbose: Verbose = False,
-    log_format: LogFormat = LogFormat.text,
-) -> None:
-    """Train the models on the seen classes."""
-    _evaluate_file(config, overrides, run_dir, ("finetune",), (verbose, log_format))
+def _stage_command(stage: str, summary: str) -> None:
+    """Add the command of one stage."""
+
+    @app.command(stage, help=summary)
+    def command(
+        config: ConfigPath,
+        overrides: Overrides = None,
+        run_dir: RunDir = None,
+        verbose: Verbose = False,
+        log_format: LogFormat = LogFormat.text,
+        local: Local = False,
+    ) -> None:
+        from raysep.config.load import load_config
+
+        mode = _Mode(verbose, log_format, local)
+        _evaluate(load_config(config, overrides or [], run_dir), config, (stage,), mode)
 
 
-@app.command()
-def embed(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    verbose: Verbose = False,
-    log_format: LogFormat = LogFormat.text,
-) -> None:
-    """Pass the images through the checkpoints that are there."""
-    _evaluate_file(config, overrides, run_dir, ("embed",), (verbose, log_format))
-
-
-@app.command()
-def score(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    verbose: Verbose = False,
-    log_format: LogFormat = LogFormat.text,
-) -> None:
-    """Measure the separability of each layer from the embeddings that are there."""
-    _evaluate_file(config, overrides, run_dir, ("score",), (verbose, log_format))
-
-
-@app.command()
-def report(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    run_dir: RunDir = None,
-    verbose: Verbose = False,
-    log_format: LogFormat = LogFormat.text,
-) -> None:
-    """Write the summary and the report from the scores that are there."""
-    _evaluate_file(config, overrides, run_dir, ("report",), (verbose, log_format))
+for _stage, _summary in (
+    ("finetune", "Train the models on the seen classes."),
+    ("embed", "Pass the images through the checkpoints of the run."),
+    ("score", "Measure the separability of each layer from the embeddings of the run."),
+    ("report", "Write the summary and the report from the scores of the run."),
+):
+    _stage_command(_stage, _summary)
 
 
 @app.command()

@@ -7,21 +7,15 @@ configuration of the run. Nothing here touches images, models or Ray: those chec
 from raysep.config.base import Dtype, Precision, Section
 from raysep.config.data import (
     CapConfig,
-    Cifar100Source,
-    Corruption,
     DataConfig,
-    DigitsSource,
     DomainConfig,
-    HuggingFaceSource,
-    ImageFolderSource,
-    ParquetSource,
     SourceConfig,
     SplitConfig,
 )
 from raysep.config.finetune import AshaConfig, AugmentConfig, FinetuneConfig, SearchSpace
 from raysep.config.models import BASELINE, ModelConfig, Pooling
 from raysep.config.run import BaselinesConfig, EmbedConfig, ReportConfig, RunConfig, ScoreConfig
-from raysep.config.service import ComputeConfig, MetricsConfig, NodeShape
+from raysep.config.service import ComputeConfig, MonitoringConfig, NodeShape
 
 __all__ = [
     "BASELINE",
@@ -29,21 +23,15 @@ __all__ = [
     "AugmentConfig",
     "BaselinesConfig",
     "CapConfig",
-    "Cifar100Source",
     "ComputeConfig",
-    "Corruption",
     "DataConfig",
-    "DigitsSource",
     "DomainConfig",
     "Dtype",
     "EmbedConfig",
     "FinetuneConfig",
-    "HuggingFaceSource",
-    "ImageFolderSource",
-    "MetricsConfig",
     "ModelConfig",
+    "MonitoringConfig",
     "NodeShape",
-    "ParquetSource",
     "Pooling",
     "Precision",
     "ReportConfig",

@@ -46,6 +46,25 @@ class Section(BaseModel):
         return values
 
 
+class _NotInKey:
+    """See `NOT_IN_KEY`."""
+
+
+# Annotation of fields that results do not depend on, or that a hash of the data or of the weights covers already.
+# All others are part of cache keys, so that a new field can't be forgotten there.
+NOT_IN_KEY = _NotInKey()
+
+
+def not_in_key(section: type[Section]) -> frozenset[str]:
+    """The fields that are marked `NOT_IN_KEY`."""
+    return frozenset(name for name, field in section.model_fields.items() if NOT_IN_KEY in field.metadata)
+
+
+def key_fields(section: Section) -> dict[str, Any]:
+    """Fields and values, as JSON has them, of a section's cache key."""
+    return section.model_dump(mode="json", exclude=set(not_in_key(type(section))))
+
+
 def _takes_truth(annotation: Any) -> bool:
     """Whether values of a type may be true or false, or are not looked at here."""
     return annotation in (bool, Any, str) or any(_takes_truth(inner) for inner in get_args(annotation))

@@ -1,73 +1,40 @@
 """Section `data`: where the images are, which classes are unseen, and which other images are looked at."""
 
-from typing import Annotated, Literal, Self
+import functools
+import operator
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
 
-from raysep.config.base import ClassName, Section, repeated
+from raysep.config.base import NOT_IN_KEY, ClassName, Section, repeated
+from raysep.config.names import Corruption
+from raysep.config.registry import SOURCES
 
-Corruption = Literal["blur", "noise", "contrast", "jpeg", "rotation", "colour"]
 # Names that a domain can't have: they are splits and roles already.
 RESERVED = frozenset({"unseen", "seen", "seen_train", "seen_test"})
 
 
-class DigitsSource(Section):
-    """The 1,797 handwritten digits that ship inside scikit-learn (8x8 pixels, classes 0 to 9)."""
+class SourceConfig(Section):
+    """Where images come from. Each kind of source has a section of its own, of the same `kind`."""
 
-    kind: Literal["digits"]
-
-
-class ImageFolderSource(Section):
-    """A tree `path/<class>/*`, or `path/{train,test,unseen}/<class>/*`, which is a split already.
-
-    Parts are known by their usual names in any case (training, val, validation, dev, eval, ...). Files are images by
-    suffix or content; hidden ones, and those of systems, are left out at every depth.
-    """
-
-    kind: Literal["image_folder"]
-    path: str = Field(description="directory or URI; a relative one is looked up from the working directory")
-    depth: int | None = Field(
-        None,
-        ge=1,
-        le=16,
-        description="how many directories below `path`, or below each part, a class directory lies: 2 for "
-        "path/<group>/<class>/*, a class of the name group/class; everything below a class directory is of the class; "
-        "unset: 1, and a tree whose class directories hold only directories is refused",
-    )
+    kind: str
 
 
-class ParquetSource(Section):
-    """Parquet files with a column of encoded images and one of labels."""
+class _OfAnyKind:
+    """The sections of all registered sources, told apart by `kind`."""
 
-    kind: Literal["parquet"]
-    path: str = Field(description="a file, or a directory or URI of them; a relative one as above")
-    image_column: str = Field("image", description="bytes, or a struct with a field `bytes` as Hugging Face writes it")
-    label_column: str = Field("label", description="text or integers: the class names")
-
-
-class HuggingFaceSource(Section):
-    """A data set of Hugging Face `datasets`: a name on the hub, or a local directory."""
-
-    kind: Literal["huggingface"]
-    path: str = Field(description="name on the hub, or a directory that `save_to_disk` or `load_dataset` knows")
-    subset: str | None = Field(None, description="the data set's configuration, where it has several")
-    split: str = "train"
-    image_column: str = "image"
-    label_column: str = "label"
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union = functools.reduce(operator.or_, source_sections())
+        return handler.generate_schema(Annotated[union, Field(discriminator="kind")])
 
 
-class Cifar100Source(Section):
-    """CIFAR-100 by torchvision: 100 classes of 500 training and 100 test images, 32x32 pixels."""
-
-    kind: Literal["cifar100"]
-    path: str = Field(description="directory with `cifar-100-python` or its archive in it")
-    download: bool = Field(False, description="fetch the archive where it is missing")
+def source_sections() -> list[type[SourceConfig]]:
+    """The section of each registered source."""
+    return [SOURCES[kind].Config for kind in SOURCES]
 
 
-SourceConfig = Annotated[
-    DigitsSource | ImageFolderSource | ParquetSource | HuggingFaceSource | Cifar100Source,
-    Field(discriminator="kind"),
-]
+AnySource = Annotated[SourceConfig, _OfAnyKind()]
 
 
 class SplitConfig(Section):
@@ -125,7 +92,7 @@ class DomainConfig(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", description="names the split in results and paths")
-    source: SourceConfig | None = None
+    source: AnySource | None = None
     corruption: Corruption | None = None
     severity: int = Field(3, ge=1, le=5, description="of the corruption")
     of: Literal["unseen", "seen"] = Field("unseen", description="which images are corrupted; seen: seen_test")
@@ -140,15 +107,17 @@ class DomainConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the images are and how they are split."""
+    """Where the images are and how they are split. Cache keys have a hash of the split and its images."""
 
-    source: SourceConfig
-    split: SplitConfig | None = Field(None, description="leave out where the source is a split already")
-    max_per_class: CapConfig = CapConfig()
-    min_per_class: int = Field(
+    source: Annotated[AnySource, NOT_IN_KEY]
+    split: Annotated[SplitConfig | None, NOT_IN_KEY] = Field(
+        None, description="leave out where the source is a split already"
+    )
+    max_per_class: Annotated[CapConfig, NOT_IN_KEY] = CapConfig()
+    min_per_class: Annotated[int, NOT_IN_KEY] = Field(
         1, ge=1, description="classes with fewer images are left out, and named; 4 keeps all scores defined"
     )
-    domains: list[DomainConfig] = Field(default_factory=list)
+    domains: Annotated[list[DomainConfig], NOT_IN_KEY] = Field(default_factory=list)
     bit_depth: int | None = Field(
         None,
         ge=1,
@@ -157,7 +126,7 @@ class DataConfig(Section):
         "unset: what each file says, else all bits that it has, and 0 to 1 for floats; images of 8 bits stay as they "
         "are unless fewer are given",
     )
-    max_failed_share: float = Field(
+    max_failed_share: Annotated[float, NOT_IN_KEY] = Field(
         0.01, ge=0, le=1, description="share of images that may be unreadable before the run fails"
     )
 

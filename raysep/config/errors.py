@@ -8,6 +8,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+from raysep.config.data import SourceConfig, source_sections
+
+# Sections that had another name in earlier versions.
+RENAMED: dict[str | int, str] = {"metrics": "monitoring"}
 Key = tuple[str | int, ...]
 # What was expected, by pydantic's type of an error: its own words name classes of this package and of Python.
 EXPECTED = {
@@ -73,6 +77,8 @@ def _message(item: Any, place: Key, root: type[BaseModel]) -> str:
         known = _keys_at(item["loc"][:-1], root)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
+        if place[-1] in RENAMED and RENAMED[place[-1]] in known:
+            hint = f" It is called {RENAMED[place[-1]]!r} since format 2."
         return f"unknown key.{hint} The keys here are {', '.join(known)}."
     if kind == "union_tag_not_found":
         kinds = [tag for section in _sections_at(item["loc"], root) if (tag := _tag(section))]
@@ -129,6 +135,8 @@ def _tag(section: type[BaseModel]) -> str | None:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if annotation is SourceConfig:
+        return list(source_sections())
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, UnionType, list} or hasattr(annotation, "__metadata__"):

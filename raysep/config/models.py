@@ -1,12 +1,12 @@
 """Section `models`: which networks, and how their layers become vectors."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from raysep.config.arguments import argument_problems, size_of
-from raysep.config.base import Section
+from raysep.config.base import NOT_IN_KEY, Section
 
 Pooling = Literal["auto", "cls", "mean", "token0", "max"]
 # Ids with this in them are the baselines' own: the same network untrained, raw pixels.
@@ -31,12 +31,12 @@ class ModelConfig(Section):
         description="as timm.create_model takes it: `resnet18`, `resnet18.a1_in1k`, `hf-hub:owner/name`, "
         "`local-dir:path`",
     )
-    id: str = Field("", description="the name in results and paths; unset: made from `name`")
+    id: Annotated[str, NOT_IN_KEY] = Field("", description="the name in results and paths; unset: made from `name`")
     kwargs: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments of timm.create_model: `{in_chans: 1}` for grey images, `{drop_path_rate: 0.1}`",
     )
-    pretrained: bool | str = Field(
+    pretrained: Annotated[bool | str, NOT_IN_KEY] = Field(
         True,
         description="true: timm's weights; false: from scratch; or a path or URI of a checkpoint: safetensors, or what "
         "torch.save wrote",

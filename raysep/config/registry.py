@@ -142,6 +142,6 @@ class MetricSpec:
 
 
 METRICS: Registry[MetricSpec] = Registry("metric", "raysep.scoring.metrics")
-SOURCES: Registry[Any] = Registry("source", "raysep.data.sources")
+SOURCES: Registry[Any] = Registry("source", "raysep.data.sources", one_per_module=True)
 BACKENDS: Registry[Any] = Registry("backend", "raysep.scoring.backends", one_per_module=True)
 CORRUPTIONS: Registry[Any] = Registry("corruption", "raysep.data.corruptions")

@@ -1,16 +1,16 @@
 """A whole run: its sections, what is assumed, and what contradicts itself."""
 
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from raysep.config.base import Dtype, Precision, Section, repeated
+from raysep.config.base import NOT_IN_KEY, Dtype, Precision, Section, repeated
 from raysep.config.data import DataConfig
 from raysep.config.finetune import FinetuneConfig
 from raysep.config.models import BASELINE, ModelConfig
 from raysep.config.names import BackendName, Metric, Protocol
 from raysep.config.registry import METRICS
-from raysep.config.service import ComputeConfig, MetricsConfig
+from raysep.config.service import ComputeConfig, MonitoringConfig
 
 
 def built_in_metrics() -> list[str]:
@@ -21,12 +21,14 @@ def built_in_metrics() -> list[str]:
 class EmbedConfig(Section):
     """One forward pass over the images of a split gives the vectors of all layers."""
 
-    splits: list[Literal["unseen", "seen"]] = Field(
+    splits: Annotated[list[Literal["unseen", "seen"]], NOT_IN_KEY] = Field(
         ["unseen", "seen"], min_length=1, description="beside the domains of `data`"
     )
-    batch_size: int = Field(64, ge=1)
+    batch_size: Annotated[int, NOT_IN_KEY] = Field(64, ge=1)
     dtype: Dtype = Field("float32", description="storage of the embeddings")
-    shard_rows: int = Field(1024, ge=1, description="rows of a Parquet file, and images of one unit of work")
+    shard_rows: Annotated[int, NOT_IN_KEY] = Field(
+        1024, ge=1, description="rows of a Parquet file, and images of one unit of work"
+    )
     precision: Precision = Field("float32", description="of the forward pass")
     compile: bool = Field(
         False, description="torch.compile the blocks of a model, but for those that are read by hooks"
@@ -43,8 +45,10 @@ class EmbedConfig(Section):
 class ScoreConfig(Section):
     """How separable the classes are in each layer, and how sure that is."""
 
-    protocols: list[Protocol] = Field(default_factory=lambda: list(get_args(Protocol))[:1], min_length=1)
-    metrics: list[Metric] = Field(default_factory=built_in_metrics, min_length=1)
+    protocols: Annotated[list[Protocol], NOT_IN_KEY] = Field(
+        default_factory=lambda: list(get_args(Protocol))[:1], min_length=1
+    )
+    metrics: Annotated[list[Metric], NOT_IN_KEY] = Field(default_factory=built_in_metrics, min_length=1)
     backend: BackendName = "auto"
     seed: int = Field(42, ge=0)
     resamples: int = Field(
@@ -92,7 +96,7 @@ class RunConfig(Section):
     """A whole run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    run_dir: str = Field("", description="directory or URI of the run; unset: runs/<name>")
+    run_dir: Annotated[str, NOT_IN_KEY] = Field("", description="directory or URI of the run; unset: runs/<name>")
     data: DataConfig
     models: list[ModelConfig] = Field(min_length=1)
     finetune: FinetuneConfig | None = Field(None, description="null: evaluate the models as they are")
@@ -100,8 +104,8 @@ class RunConfig(Section):
     embed: EmbedConfig = EmbedConfig()
     score: ScoreConfig = ScoreConfig()
     report: ReportConfig = ReportConfig()
-    compute: ComputeConfig = ComputeConfig()
-    metrics: MetricsConfig = MetricsConfig()
+    compute: Annotated[ComputeConfig, NOT_IN_KEY] = ComputeConfig()
+    monitoring: Annotated[MonitoringConfig, NOT_IN_KEY] = MonitoringConfig()
 
     @model_validator(mode="before")
     @classmethod

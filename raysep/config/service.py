@@ -36,7 +36,7 @@ class ComputeConfig(Section):
         return [(shape.cpus, shape.gpus) for shape in self.may_add for _ in range(shape.nodes)]
 
 
-class MetricsConfig(Section):
+class MonitoringConfig(Section):
     """Where Prometheus finds the figures of a run."""
 
     port: int | None = Field(0, ge=0, le=65535, description="of /metrics; 0: a free one, printed; null: not served")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from raysep.config import SplitConfig
 from raysep.config.base import repeated
-from raysep.data.sources import Record
+from raysep.data.source import Record
 from raysep.errors import ConfigError
 
 

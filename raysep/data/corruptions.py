@@ -12,18 +12,28 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from raysep.config import Corruption
-from raysep.data.images import decode
-from raysep.data.sources.base import Reader, encode
+from raysep.config.names import Corruption
+from raysep.config.registry import CORRUPTIONS
+from raysep.data.decoding import decode
+from raysep.data.source import Reader, encode
 
 Rng = np.random.Generator
+Corrupt = Callable[[Image.Image, int, Rng], Image.Image]
 
 
+def corruption(function: Corrupt) -> Corrupt:
+    """Register a corruption under the name of its function: (RGB image, severity 1 to 5, generator) to an image."""
+    CORRUPTIONS.add(function.__name__, function)
+    return function
+
+
+@corruption
 def blur(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
     """Gaussian blur; sigma from 0.5 % to 4 % of the shorter side."""
     return image.filter(ImageFilter.GaussianBlur((0.005, 0.01, 0.015, 0.025, 0.04)[severity - 1] * min(image.size)))
 
 
+@corruption
 def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     """Gaussian noise of each pixel and channel; sigma from 0.04 to 0.38 of the full range."""
     sigma = 255 * (0.04, 0.08, 0.12, 0.22, 0.38)[severity - 1]
@@ -31,11 +41,13 @@ def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
+@corruption
 def contrast(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
     """Contrast around the mean grey, down to 0.6 to 0.1 of what it was."""
     return ImageEnhance.Contrast(image).enhance((0.6, 0.45, 0.3, 0.2, 0.1)[severity - 1])
 
 
+@corruption
 def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
     """JPEG at quality 40 down to 7."""
     content = io.BytesIO()
@@ -43,6 +55,7 @@ def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: A
     return Image.open(content)
 
 
+@corruption
 def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     """Rotation by an angle drawn up to 10 to 180 degrees either way; corners take the border's mean colour."""
     limit = (10, 20, 45, 90, 180)[severity - 1]
@@ -52,6 +65,7 @@ def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     return image.rotate(float(rng.uniform(-limit, limit)), resample=Image.Resampling.BILINEAR, fillcolor=fill)
 
 
+@corruption
 def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     """Each channel scaled and shifted by draws up to 0.1 to 0.5 of the full range."""
     strength = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
@@ -60,22 +74,13 @@ def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
-CORRUPTIONS: dict[Corruption, Callable[[Image.Image, int, Rng], Image.Image]] = {
-    "blur": blur,
-    "noise": noise,
-    "contrast": contrast,
-    "jpeg": jpeg,
-    "rotation": rotation,
-    "colour": colour,
-}
-
-
 class Corrupted:
     """Another source's images, corrupted. The same image is always corrupted in the same way.
 
     Args:
         source: where the images are.
-        corruption, severity: of `CORRUPTIONS`; 1 to 5.
+        corruption: name of a registered corruption.
+        severity: 1 to 5.
     """
 
     def __init__(self, source: Reader, corruption: Corruption, severity: int) -> None:
@@ -84,6 +89,6 @@ class Corrupted:
     def read(self, path: str | None, row: int | None) -> bytes:
         """The corrupted image as PNG. Raises OSError, UnreadableImageError."""
         image = decode(self._source.read(path, row))
-        place = hashlib.sha256(f"{self._corruption}\x1f{self._severity}\x1f{path}\x1f{row}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(place[:8], "little"))
+        drawn = hashlib.sha256(f"{self._corruption}\x1f{self._severity}\x1f{path}\x1f{row}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(drawn[:8], "little"))
         return encode(CORRUPTIONS[self._corruption](image, self._severity, rng))

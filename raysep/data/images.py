@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from raysep.data.decoding import UnreadableImageError, decode
-from raysep.data.sources.base import Reader
+from raysep.data.source import Reader
 from raysep.errors import StageError
 from raysep.storage.retries import is_transient
 

@@ -23,7 +23,8 @@ from raysep.data.decoding import (
     to_mode,
 )
 from raysep.data.files import in_short
-from raysep.data.sources import GivenBits, Reader, Remarks, Source
+from raysep.data.given_bits import GivenBits
+from raysep.data.source import Reader, Remarks, Source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
 from raysep.storage.retries import is_transient

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raysep.config import CapConfig, DomainConfig, SplitConfig
 from raysep.data.classes import of_large_classes, with_known_names
 from raysep.data.files import in_short
-from raysep.data.sources import Record
+from raysep.data.source import Record
 from raysep.errors import ConfigError
 
 SEEN_TRAIN, SEEN_TEST, UNSEEN = "seen_train", "seen_test", "unseen"

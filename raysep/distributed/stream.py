@@ -16,7 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from raysep.config import EmbedConfig
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.distributed.connect import errors_of
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.embed.blocks import (

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from raysep.config import EmbedConfig
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.embed.ledger import Record, read_records, write_record
 from raysep.embed.shards import ShardFile, ShardSet
 from raysep.errors import StageError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raysep.config import Precision
 from raysep.data.images import Preprocessing, load_batch
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.layers import Layer

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from raysep.config import RunConfig
 from raysep.data import splits
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.distributed import limits
 from raysep.distributed.cluster_shape import Resources
 from raysep.estimate import speed

@@ -11,7 +11,7 @@ import torch
 
 from raysep.config import ModelConfig, RunConfig
 from raysep.data.images import load_batch
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.estimate.sizes import ModelSize
 from raysep.finetune.training import autocast_dtype
 from raysep.models.build import create, preprocessing_of

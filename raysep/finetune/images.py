@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raysep.config import AugmentConfig
 from raysep.data.images import Preprocessing, load_batch
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.errors import StageError
 
 # Images kept decoded in memory, in bytes; beyond it each batch is decoded when it is needed.

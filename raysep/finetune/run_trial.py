@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from raysep.config import FinetuneConfig
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.finetune import resume, training
 from raysep.finetune.trials import State, Trial, TrialResult, write_result
 from raysep.storage.store import Storage, check_visible

@@ -17,7 +17,7 @@ from torch import nn
 
 from raysep.config import FinetuneConfig, Precision
 from raysep.data.images import Preprocessing, check_share
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
 from raysep.finetune.images import Batches, LabelledImages, augmentation

@@ -35,6 +35,7 @@ def verify(store: Storage) -> Verification:
     found = Verification()
     config = _config(store)
     try:
+        run_directory.check_format(store)
         split = splits.from_parquet(store.read_bytes(run_directory.SPLITS))
         manifest = store.read_json(run_directory.MANIFEST)
     except (FileNotFoundError, *UNREADABLE) as error:

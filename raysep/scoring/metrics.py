@@ -85,6 +85,19 @@ def knn_purity(layer: "LayerScores") -> Measured:
     return Measured(None, k) if value is None else _purity("knn_purity", layer, value, k, by_chance(), counted, reached)
 
 
+@metric("nn1", "Share of images whose nearest neighbour has their class.")
+def nn1(layer: "LayerScores") -> Measured:
+    """See `formulas.nn1`."""
+    value = formulas.nn1(layer.y, layer.hits)
+    if value is None:
+        return Measured(None, 1)
+    measured = Measured(value, 1, shuffled=chance_level.of_neighbors(layer.y))
+    if layer.in_a is None:
+        return measured
+    on_halves = split_half.nearest_on_halves(layer.hits, layer.neighbors, layer.in_a, layer.queries)
+    return with_interval("nn1", measured, on_halves, intervals.jumping_se(on_halves), len(layer.neighbors))
+
+
 @metric("r_precision", "Purity of the R nearest neighbours, R being the size of an image's own class less 1.")
 def r_precision(layer: "LayerScores") -> Measured:
     """See `formulas.r_precision`."""
@@ -127,19 +140,6 @@ def _purity(
     return replace(
         sure, value=value, interval=(reached * low, reached * high), se=reached * se, halves=reached * on_halves
     )
-
-
-@metric("nn1", "Share of images whose nearest neighbour has their class.")
-def nn1(layer: "LayerScores") -> Measured:
-    """See `formulas.nn1`."""
-    value = formulas.nn1(layer.y, layer.hits)
-    if value is None:
-        return Measured(None, 1)
-    measured = Measured(value, 1, shuffled=chance_level.of_neighbors(layer.y))
-    if layer.in_a is None:
-        return measured
-    on_halves = split_half.nearest_on_halves(layer.hits, layer.neighbors, layer.in_a, layer.queries)
-    return with_interval("nn1", measured, on_halves, intervals.jumping_se(on_halves), len(layer.neighbors))
 
 
 @metric(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from raysep.config import RunConfig
-from raysep.data.sources import Reader
+from raysep.data.source import Reader
 from raysep.stages.executor import Executor
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry

@@ -16,17 +16,18 @@ import yaml
 
 from raysep import __version__
 from raysep.config import RunConfig
+from raysep.config.base import not_in_key
 from raysep.config.load import differences, to_yaml
 from raysep.data import splits
-from raysep.data.sources import Remarks
+from raysep.data.source import Remarks
 from raysep.errors import RunDirError
 from raysep.storage import claims
 from raysep.storage.retries import Why
 from raysep.storage.store import Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
-# What may change between two calls of one run: how fast it goes, not what it finds.
-FREE_KEYS = ("compute.", "metrics.", "run_dir")
+# Of the layout of run directories and the meaning of their cache keys. Another one is refused.
+FORMAT = 2
 # Pieces of work and worker seconds of each node.
 Bill = dict[str, dict[str, float]]
 PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
@@ -57,9 +58,11 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
         return False
     except yaml.YAMLError as error:
         raise RunDirError(f"{store.display(CONFIG)} is damaged ({' '.join(str(error).split())}): restore it") from None
+    check_format(store)
     now = with_absolute_paths(config).model_dump(mode="json")
     with store.understood(CONFIG):
-        changed = [line for line in differences(old, now) if not line.startswith(FREE_KEYS)]
+        free = tuple(not_in_key(RunConfig))
+        changed = [line for line in differences(old, now) if not line.startswith(free)]
     if changed:
         raise RunDirError(
             "\n".join(
@@ -79,6 +82,22 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
                 f"and {len(new_ids - old_ids)} are new (or changed their class); take another --run-dir"
             )
     return True
+
+
+def check_format(store: Storage) -> None:
+    """Raise RunDirError for a run of another format, which would be read half and computed again half."""
+    try:
+        manifest = store.read_json(MANIFEST)
+    except FileNotFoundError:
+        return
+    with store.understood(MANIFEST):
+        found, by = manifest.get("format", 1), manifest.get("raysep", "unknown")
+    if found != FORMAT:
+        raise RunDirError(
+            f"{store.display()} is a run of format {found} (raysep {by}), and this raysep {__version__} reads "
+            f"and writes format {FORMAT}: take another --run-dir to compute it again, or read it with the raysep that "
+            "wrote it"
+        )
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -108,6 +127,7 @@ def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks |
     store.write_json(
         MANIFEST,
         {
+            "format": FORMAT,
             "raysep": __version__,
             "git_revision": git_revision(),
             "created": now(),

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from raysep.config import DataConfig, ModelConfig, RunConfig
 from raysep.data.corruptions import Corrupted
-from raysep.data.sources import Reader, open_source
+from raysep.data.source import Reader
+from raysep.data.sources import open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
 from raysep.storage.store import is_uri

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from raysep.config import RunConfig
+from raysep.config.base import key_fields
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.data import splits
 from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
@@ -20,10 +21,6 @@ from raysep.storage.store import Storage
 def role_of(split: str) -> str:
     """The role whose images a split evaluates: seen_test for `seen`; others are called alike."""
     return splits.SEEN_TEST if split == "seen" else split
-
-
-# Of the section `score`: what a score's value depends on, beside its protocol and metric.
-SCORES_DEPEND_ON = ("seed", "backend", "resamples", "max_classes", "sample")
 
 
 def checkpoints_of(run: RunContext) -> list[CheckpointMeta]:
@@ -85,18 +82,15 @@ def shard_set_of(meta: CheckpointMeta, split: str) -> ShardSet:
 
 
 def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str) -> str:
-    """The hash of all that a shard set depends on: weights, images, layers, preprocessing, precision."""
+    """Cache key of a shard set: weights, images, layers, preprocessing, precision."""
     return key_of(
         weights=meta.sha256,
         data=data,
-        split=_meaning(config, split),
-        layers=meta.model.layers,
-        pooling=meta.model.pooling,
+        split=_content_of(config, split),
         preprocessing=asdict(meta.preprocessing),
-        dtype=config.embed.dtype,
-        precision=config.embed.precision,
-        **({"compile": True} if config.embed.compile else {}),
-        **({"bit_depth": config.data.bit_depth} if config.data.bit_depth is not None else {}),
+        model=key_fields(meta.model),
+        embed=key_fields(config.embed),
+        values=key_fields(config.data),
     )
 
 
@@ -134,7 +128,7 @@ def score_tasks(
             manifest=manifest,
             layer=layer,
             seed=seeds[shard_set.model_id, shard_set.trial],
-            key=key_of(embedding=manifest.key, **config.score.model_dump(include=set(SCORES_DEPEND_ON))),
+            key=key_of(embedding=manifest.key, score=key_fields(config.score)),
             wanted=wanted,
         )
         for shard_set, manifest in manifests.items()
@@ -142,8 +136,8 @@ def score_tasks(
     ]
 
 
-def _meaning(config: RunConfig, split: str) -> object:
-    """What a split's name stands for: a domain's corruption or source is part of what is embedded."""
+def _content_of(config: RunConfig, split: str) -> object:
+    """A domain's section, since its corruption or source is part of what is embedded; else the name of the split."""
     return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
 
 

@@ -10,12 +10,11 @@ from itertools import product
 from typing import Any, cast
 
 from raysep.config import DataConfig, RunConfig
-from raysep.config.base import repeated
+from raysep.config.base import not_in_key, repeated
 from raysep.config.load import build_config, put
 from raysep.data import splits
 from raysep.errors import ConfigError
 from raysep.stages import validation
-from raysep.stages.run_directory import FREE_KEYS
 from raysep.storage.store import is_uri
 from raysep.storage.uris import read_place
 from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
@@ -104,7 +103,7 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
 def known(cell: Cell) -> Known:
     """Look at a cell's images and weights. Raises ConfigError, UsageError, OSError where they are not there."""
     values = cell.config.model_dump(mode="json")
-    free = {key.partition(".")[0] for key in FREE_KEYS} | {"name"}
+    free = not_in_key(RunConfig) | {"name"}
     data, images = _data(cell.config.data.model_dump_json())
     weights = [_weights(m.pretrained) if isinstance(m.pretrained, str) else None for m in cell.config.models]
     parts = [{name: value for name, value in values.items() if name not in free}, data, weights]

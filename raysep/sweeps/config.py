@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
-from raysep.config import MetricsConfig, Section
+from raysep.config import MonitoringConfig, Section
 from raysep.config.load import apply, read_yaml, validated
 from raysep.config.names import Protocol
 from raysep.errors import ConfigError
@@ -78,7 +78,7 @@ class SweepConfig(Section):
     timezone: str = Field("UTC", description="of rounds and schedules")
     parallel: int | None = Field(None, ge=1, description="cells at once; unset: one for each GPU or each four CPUs")
     baseline: GateConfig | None = Field(None, description="null: no regression gate")
-    metrics: MetricsConfig = MetricsConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="before")
     @classmethod

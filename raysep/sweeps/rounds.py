@@ -108,7 +108,7 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     root.reach()
     metrics = telemetry.metrics
     metrics.build.info({"version": __version__, "revision": run_directory.git_revision() or "unknown"})
-    with exposed(telemetry, sweep.metrics, sweep.name):
+    with exposed(telemetry, sweep.monitoring, sweep.name):
         cells_of(sweep)
         with lease.held(root, "the sweep"):
             notes.check_owner(root, sweep.name)
@@ -194,7 +194,7 @@ def _outcomes(
             item.cell.config.model_copy(
                 update={
                     "run_dir": run_dir(sweep, label, item),
-                    "metrics": item.cell.config.metrics.model_copy(update={"port": None}),
+                    "monitoring": item.cell.config.monitoring.model_copy(update={"port": None}),
                 }
             )
             for item in ready

@@ -74,7 +74,7 @@ class Schedule:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         overdue = self.due(datetime.now(UTC))
-        with exposed(self._telemetry, self._sweep.metrics, self._sweep.name):
+        with exposed(self._telemetry, self._sweep.monitoring, self._sweep.name):
             if overdue is not None:
                 self._telemetry.line("schedule", f"round {overdue} is due")
             self._telemetry.line("schedule", self._next_rounds(datetime.now(UTC)))

@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app, pushadd_to_gateway, write_to_textfile
 
-from raysep.config import MetricsConfig
+from raysep.config import MonitoringConfig
 from raysep.errors import ConfigError
 from raysep.telemetry.progress import Telemetry
 
@@ -23,7 +23,7 @@ PUSH_TIMEOUT_S = 10
 
 
 @contextmanager
-def exposed(telemetry: Telemetry, config: MetricsConfig, instance: str) -> Iterator[None]:
+def exposed(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> Iterator[None]:
     """Serve the metrics for the length of a block; at its end, well or not, write and push them for the last time.
 
     A metrics address that can't be had, or a Pushgateway out of reach, is said and costs no run.
@@ -40,7 +40,7 @@ def exposed(telemetry: Telemetry, config: MetricsConfig, instance: str) -> Itera
     app = make_wsgi_app(registry) if config.port is None else _with_password(make_wsgi_app(registry), config)
 
     def say(text: str) -> None:
-        telemetry.line("metrics", text)
+        telemetry.line("monitoring", text)
 
     server = _serve(app, config, say)
     try:
@@ -52,7 +52,7 @@ def exposed(telemetry: Telemetry, config: MetricsConfig, instance: str) -> Itera
             server.server_close()
 
 
-def _serve(app: Any, config: MetricsConfig, say: Say) -> WSGIServer | None:
+def _serve(app: Any, config: MonitoringConfig, say: Say) -> WSGIServer | None:
     if config.port is None:
         return None
     try:
@@ -68,7 +68,7 @@ def _serve(app: Any, config: MetricsConfig, say: Say) -> WSGIServer | None:
     return server
 
 
-def _flush(registry: CollectorRegistry, config: MetricsConfig, instance: str, say: Say) -> None:
+def _flush(registry: CollectorRegistry, config: MonitoringConfig, instance: str, say: Say) -> None:
     if config.textfile is not None:
         try:
             Path(config.textfile).parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +83,14 @@ def _flush(registry: CollectorRegistry, config: MetricsConfig, instance: str, sa
             say(f"not pushed to {config.pushgateway}: {error}")
 
 
-def _with_password(app: Any, config: MetricsConfig) -> Any:
+def _with_password(app: Any, config: MonitoringConfig) -> Any:
     """The app behind HTTP basic authentication, where the configuration names a user."""
     if config.username is None:
         return app
     password = os.environ.get(config.password_env)
     if not password:
         raise ConfigError(
-            [f"metrics.username is set, so the environment variable {config.password_env} must hold a password"]
+            [f"monitoring.username is set, so the environment variable {config.password_env} must hold a password"]
         )
     expected = b"Basic " + base64.b64encode(f"{config.username}:{password}".encode())
 

@@ -202,7 +202,7 @@ def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path):
         ("data.max_failed_share", 7),
         ("compute.embed_actors", -1),
         ("models.0.image_size", 10**9),
-        ("metrics.pushgateway", "http://me:secret@host:9091"),
+        ("monitoring.pushgateway", "http://me:secret@host:9091"),
         ("name", "../../etc"),
         ("models.0.id", "../x"),
     ],

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raysep.config import HuggingFaceSource, ParquetSource
-from raysep.data.sources import HuggingFace, ParquetImages
-from raysep.data.sources.base import encode
+from raysep.data.source import encode
+from raysep.data.sources.huggingface import HuggingFace
+from raysep.data.sources.parquet import ParquetImages
 from raysep.errors import ConfigError
 
 PNG = encode(Image.new("RGB", (4, 4)))
@@ -19,7 +19,7 @@ PNG = encode(Image.new("RGB", (4, 4)))
 
 def names_of(table: pa.Table, path: Path) -> list[str]:
     pq.write_table(table, path)
-    source = ParquetImages(ParquetSource(kind="parquet", path=str(path)))
+    source = ParquetImages(ParquetImages.Config(path=str(path)))
     records = source.records()
     assert source.read(records[0].path, records[0].row) == PNG
     return [record.class_name for record in records]
@@ -29,7 +29,7 @@ def dataset(path: Path, columns: dict[str, Any], features: Any = None) -> Huggin
     import datasets
 
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(path))
-    return HuggingFace(HuggingFaceSource(kind="huggingface", path=str(path)))
+    return HuggingFace(HuggingFace.Config(path=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_images_that_are_taken(images: pa.Array, tmp_path: Path):
 def test_columns_that_are_refused_say_what_to_do(columns: dict[str, Any], part: str, tmp_path: Path):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError) as caught:
-        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+        ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
     assert part in str(caught.value)
 
 
@@ -124,14 +124,14 @@ def test_labels_without_a_name_are_counted(tmp_path: Path):
         str(tmp_path / "x.parquet")
     )
     with pytest.raises(ConfigError, match="column label has 1 rows without a value, or without a name"):
-        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path / "x.parquet"))).records()
+        ParquetImages(ParquetImages.Config(path=str(tmp_path / "x.parquet"))).records()
 
 
 def test_a_label_may_be_the_name_of_a_directory(tmp_path: Path):
     for name in ("grey%20heron", "egret"):
         (tmp_path / "year=2026" / f"label={name}").mkdir(parents=True)
         pq.write_table(pa.table({"image": [PNG, PNG]}), tmp_path / "year=2026" / f"label={name}" / "part-0.parquet")
-    source = ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path)))
+    source = ParquetImages(ParquetImages.Config(path=str(tmp_path)))
     records = source.records()
     assert [record.class_name for record in records] == ["egret", "egret", "grey heron", "grey heron"]
     assert source.read(records[3].path, records[3].row) == PNG
@@ -150,13 +150,13 @@ def test_files_with_and_without_names_for_integers_are_not_mixed(tmp_path: Path)
     with pytest.raises(
         ConfigError, match=r"1\.parquet has names for the integers of column label, .*2\.parquet has none"
     ):
-        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+        ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
 def test_a_label_of_nothing_is_none(tmp_path: Path):
     pq.write_table(pa.table({"image": [PNG] * 2, "label": ["a", ""]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="column label has 1 rows without a value"):
-        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+        ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
 def test_one_saved_data_set_has_one_split(tmp_path: Path):
@@ -165,7 +165,7 @@ def test_one_saved_data_set_has_one_split(tmp_path: Path):
     data = datasets.Dataset.from_dict({"image": [PNG] * 2, "label": ["a", "b"]}, split="test")
     data.save_to_disk(str(tmp_path / "d"))
     for split, works in (("train", True), ("test", True), ("test[:1]", False), ("validation", False)):
-        source = HuggingFace(HuggingFaceSource(kind="huggingface", path=str(tmp_path / "d"), split=split))
+        source = HuggingFace(HuggingFace.Config(path=str(tmp_path / "d"), split=split))
         if works:
             assert len(source.records()) == 2
         else:

@@ -8,7 +8,8 @@ from PIL import Image
 from raysep.config import Corruption
 from raysep.data.corruptions import CORRUPTIONS, Corrupted
 from raysep.data.images import UnreadableImageError, decode
-from raysep.data.sources import Digits, ImageFolder
+from raysep.data.sources.digits import Digits
+from raysep.data.sources.image_folder import ImageFolder
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_every_corruption_of_the_configuration_is_there():
 
 @pytest.mark.parametrize("name", get_args(Corruption))
 def test_severity_takes_images_further_from_what_they_were(name: Corruption, image: np.ndarray, tmp_path: Path):
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     changes = []
     for severity in range(1, 6):
         corrupted = Corrupted(source, name, severity)
@@ -55,4 +56,4 @@ def test_an_unreadable_image_stays_unreadable(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImageError):
-        Corrupted(ImageFolder(str(tmp_path)), "blur", 1).read("a/x.png", None)
+        Corrupted(ImageFolder(ImageFolder.Config(path=str(tmp_path))), "blur", 1).read("a/x.png", None)

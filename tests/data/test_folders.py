@@ -13,7 +13,7 @@ from PIL import Image
 from raysep.config import DataConfig
 from raysep.config.load import config_of_options
 from raysep.data.parts import has_unseen_part, parts_of
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import ConfigError, printable
 from tests.conftest import write_images
@@ -49,7 +49,10 @@ def files(pattern: str, count: int = 3) -> list[str]:
 
 
 def found(root: Path, depth: int | None = None) -> Counter[tuple[str | None, str]]:
-    return Counter((record.part, record.class_name) for record in ImageFolder(str(root), depth).records())
+    return Counter(
+        (record.part, record.class_name)
+        for record in ImageFolder(ImageFolder.Config(path=str(root), depth=depth)).records()
+    )
 
 
 SPLITS = {
@@ -77,7 +80,7 @@ def test_the_usual_names_of_parts_are_parts_in_any_case(names: str, tmp_path: Pa
     for part in SPLITS[names].values():
         wanted.update({(part, name): 3 for name in ("cd" if part == "unseen" else "ab")})
     assert found(tmp_path) == wanted
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
     notes = " ".join(source.remarks().notes)
     if names == "train|test|unseen":
@@ -89,7 +92,7 @@ def test_the_usual_names_of_parts_are_parts_in_any_case(names: str, tmp_path: Pa
 def test_one_part_alone_says_nothing_of_what_is_held_out(tmp_path: Path):
     plant(tmp_path, files("val|test/a|b"))
     assert found(tmp_path) == {(None, "a"): 6, (None, "b"): 6}
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
     assert "data.split.test_fraction says what is held out" in source.remarks().notes[-1]
 
@@ -106,12 +109,14 @@ def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, t
     plant(tmp_path, files(f"{names}/{inside}"))
     options = config_of_options("resnet18", None, str(tmp_path), None)
     assert options.data.split is not None
-    split = draw_split(ImageFolder(str(tmp_path)).records(), options.data.split)
+    split = draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), options.data.split)
     assert set(zip(split["class_name"].to_pylist(), split["role"].to_pylist(), strict=True)) == {
         (name, "unseen") for name in "abc"
     }
     chosen = config_of_options("resnet18", None, str(tmp_path), "a,b").data.split
-    roles = Counter(draw_split(ImageFolder(str(tmp_path)).records(), chosen)["role"].to_pylist())
+    roles = Counter(
+        draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), chosen)["role"].to_pylist()
+    )
     # The unseen classes' images come from both parts; of the seen one the parts say which are for testing.
     assert roles == {"unseen": 12, "seen_train": 3, "seen_test": 3}
 
@@ -122,7 +127,7 @@ def test_a_tree_with_unseen_classes_needs_no_option_for_them(names: str, tmp_pat
     plant(tmp_path, files(f"{'|'.join(seen)}/a|b") + files(f"{unseen}/c|d") + ["__MACOSX/x", ".git/x"])
     config = config_of_options("resnet18", None, str(tmp_path), None)
     assert config.data.split is None
-    split = draw_split(ImageFolder(str(tmp_path)).records(), None)
+    split = draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), None)
     assert Counter(split["role"].to_pylist()) == {"seen_train": 6, "seen_test": 6, "unseen": 6}
 
 
@@ -137,7 +142,7 @@ def test_a_class_of_which_only_the_held_out_part_has_images_is_refused(tmp_path:
     plant(tmp_path, files("train/a|b|c|d") + files("val/a|b|c|d|e"))
     chosen = config_of_options("resnet18", None, str(tmp_path), "a,b").data.split
     with pytest.raises(ConfigError, match="classes in test but not in train: e"):
-        draw_split(ImageFolder(str(tmp_path)).records(), chosen)
+        draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), chosen)
 
 
 REFUSED = {
@@ -171,7 +176,7 @@ def test_trees_whose_classes_nothing_says_for_sure_are_refused(
         if path.endswith((".svg", ".txt", ".zip", ".tar")):
             (root / path).write_bytes(b"<svg")
     with pytest.raises(ConfigError) as caught:
-        ImageFolder(str(root), depth).records()
+        ImageFolder(ImageFolder.Config(path=str(root), depth=depth)).records()
     assert len(caught.value.problems) == 1
     assert re.search(why, caught.value.problems[0], re.S)
 
@@ -179,7 +184,7 @@ def test_trees_whose_classes_nothing_says_for_sure_are_refused(
 def test_the_tree_that_was_found_and_the_one_that_was_expected_are_shown(tmp_path: Path):
     plant(tmp_path, files("g|h/a|b|c|d|e"))
     with pytest.raises(ConfigError) as caught:
-        ImageFolder(str(tmp_path)).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
     lines = [line.strip().replace(str(tmp_path), "ROOT") for line in caught.value.problems[0].splitlines()[1:]]
     assert lines == [
         "found:",
@@ -210,7 +215,7 @@ def test_one_directory_of_the_same_name_in_each_class_is_no_class(tmp_path: Path
 def test_directories_inside_a_class_with_images_are_of_the_class_and_that_is_said(tmp_path: Path):
     plant(tmp_path, files("a|b") + files("a/more", 2))
     assert found(tmp_path) == {(None, "a"): 5, (None, "b"): 3}
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
     assert source.remarks().notes == (
         "images in directories inside class directories are of those classes: 2: a/more/0.png, a/more/1.png",
@@ -227,14 +232,14 @@ JUNK = [
 @pytest.mark.parametrize("where", ["", "a/", "a/inner/"])
 def test_hidden_and_system_files_are_left_out_at_every_depth(where: str, tmp_path: Path):
     plant(tmp_path, [*files("a|b"), "a/inner/0.png"])
-    before = [record.image_id for record in ImageFolder(str(tmp_path)).records()]
+    before = [record.image_id for record in ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()]
     plant(tmp_path, [where + path for path in JUNK])
     if not where:
         # Otherwise it would be a class directory without an image.
         (tmp_path / "deep" / "0.png").write_bytes(PNG)
         before.append("deep/0.png")
     (tmp_path / ".broken").symlink_to(tmp_path / "nowhere")
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert [record.image_id for record in source.records()] == sorted(before)
     assert source.remarks().left_out[-1] == f"files that are hidden, or left behind by a system: {len(JUNK)}"
 
@@ -254,7 +259,7 @@ def test_images_are_known_by_content_and_what_is_left_out_by_suffix(tmp_path: Pa
     }  # fmt: skip
     for name, content in others.items():
         plant(tmp_path, [f"a/{name}"], content)
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert [record.path for record in source.records() if record.class_name == "a"] == sorted(f"a/{n}" for n in taken)
     assert source.remarks().left_out == (
         "files that are no images that can be decoded: 2 .jxl (JPEG XL: convert to PNG), 2 no suffix, 1 .csv, "
@@ -271,7 +276,7 @@ def test_images_are_known_by_content_and_what_is_left_out_by_suffix(tmp_path: Pa
 
 def test_files_nobody_may_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plant(tmp_path, [*files("a|b"), "a/strange"])
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -285,7 +290,7 @@ def test_files_nobody_may_read_are_told_of(tmp_path: Path, monkeypatch: pytest.M
 
 def test_images_beside_the_class_directories_are_told_of(tmp_path: Path):
     plant(tmp_path, [*files("a|b"), "preview.png"])
-    source = ImageFolder(str(tmp_path))
+    source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert len(source.records()) == 6
     assert source.remarks().left_out == ("images outside the class directories: 1: preview.png",)
 
@@ -297,13 +302,13 @@ def test_a_file_is_no_directory(tmp_path: Path):
     ):
         plant(tmp_path, [name])
         with pytest.raises(ConfigError, match=why):
-            ImageFolder(str(tmp_path / name)).records()
+            ImageFolder(ImageFolder.Config(path=str(tmp_path / name))).records()
 
 
 def test_names_that_steer_a_terminal_do_not_reach_it(tmp_path: Path):
     plant(tmp_path, files("g\x1b[31m|h/a|b"))
     with pytest.raises(ConfigError) as caught:
-        ImageFolder(str(tmp_path)).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
     assert "\x1b" in str(caught.value)
     assert "\x1b" not in printable(str(caught.value))
 
@@ -314,13 +319,13 @@ def test_a_directory_beside_parts_is_no_reason_to_take_them_for_classes(depth: i
         write_images(tmp_path / part, {"a": 4, "b": 4})
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "all.json").write_text("{}")
-    records = ImageFolder(str(tmp_path)).records()
+    records = ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
     assert {(record.class_name, record.part) for record in records} == {(c, p) for c in "ab" for p in ("train", "test")}
     write_images(tmp_path / "extra", {"a": 2})
     with pytest.raises(
         ConfigError, match="train, val are called like the parts of a split, and extra beside them is not"
     ):
-        ImageFolder(str(tmp_path), depth).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path), depth=depth)).records()
 
 
 def test_one_image_beside_directories_does_not_make_them_one_class(tmp_path: Path):
@@ -328,4 +333,4 @@ def test_one_image_beside_directories_does_not_make_them_one_class(tmp_path: Pat
         write_images(tmp_path / group, dict.fromkeys(names, 3))
         write_images(tmp_path, {group: 1})
     with pytest.raises(ConfigError, match="so nothing says which of both are the classes"):
-        ImageFolder(str(tmp_path)).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()

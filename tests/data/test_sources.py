@@ -15,9 +15,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100
 
-from raysep.config import Cifar100Source, DigitsSource, HuggingFaceSource, ImageFolderSource, ParquetSource
 from raysep.data.images import UnreadableImageError, decode
-from raysep.data.sources import Digits, HuggingFace, ImageFolder, ParquetImages, Remarks, Source, open_source
+from raysep.data.source import Remarks, Source
+from raysep.data.sources import open_source
+from raysep.data.sources.cifar100 import Cifar100
+from raysep.data.sources.digits import Digits
+from raysep.data.sources.huggingface import HuggingFace
+from raysep.data.sources.image_folder import ImageFolder
+from raysep.data.sources.parquet import ParquetImages
 from raysep.errors import ConfigError
 from tests.conftest import write_images
 
@@ -85,23 +90,23 @@ def source(request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypat
     root = Path("source")
     match request.param:
         case "digits":
-            return open_source(DigitsSource(kind="digits"))
+            return open_source(Digits.Config())
         case "image_folder":
-            return open_source(ImageFolderSource(kind="image_folder", path=str(tree)))
+            return open_source(ImageFolder.Config(path=str(tree)))
         case "image_folder of given bits":
-            return open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=12)
+            return open_source(ImageFolder.Config(path=str(tree)), bit_depth=12)
         case "parquet" | "nested parquet":
             write_parquet(tree, root, nested=request.param == "nested parquet")
-            return open_source(ParquetSource(kind="parquet", path=str(root)))
+            return open_source(ParquetImages.Config(path=str(root)))
         case "parquet file":
             write_parquet(tree, root)
-            return open_source(ParquetSource(kind="parquet", path=str(root / "part-1.parquet")))
+            return open_source(ParquetImages.Config(path=str(root / "part-1.parquet")))
         case "huggingface":
             write_huggingface(tree, root)
-            return open_source(HuggingFaceSource(kind="huggingface", path=str(root)))
+            return open_source(HuggingFace.Config(path=str(root)))
         case _:
             write_cifar100(root, monkeypatch)
-            return open_source(Cifar100Source(kind="cifar100", path=str(root)))
+            return open_source(Cifar100.Config(path=str(root)))
 
 
 def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: Source, monkeypatch: pytest.MonkeyPatch):
@@ -126,10 +131,10 @@ def test_stored_images_are_those_of_the_files(kind: str, tree: Path, tmp_path: P
     source: Source
     if kind == "huggingface":
         write_huggingface(tree, root)
-        source = HuggingFace(HuggingFaceSource(kind="huggingface", path=str(root)))
+        source = HuggingFace(HuggingFace.Config(path=str(root)))
     else:
         write_parquet(tree, root, nested=kind == "nested")
-        source = ParquetImages(ParquetSource(kind="parquet", path=str(root)))
+        source = ParquetImages(ParquetImages.Config(path=str(root)))
     records, files = source.records(), sorted(tree.glob("*/*.png"))
     assert [record.class_name for record in records] == [file.parent.name for file in files]
     for record, file in zip(records, files, strict=True):
@@ -146,18 +151,18 @@ def test_digits_are_those_of_scikit_learn():
 
 def test_cifar100_has_its_own_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_cifar100(tmp_path, monkeypatch)
-    source = open_source(Cifar100Source(kind="cifar100", path=str(tmp_path)))
+    source = open_source(Cifar100.Config(path=str(tmp_path)))
     records = source.records()
     assert [record.part for record in records] == ["test"] * 4 + ["train"] * 8
     assert records[5].class_name == "class001"
     with pytest.raises(ConfigError, match="download: true"):
-        open_source(Cifar100Source(kind="cifar100", path=str(tmp_path / "none"))).records()
+        open_source(Cifar100.Config(path=str(tmp_path / "none"))).records()
 
 
 def test_a_split_tree_has_parts(tmp_path: Path):
     write_images(tmp_path / "train", {"a": 4, "b": 4})
     write_images(tmp_path / "unseen", {"c": 2, "d": 2})
-    records = ImageFolder(str(tmp_path)).records()
+    records = ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
     assert {(record.part, record.class_name) for record in records} == {
         ("train", "a"),
         ("train", "b"),
@@ -171,18 +176,18 @@ def test_only_images_count_and_hidden_files_do_not(tree: Path):
     (tree / "a" / "notes.txt").write_text("x")
     (tree / "a" / ".hidden.png").write_bytes(b"x")
     (tree / ".cache").mkdir()
-    assert len(ImageFolder(str(tree)).records()) == 60
+    assert len(ImageFolder(ImageFolder.Config(path=str(tree))).records()) == 60
 
 
 def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="nowhere"):
-        ImageFolder(str(tmp_path / "nowhere")).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path / "nowhere"))).records()
     (tree / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"images/empty"):
-        ImageFolder(str(tree)).records()
+        ImageFolder(ImageFolder.Config(path=str(tree))).records()
     (tmp_path / "flat").mkdir()
     with pytest.raises(ConfigError, match="no class directory"):
-        ImageFolder(str(tmp_path / "flat")).records()
+        ImageFolder(ImageFolder.Config(path=str(tmp_path / "flat"))).records()
 
 
 @pytest.mark.parametrize(
@@ -201,11 +206,11 @@ def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
 def test_parquet_files_that_cannot_be_used_say_why(columns: dict[str, Any], part: str, tmp_path: Path):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match=part):
-        ParquetImages(ParquetSource(kind="parquet", path=str(tmp_path))).records()
+        ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
 def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
-    config = ParquetSource(kind="parquet", path=str(tmp_path))
+    config = ParquetImages.Config(path=str(tmp_path))
     (tmp_path / "x.csv").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"no \*\.parquet file below .*; files that are no Parquet files: 1 \.csv"):
         ParquetImages(config).records()
@@ -243,7 +248,7 @@ def test_parquet_files_are_known_by_content_and_others_are_told_of(tree: Path, t
     for name in others:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"" if name == "z" else whole)
-    source = ParquetImages(ParquetSource(kind="parquet", path=str(root)))
+    source = ParquetImages(ParquetImages.Config(path=str(root)))
     paths = sorted({str(record.path) for record in source.records()})
     assert paths == ["B.PARQUET", "label=x/a.pq", "label=x/b.parq", "part-00000"]
     assert len(source.records()) == 120
@@ -258,7 +263,7 @@ def test_a_single_parquet_file_may_be_called_anything(tree: Path, tmp_path: Path
     other = tmp_path / "images.pq"
     (tmp_path / "source" / "part-1.parquet").rename(other)
     for path in (str(other), f"file://{other}"):
-        source = ParquetImages(ParquetSource(kind="parquet", path=path))
+        source = ParquetImages(ParquetImages.Config(path=path))
         records = source.records()
         assert [record.image_id for record in records[:2]] == ["images.pq#00000000", "images.pq#00000001"]
         assert len(records) == 35
@@ -272,16 +277,16 @@ def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path):
     data = datasets.Dataset.from_dict({"image": [b"x"] * 3, "label": [0, -1, 1]}, features=features)
     data.save_to_disk(str(tmp_path / "source"))
     with pytest.raises(ConfigError, match=r"1 rows of .* have no label"):
-        HuggingFace(HuggingFaceSource(kind="huggingface", path=str(tmp_path / "source"))).records()
+        HuggingFace(HuggingFace.Config(path=str(tmp_path / "source"))).records()
 
 
 def test_huggingface_names_what_is_missing(tree: Path, tmp_path: Path):
     write_huggingface(tree, tmp_path / "source")
     path = str(tmp_path / "source")
     with pytest.raises(ConfigError, match="no column picture; there are image, label"):
-        HuggingFace(HuggingFaceSource(kind="huggingface", path=path, image_column="picture")).records()
+        HuggingFace(HuggingFace.Config(path=path, image_column="picture")).records()
     with pytest.raises(ConfigError, match="has no split none; there are train"):
-        HuggingFace(HuggingFaceSource(kind="huggingface", path=path, split="none")).records()
+        HuggingFace(HuggingFace.Config(path=path, split="none")).records()
 
 
 def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
@@ -291,7 +296,7 @@ def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
     with open(os.path.join(bytes(tree), b"c", b"caf\xe9.png"), "wb") as file:  # noqa: PTH118, PTH123
         file.write(b"x")
     with pytest.raises(ConfigError) as caught:
-        ImageFolder(str(tree)).records()
+        ImageFolder(ImageFolder.Config(path=str(tree))).records()
     found = "\n".join(caught.value.problems)
     assert "a/back: a link that leads back to where it lies" in found
     assert "b/gone.png: a link that leads nowhere" in found
@@ -302,14 +307,14 @@ def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
 def test_links_to_images_and_names_with_newlines_are_images(tree: Path):
     (tree / "a" / "two\nlines.png").write_bytes((tree / "a" / "000.png").read_bytes())
     (tree / "b" / "link.png").symlink_to(tree / "a" / "000.png")
-    source = ImageFolder(str(tree))
+    source = ImageFolder(ImageFolder.Config(path=str(tree)))
     assert {"a/two\nlines.png", "b/link.png"} < {record.image_id for record in source.records()}
     assert decode(source.read("a/two\nlines.png", None)).mode == "RGB"
 
 
 def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_path: Path):
     write_parquet(tree, tmp_path / "p")
-    config = ParquetSource(kind="parquet", path=str(tmp_path / "p"))
+    config = ParquetImages.Config(path=str(tmp_path / "p"))
     (record, *_) = ParquetImages(config).records()
     file = tmp_path / "p" / str(record.path)
     content = bytearray(file.read_bytes())
@@ -323,8 +328,8 @@ def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_pat
 def test_given_bits_hold_for_every_reader_and_leave_8_bits_as_they_are(tree: Path):
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
     Image.fromarray(values).save(tree / "a" / "wide.tif")
-    plain = ImageFolder(str(tree))
-    source = open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=12)
+    plain = ImageFolder(ImageFolder.Config(path=str(tree)))
+    source = open_source(ImageFolder.Config(path=str(tree)), bit_depth=12)
     assert source.read("a/000.png", None) == plain.read("a/000.png", None)
     expected = np.rint(values * (255 / 4095))
     for reader in (source, pickle.loads(pickle.dumps(source))):
@@ -332,4 +337,4 @@ def test_given_bits_hold_for_every_reader_and_leave_8_bits_as_they_are(tree: Pat
             pixels = np.asarray(decode(reader.read("a/wide.tif", None), channels)).reshape(16, 16, -1)
             np.testing.assert_array_equal(pixels[..., 0], expected)
     with pytest.raises(UnreadableImageError, match="expected none above 1023"):
-        open_source(ImageFolderSource(kind="image_folder", path=str(tree)), bit_depth=10).read("a/wide.tif", None)
+        open_source(ImageFolder.Config(path=str(tree)), bit_depth=10).read("a/wide.tif", None)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from raysep.config import CapConfig, DomainConfig, SplitConfig
 from raysep.data import splits
-from raysep.data.sources import Digits, Record
+from raysep.data.source import Record
+from raysep.data.sources.digits import Digits
 from raysep.errors import ConfigError
 
 

@@ -214,7 +214,7 @@ def test_a_real_group():
     if made is None:
         pytest.skip("no control group can be made here: /sys/fs/cgroup can't be written, or counts no memory")
     group, name = made
-    code = "import sys; sys.stdin.readline(); from raysep import limits; print(limits.memory_limit())"
+    code = "import sys; sys.stdin.readline(); from raysep.distributed import limits; print(limits.memory_limit())"
     try:
         (group / name).write_text(str(GIB))
         process = subprocess.Popen(
@@ -230,7 +230,7 @@ def test_a_real_group():
 def test_ray_starts_with_what_the_limits_allow(tmp_path: Path):
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(2 * GIB), "cpu.max": "100000 100000"})
     code = (
-        "import sys, ray; from pathlib import Path; from raysep import limits\n"
+        "import sys, ray; from pathlib import Path; from raysep.distributed import limits\n"
         "ray.init(address='local', include_dashboard=False, **limits.ray_arguments(Path(sys.argv[1])))\n"
         "(node,) = ray.nodes(); found = node['Resources']; print('found', found['CPU'], int(found['memory']))"
     )

@@ -11,7 +11,7 @@ from timm.data import create_transform, resolve_data_config
 
 from raysep.config import EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.corruptions import Corrupted
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.distributed.stream import embed_all
@@ -33,7 +33,7 @@ from tests.conftest import TINY_CNN, TINY_VIT, Deadly
 def world(tree: Path, tmp_path: Path):
     """Two models with two checkpoints each, and a tree with one broken image among the unseen."""
     (tree / "d" / "005.png").write_bytes(b"broken")
-    source = ImageFolder(str(tree))
+    source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
     run = Storage(str(tmp_path / "run"))
     metas = []
@@ -220,7 +220,14 @@ class Faulty(ImageFolder):
 def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
-        list(embed_all(groups_of(split, metas, Faulty(str(tree)))[:1], run, EmbedConfig(), EmbedPlan(Pool(1, 1, 0))))
+        list(
+            embed_all(
+                groups_of(split, metas, Faulty(Faulty.Config(path=str(tree))))[:1],
+                run,
+                EmbedConfig(),
+                EmbedPlan(Pool(1, 1, 0)),
+            )
+        )
 
 
 def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):

@@ -4,15 +4,21 @@ from pathlib import Path
 import pytest
 
 from raysep.config import FinetuneConfig, ModelConfig, SplitConfig
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.distributed.placement import Pool
-from raysep.distributed.tune import Job, fit, prepare_all, sample
+from raysep.distributed.tune import fit, prepare_all, sample
+from raysep.finetune.run_trial import Job
 from raysep.finetune.training import prepare, train
 from raysep.finetune.trials import Trial, read_result
 from raysep.models.meta import read_meta
 from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, Deadly
+
+
+def ignored(*_: object) -> None:
+    """A callback that does nothing."""
+
 
 CONFIG = FinetuneConfig(steps=4, evaluate_at=[0, 2, 4], batch_size=8, validation_fraction=0.2)
 
@@ -26,7 +32,7 @@ def trials(*rates: float) -> list[Trial]:
 
 @pytest.fixture
 def job(tree: Path, tmp_path: Path) -> Job:
-    source = ImageFolder(str(tree))
+    source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
     # A node that doesn't see the run's directory trains nothing.
     (tmp_path / "run").mkdir()
@@ -47,7 +53,11 @@ def test_draws_are_ray_tunes_and_depend_on_the_seed_only(space: str, arguments):
 def test_trials_under_tune_equal_trials_alone(ray_session, job: Job, tmp_path: Path):
     seen = []
     results = fit(
-        trials(1e-3, 1e-2), job, Pool(2, 1, 0), lambda trial, report: seen.append((trial.number, report["step"]))
+        trials(1e-3, 1e-2),
+        job,
+        Pool(2, 1, 0),
+        lambda trial, report: seen.append((trial.number, report["step"])),
+        ignored,
     )
     assert [result.state for result in results] == ["finished", "finished"]
     assert sorted(seen) == [(number, step) for number in (0, 1) for step in (0, 2, 4)]
@@ -57,11 +67,11 @@ def test_trials_under_tune_equal_trials_alone(ray_session, job: Job, tmp_path: P
         assert result.val_accuracy == {e.step: e.val_accuracy for e in evaluations}
         assert result.seen_accuracy == {e.step: e.seen_accuracy for e in evaluations}
         where = f"{trial.directory}/step=4"
-        assert read_meta(job.run, where).hyperparameters == read_meta(alone, where).hyperparameters
+        assert read_meta(job.store, where).hyperparameters == read_meta(alone, where).hyperparameters
 
 
 def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
-    results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), lambda trial, report: None)
+    results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), ignored, ignored)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
 
@@ -79,11 +89,9 @@ def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
     ray_session, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
 ):
     deadly, again = replace(job, source=kind(str(tree), str(tmp_path / "marker"))), []
-    (result,) = fit(
-        trials(1e-3), deadly, Pool(1, 1, 0), lambda trial, report: None, on_retry=lambda trial, why: again.append(why)
-    )
+    (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), ignored, lambda trial, why: again.append(why))
     assert (result.state, again) == ("finished", [why])
-    assert read_result(job.run, trials(1e-3)[0], CONFIG.evaluate_at) == result
+    assert read_result(job.store, trials(1e-3)[0], CONFIG.evaluate_at) == result
     alone = list(train(trials(1e-3)[0], CONFIG, Storage(str(tmp_path / "alone")), job.split, job.source))
     assert result.val_accuracy == {e.step: e.val_accuracy for e in alone}
 
@@ -98,8 +106,8 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
         "asha": {"grace_evaluations": 1, "reduction_factor": 2},
     }
     config = FinetuneConfig.model_validate({**CONFIG.model_dump(), **halving})
-    asha = Job(config, job.run, job.split, job.source, 0.01)
-    results = fit(trials(3e-3, 1e-9, 1e-9, 1e-9), asha, Pool(1, 2, 0), lambda trial, report: None)
+    asha = Job(config, job.store, job.split, job.source, 0.01)
+    results = fit(trials(3e-3, 1e-9, 1e-9, 1e-9), asha, Pool(1, 2, 0), ignored, ignored)
     states = [result.state for result in results]
     assert states[0] == "finished"
     assert "stopped" in states
@@ -108,11 +116,17 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
 
 
 def test_models_as_they_are_need_no_training(ray_session, job: Job, tmp_path: Path):
-    plain = Job(None, job.run, job.split, job.source, 0.01)
+    plain = Job(None, job.store, job.split, job.source, 0.01)
     trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
     reported = []
     missing = Trial(ModelConfig(**{**TINY_CNN, "id": "m", "pretrained": "gone.safetensors"}), 0, 0)
-    results = prepare_all([trial, missing], plain, lambda trial, report: reported.append((trial.model.id, report)))
+    results = prepare_all(
+        [trial, missing],
+        plain,
+        Pool(1, 1, 0),
+        lambda trial, report: reported.append((trial.model.id, report)),
+        ignored,
+    )
     assert [result.state for result in results] == ["finished", "failed"]
     assert "gone.safetensors" in (results[1].error or "")
     assert [name for name, _ in reported] == ["test_resnet"]
@@ -120,4 +134,4 @@ def test_models_as_they_are_need_no_training(ray_session, job: Job, tmp_path: Pa
     alone = Storage(str(tmp_path / "alone"))
     prepare(trial, alone, job.split)
     where = "checkpoints/test_resnet/trial=0/step=0"
-    assert read_meta(job.run, where) == read_meta(alone, where)
+    assert read_meta(job.store, where) == read_meta(alone, where)

@@ -34,9 +34,7 @@ def write(run: Storage, ids: list[str], dtype="float32", seed=0) -> tuple[dict, 
 
 
 def manifest(files: list[dict]) -> Manifest:
-    return Manifest(
-        "key", sum(f["rows"] for f in files), files, LAYERS, {"z": "broken"}, "float32", "sha", {"ray": "1"}
-    )
+    return Manifest("key", sum(f.rows for f in files), files, LAYERS, {"z": "broken"}, "float32", "sha", {"ray": "1"})
 
 
 def test_layers_come_back_by_image_id_from_several_files(run: Storage):

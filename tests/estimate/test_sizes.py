@@ -4,7 +4,7 @@ import pytest
 
 from raysep.config import RunConfig
 from raysep.config.load import build_config
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.distributed.cluster_shape import Resources
 from raysep.distributed.limits import Memory
@@ -24,7 +24,7 @@ def config_of(tree: Path, **sections: object) -> RunConfig:
 
 
 def split_of(config: RunConfig, tree: Path):
-    return draw_split(ImageFolder(str(tree)).records(), config.data.split)
+    return draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), config.data.split)
 
 
 def test_every_forward_pass_and_byte_is_counted(tree: Path):

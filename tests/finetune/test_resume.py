@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raysep.config import AugmentConfig, FinetuneConfig, SplitConfig
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.finetune import resume
 from raysep.finetune.training import train
@@ -38,7 +38,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_it_goes_on_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
-    source = ImageFolder(str(tree))
+    source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
     whole, broken = Storage(str(tmp_path / "whole")), Storage(str(tmp_path / "broken"))
     expected = list(train(trial(), CONFIG, whole, split, source))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysep.config import FinetuneConfig, ModelConfig, SplitConfig
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import StageError
 from raysep.finetune import images
@@ -27,7 +27,7 @@ def trial(rate: float = 3e-3, seed: int = 0) -> Trial:
 
 @pytest.fixture
 def world(tree: Path, tmp_path: Path):
-    source = ImageFolder(str(tree))
+    source = ImageFolder(ImageFolder.Config(path=str(tree)))
     return Storage(str(tmp_path / "run")), draw_split(source.records(), SplitConfig(unseen=["d", "e"])), source
 
 

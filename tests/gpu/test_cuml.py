@@ -5,14 +5,13 @@ import pytest
 
 from raysep.config import ScoreConfig
 from raysep.config.registry import METRICS
-from raysep.scoring import backends
 from raysep.scoring.backends import open_backend
 from raysep.scoring.backends.cuml import CumlBackend
 from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.scoring import score_layer
 from tests.scoring.test_formulas import blobs
 
-PROBLEM = backends.cuml_problem()
+PROBLEM = CumlBackend.problem()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"{PROBLEM}")]
 
 

@@ -143,7 +143,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "a manifest cut short": (
         lambda root: (root / SHARDS / "_manifest.json").write_text('{"key": '),
         "_manifest.json",
-        "JSONDecodeError",
+        "ValidationError",
         f"{SHARDS}/_manifest.json",
     ),
     "a bit of the weights": (

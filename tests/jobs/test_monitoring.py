@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 
 from raysep import pipeline
-from raysep.config import MetricsConfig, RunConfig
+from raysep.config import MonitoringConfig, RunConfig
 from raysep.embed.shards import MANIFEST
 from raysep.scoring import table
 from raysep.storage.store import Storage
@@ -164,7 +164,7 @@ def test_a_run_is_scraped_its_counters_are_its_results_and_an_alert_fires(ray_se
             "compute": {"embed_actors": 1, "score_actors": 1},
             "score": {"metrics": ["nmi", "nn1"], "resamples": 20},
             # Served by the test, which goes on after the run: that is over before Prometheus has asked twice.
-            "metrics": {"port": None},
+            "monitoring": {"port": None},
         }
     )
     telemetry = Telemetry(Console(quiet=True))
@@ -173,7 +173,7 @@ def test_a_run_is_scraped_its_counters_are_its_results_and_an_alert_fires(ray_se
         found = ask(f"query?query={urllib.parse.quote(expression)}")["result"]
         return float(found[0]["value"][1]) if found else None
 
-    with prometheus(tmp_path, f"127.0.0.1:{port}") as ask, exposed(telemetry, MetricsConfig(port=port), "test"):
+    with prometheus(tmp_path, f"127.0.0.1:{port}") as ask, exposed(telemetry, MonitoringConfig(port=port), "test"):
         pipeline.run(config, telemetry=telemetry)
         run = Storage(config.run_dir)
         shard_sets = [run.read_json(file) for file in run.files(name=MANIFEST)]

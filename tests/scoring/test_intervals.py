@@ -95,7 +95,7 @@ def test_the_standard_error_of_a_purity_is_what_it_varies_by(spread: float):
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.25)
 
 
-@given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000))
+@given(st.sampled_from(list(METRICS)), st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000))
 def test_intervals_stay_in_range_around_their_score(metric: str, share: float, se: float, N: int):
     low = METRICS[metric].low
     value = low + (1 - low) * share
@@ -104,7 +104,7 @@ def test_intervals_stay_in_range_around_their_score(metric: str, share: float, s
     assert se < 1e-8 or above - below <= intervals.WIDEST * se + 1e-9
 
 
-@given(st.sampled_from(METRICS), st.floats(0, 1), st.floats(1e-6, 0.5), st.integers(5, 5000), st.integers(0, 99))
+@given(st.sampled_from(list(METRICS)), st.floats(0, 1), st.floats(1e-6, 0.5), st.integers(5, 5000), st.integers(0, 99))
 def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: float, se: float, N: int, seed: int):
     span = np.random.default_rng(seed).uniform(0, 0.3)
     below, above = intervals.interval(metric, value, se, N, span)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raysep.data.parts import has_unseen_part
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.errors import UsageError
 from raysep.storage.store import Storage, is_uri
 from raysep.storage.uris import place_exists, read_place
@@ -95,7 +95,10 @@ def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path):
     for path in tree.rglob("*"):
         if path.is_file():
             remote.write_bytes(str(path.relative_to(tree)), path.read_bytes())
-    here, there = ImageFolder(str(tree)), ImageFolder(f"{bucket}/images")
+    here, there = (
+        ImageFolder(ImageFolder.Config(path=str(tree))),
+        ImageFolder(ImageFolder.Config(path=f"{bucket}/images")),
+    )
     assert there.records() == here.records()
     assert len(there.records()) == 61
     assert there.remarks() == here.remarks()

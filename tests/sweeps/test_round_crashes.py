@@ -62,7 +62,7 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         write_file(results, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
         results.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
         values = {"name": OURS, "root": str(tmp_path / name / "root"), "results": results.root, "base": base}
-        values |= {"matrix": {"models": MODELS}, "metrics": {"port": None}, "baseline": {}}
+        values |= {"matrix": {"models": MODELS}, "monitoring": {"port": None}, "baseline": {}}
         return SweepConfig.model_validate(values)
 
     def check(sweep: SweepConfig, when: object) -> None:

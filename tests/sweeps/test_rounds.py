@@ -29,7 +29,7 @@ BROKEN = {"name": "test_vit", "id": "broken", "pretrained": False, "kwargs": {"d
 
 def sweep(tmp_path: Path, models: list[dict[str, Any]], **sections: Any) -> SweepConfig:
     values = {"name": "s", "root": str(tmp_path / "sweep"), "base": BASE, "matrix": {"models": models}, **sections}
-    return SweepConfig.model_validate({**values, "metrics": {"port": None}})
+    return SweepConfig.model_validate({**values, "monitoring": {"port": None}})
 
 
 def perform(config: SweepConfig, label: str) -> tuple[rounds.Round, Telemetry]:

@@ -73,7 +73,7 @@ import sys
 from raysep.sweeps.schedule import Schedule
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry import Telemetry
-sweep = SweepConfig.model_validate({"root": sys.argv[1], "base": {}, "matrix": {}, "metrics": {"port": None}})
+sweep = SweepConfig.model_validate({"root": sys.argv[1], "base": {}, "matrix": {}, "monitoring": {"port": None}})
 command = [sys.executable, "-c", sys.argv[2], sys.argv[1] + "/rounds.txt", sys.argv[3]]
 Schedule(sweep, "* * * * *", command, Telemetry()).run(int(sys.argv[4]) or None)
 """

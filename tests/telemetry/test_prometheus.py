@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from raysep.config import MetricsConfig
+from raysep.config import MonitoringConfig
 from raysep.errors import ConfigError
 from raysep.storage import retries
 from raysep.telemetry import Telemetry
@@ -77,7 +77,7 @@ def test_storage_that_was_asked_again_counts_once_however_many_meters_a_process_
 def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: Path):
     ours, console = telemetry()
     textfile = tmp_path / "new" / "raysep.prom"
-    with exposed(ours, MetricsConfig(textfile=str(textfile)), "x"):
+    with exposed(ours, MonitoringConfig(textfile=str(textfile)), "x"):
         ours.metrics.images.labels("vit", "unseen").inc(5)
         url = url_of(console)
         assert url.startswith("http://127.0.0.1:")
@@ -93,7 +93,7 @@ def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: 
 def test_one_who_connects_and_says_nothing_keeps_nobody_waiting():
     ours, console = telemetry()
     began = time.monotonic()
-    with exposed(ours, MetricsConfig(), "x"):
+    with exposed(ours, MonitoringConfig(), "x"):
         url = urllib.parse.urlsplit(url_of(console))
         with socket.create_connection((url.hostname, url.port)):
             assert urllib.request.urlopen(url.geturl(), timeout=5).status == 200
@@ -106,14 +106,14 @@ def test_a_port_that_is_taken_gives_way_to_another():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with exposed(ours, MetricsConfig(port=port), "x"):
+        with exposed(ours, MonitoringConfig(port=port), "x"):
             assert f":{port} can't be had" in console.export_text(clear=False)
             assert urllib.request.urlopen(url_of(console), timeout=5).status == 200
 
 
 def test_a_password_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     ours, console = telemetry()
-    config = MetricsConfig(username="prometheus")
+    config = MonitoringConfig(username="prometheus")
     with pytest.raises(ConfigError, match="RAYSEP_METRICS_PASSWORD"), exposed(ours, config, "x"):
         pass
     monkeypatch.setenv("RAYSEP_METRICS_PASSWORD", "s3cret")
@@ -147,7 +147,7 @@ def test_a_pushgateway_gets_the_last_word_even_of_a_run_that_fails():
     server = HTTPServer(("127.0.0.1", 0), Gateway)
     Thread(target=server.serve_forever, daemon=True).start()
     ours, _ = telemetry()
-    config = MetricsConfig(port=None, pushgateway=f"127.0.0.1:{server.server_port}")
+    config = MonitoringConfig(port=None, pushgateway=f"127.0.0.1:{server.server_port}")
     with pytest.raises(ValueError, match="bad"), exposed(ours, config, "nightly"):  # noqa: PT012  (as a run fails)
         ours.metrics.failed.set(1)
         raise ValueError("bad")
@@ -160,7 +160,7 @@ def test_a_pushgateway_gets_the_last_word_even_of_a_run_that_fails():
 
 def test_a_gateway_out_of_reach_costs_no_run():
     ours, console = telemetry()
-    with exposed(ours, MetricsConfig(port=None, pushgateway="127.0.0.1:1"), "x"):
+    with exposed(ours, MonitoringConfig(port=None, pushgateway="127.0.0.1:1"), "x"):
         pass
     assert "not pushed to 127.0.0.1:1" in console.export_text()
 

@@ -2,15 +2,18 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from raysep.config import Cifar100Source
-from raysep.data.sources.base import Record, Source, encode
+from pydantic import Field
+
+from raysep.config.data import SourceConfig
+from raysep.data.source import Record, Source, encode, source
 from raysep.errors import ConfigError
 
 PARTS = ("train", "test")
 
 
+@source
 class Cifar100(Source):
     """The 60,000 images of CIFAR-100 (Krizhevsky 2009) with their fine labels, as a split into train and test.
 
@@ -21,7 +24,14 @@ class Cifar100(Source):
         config: where the files are.
     """
 
-    def __init__(self, config: Cifar100Source) -> None:
+    class Config(SourceConfig):
+        """CIFAR-100 by torchvision: 100 classes of 500 training and 100 test images, 32x32 pixels."""
+
+        kind: Literal["cifar100"] = "cifar100"
+        path: str = Field(description="directory with `cifar-100-python` or its archive in it")
+        download: bool = Field(False, description="fetch the archive where it is missing")
+
+    def __init__(self, config: Config) -> None:
         # Absolute from here on: workers have another working directory.
         self._config = config.model_copy(update={"path": str(Path(config.path).expanduser().resolve())})
 

@@ -1,16 +1,26 @@
 """The handwritten digits inside scikit-learn."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from raysep.data.sources.base import Record, Source, encode
+from raysep.config.data import SourceConfig
+from raysep.data.source import Record, Source, encode, source
 
 
+@source
 class Digits(Source):
     """The UCI handwritten digits of scikit-learn (`sklearn.datasets.load_digits`): 1,797 images of 8x8.
 
     The 17 grey levels are spread over 0 to 255.
     """
+
+    class Config(SourceConfig):
+        """The 1,797 handwritten digits that ship inside scikit-learn (8x8 pixels, classes 0 to 9)."""
+
+        kind: Literal["digits"] = "digits"
+
+    def __init__(self, config: SourceConfig | None = None) -> None:
+        pass
 
     def records(self) -> list[Record]:
         """Rows 0 to 1,796, classes `0` to `9`."""

@@ -2,16 +2,18 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
-from raysep.config import HuggingFaceSource
-from raysep.data.sources.base import Record, Source, encode
-from raysep.data.sources.columns import class_names, column_problems, names_in
+from raysep.config.data import SourceConfig
+from raysep.data.columns import class_names, column_problems, names_in
+from raysep.data.source import Record, Source, encode, source
 from raysep.errors import ConfigError
 
 
+@source
 class HuggingFace(Source):
     """One split of a data set: a name on the hub, a directory of `save_to_disk`, or one of data files.
 
@@ -21,7 +23,17 @@ class HuggingFace(Source):
         config: path, split and columns.
     """
 
-    def __init__(self, config: HuggingFaceSource) -> None:
+    class Config(SourceConfig):
+        """A data set of Hugging Face `datasets`: a name on the hub, or a local directory."""
+
+        kind: Literal["huggingface"] = "huggingface"
+        path: str = Field(description="name on the hub, or a directory that `save_to_disk` or `load_dataset` knows")
+        subset: str | None = Field(None, description="the data set's configuration, where it has several")
+        split: str = Field("train", description="name of the split in the data set")
+        image_column: str = Field("image", description="name of the column of images")
+        label_column: str = Field("label", description="name of the column of classes")
+
+    def __init__(self, config: Config) -> None:
         # A local path is absolute from here on: workers have another working directory.
         local = Path(config.path).expanduser()
         self._config = config.model_copy(update={"path": str(local.resolve())}) if local.exists() else config

@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
+from pydantic import Field
+
+from raysep.config.data import SourceConfig
 from raysep.data.files import images_among, is_hidden, left_out, visible
+from raysep.data.folders import Layout
 from raysep.data.formats import suffix_of
-from raysep.data.sources.base import Record, Remarks, Source
-from raysep.data.sources.folders import Layout
+from raysep.data.source import Record, Remarks, Source, source
 from raysep.errors import ConfigError
 from raysep.storage.store import Storage
 
 
+@source
 class ImageFolder(Source):
     """A tree `root/<class>/*`, or `root/{train,test,unseen}/<class>/*`.
 
@@ -18,13 +23,29 @@ class ImageFolder(Source):
     class. Hidden files and directories, and those that systems leave behind, are left out at every depth.
 
     Args:
-        uri: the root: a directory or a URI of pyarrow.fs.
-        depth: how many directories below the root, or below each part of a split, a class directory lies; None: 1,
-            where class directories have images in them.
+        config: root and depth.
     """
 
-    def __init__(self, uri: str, depth: int | None = None) -> None:
-        self.storage, self._depth = Storage(uri), depth
+    class Config(SourceConfig):
+        """A tree `path/<class>/*`, or `path/{train,test,unseen}/<class>/*`, which is a split already.
+
+        Parts are known by their usual names in any case (training, val, validation, dev, eval, ...). Files are images
+        by suffix or content; hidden ones, and those of systems, are left out at every depth.
+        """
+
+        kind: Literal["image_folder"] = "image_folder"
+        path: str = Field(description="directory or URI; relative to the working directory")
+        depth: int | None = Field(
+            None,
+            ge=1,
+            le=16,
+            description="how many directories below `path`, or below each part, a class directory lies: 2 for "
+            "path/<group>/<class>/*, a class of the name group/class; everything below a class directory is of the "
+            "class; unset: 1, and a tree whose class directories hold only directories is refused",
+        )
+
+    def __init__(self, config: Config) -> None:
+        self.storage, self._depth = Storage(config.path), config.depth
         self._remarks = Remarks()
 
     def records(self) -> list[Record]:

@@ -1,16 +1,17 @@
 """Images in the rows of Parquet files."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from raysep.config import ParquetSource
+from raysep.config.data import SourceConfig
+from raysep.data.columns import class_names, column_problems, names_in
 from raysep.data.files import left_out, tables_among, visible
-from raysep.data.sources.base import Record, Remarks, Source
-from raysep.data.sources.columns import class_names, column_problems, names_in
+from raysep.data.source import Record, Remarks, Source, source
 from raysep.errors import ConfigError
 from raysep.storage.retries import is_transient
 from raysep.storage.store import Storage
@@ -19,6 +20,7 @@ from raysep.storage.store import Storage
 GROUPS_KEPT = 2
 
 
+@source
 class ParquetImages(Source):
     """A Parquet file, or all of them below a directory or URI, with a column of encoded images.
 
@@ -29,7 +31,17 @@ class ParquetImages(Source):
         config: root and columns.
     """
 
-    def __init__(self, config: ParquetSource) -> None:
+    class Config(SourceConfig):
+        """Parquet files with a column of encoded images and one of labels."""
+
+        kind: Literal["parquet"] = "parquet"
+        path: str = Field(description="a file, or a directory or URI of them; relative to the working directory")
+        image_column: str = Field(
+            "image", description="bytes, or a struct with a field `bytes` as Hugging Face writes it"
+        )
+        label_column: str = Field("label", description="text or integers: the class names")
+
+    def __init__(self, config: Config) -> None:
         self.storage = Storage(config.path)
         # Absolute from here on: workers have another working directory.
         self._config = config.model_copy(update={"path": self.storage.full_uri})
@@ -38,7 +50,7 @@ class ParquetImages(Source):
         self._image_group = lru_cache(GROUPS_KEPT)(self._read_group)
         self._group_sizes = lru_cache(None)(self._read_group_sizes)
 
-    def __reduce__(self) -> tuple[type["ParquetImages"], tuple[ParquetSource]]:
+    def __reduce__(self) -> tuple[type["ParquetImages"], tuple[Config]]:
         return ParquetImages, (self._config,)
 
     def records(self) -> list[Record]:

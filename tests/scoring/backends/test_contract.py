@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from raysep.config import ScoreConfig
 from raysep.config.registry import METRICS
 from raysep.errors import UsageError
-from raysep.scoring import backends
 from raysep.scoring.backend import Backend, Fold, Starts, drop_self
 from raysep.scoring.backends import open_backend
+from raysep.scoring.backends.cuml import CumlBackend
 from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.scoring import score_layer
@@ -136,7 +136,7 @@ def test_drop_self_keeps_k_others_in_order(N: int, k: int, seed: int):
 
 
 def test_auto_takes_torch_without_cuml_and_says_why_it_cannot_take_cuml():
-    if backends.cuml_problem() is None:
+    if CumlBackend.problem() is None:
         pytest.skip("cuML and a GPU are there")
     assert open_backend("auto").name.startswith("torch")
     assert open_backend("torch").name.startswith("torch")

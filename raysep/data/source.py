@@ -1,8 +1,12 @@
-"""What a source of images is: it lists what it has and hands out the bytes of one image."""
+"""Sources of images: a source lists its images and returns the bytes of each."""
 
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, get_args
+
+from raysep.config.data import SourceConfig
+from raysep.config.registry import SOURCES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,17 +52,36 @@ class Remarks:
     notes: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Source(Reader, Protocol):
-    """What every source does."""
+class Source(ABC):
+    """A source of images. Instances travel to workers, so they pickle small.
 
+    Attributes:
+        Config: its section of the configuration, the one argument of the class. The first line of its docstring is its
+            description in the documentation.
+    """
+
+    Config: ClassVar[type[SourceConfig]]
+
+    @abstractmethod
+    def read(self, path: str | None, row: int | None) -> bytes:
+        """The encoded image (JPEG, PNG, ...) at a record's path or row. Raises OSError."""
+
+    @abstractmethod
     def records(self) -> list[Record]:
         """All images, sorted by image_id. Raises ConfigError where there is nothing to use."""
-        ...
 
     def remarks(self) -> Remarks:
         """What there is to say of the images, as `records` has found them last."""
         return Remarks()
+
+
+S = TypeVar("S", bound=type[Source])
+
+
+def source(kind: S) -> S:
+    """Register a class of sources under the `kind` of its section. Raises ValueError for a name that is taken."""
+    SOURCES.add(get_args(kind.Config.model_fields["kind"].annotation)[0], kind)
+    return kind
 
 
 def encode(image: "Image.Image") -> bytes:

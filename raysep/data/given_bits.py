@@ -1,7 +1,7 @@
 """Images whose files have room for more bits than their values have."""
 
 from raysep.data.decoding import eight_bits, read_samples, to_mode
-from raysep.data.sources.base import Record, Remarks, Source, encode
+from raysep.data.source import Record, Remarks, Source, encode
 
 
 class GivenBits(Source):

@@ -5,7 +5,7 @@ import yaml
 
 from raysep.config import ModelConfig, RunConfig, SplitConfig
 from raysep.config.load import build_config
-from raysep.data.sources import ImageFolder
+from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.errors import RunDirError
 from raysep.stages import run_directory
@@ -21,7 +21,7 @@ def config(tree: Path) -> RunConfig:
 
 @pytest.fixture
 def split(tree: Path):
-    return draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+    return draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), SplitConfig(unseen=["a", "b"]))
 
 
 def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split):
@@ -58,7 +58,7 @@ def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split, tree
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     (tree / "a" / "000.png").rename(tree / "a" / "new.png")
-    changed = draw_split(ImageFolder(str(tree)).records(), SplitConfig(unseen=["a", "b"]))
+    changed = draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), SplitConfig(unseen=["a", "b"]))
     with pytest.raises(RunDirError, match=r"1 of its 60 are gone and 1 are new"):
         run_directory.check_belongs(run, config, changed)
 

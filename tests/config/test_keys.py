@@ -1,0 +1,39 @@
+"""Cache keys: every field of the configuration is in one, unless it is marked."""
+
+import pytest
+
+from raysep.config import DataConfig, EmbedConfig, ModelConfig, RunConfig, ScoreConfig
+from raysep.config.base import NOT_IN_KEY, key_fields, not_in_key
+
+
+class WiderScore(ScoreConfig):
+    new: int = 1
+
+
+class WiderEmbed(EmbedConfig):
+    new: int = 1
+
+
+class WiderData(DataConfig):
+    new: int = 1
+
+
+class WiderModel(ModelConfig):
+    new: int = 1
+
+
+@pytest.mark.parametrize("section", [WiderScore, WiderEmbed])
+def test_a_new_field_is_in_the_key_before_anybody_thinks_of_it(section: type[WiderScore | WiderEmbed]):
+    assert key_fields(section(new=1)) != key_fields(section(new=2))
+    marked = not_in_key(section)
+    assert marked
+    assert set(key_fields(section())) == set(section.model_fields) - marked
+
+
+def test_what_is_not_in_a_key_is_marked_on_the_field():
+    assert not_in_key(RunConfig) == {"run_dir", "compute", "monitoring"}
+    assert not_in_key(ScoreConfig) == {"protocols", "metrics"}
+    assert not_in_key(EmbedConfig) == {"splits", "batch_size", "shard_rows"}
+    assert not_in_key(ModelConfig) == {"id", "pretrained"}
+    assert set(key_fields(DataConfig.model_validate({"source": {"kind": "digits"}}))) == {"bit_depth"}
+    assert NOT_IN_KEY in RunConfig.model_fields["compute"].metadata
