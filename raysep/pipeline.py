@@ -23,7 +23,7 @@ from raysep.stages import score as score_stage
 from raysep.stages.context import RunContext
 from raysep.stages.executor import Executor, open_executor
 from raysep.storage import lease, retries
-from raysep.storage.store import Storage, is_uri
+from raysep.storage.store import Fence, Storage, is_uri
 from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 
@@ -44,6 +44,7 @@ def run(
     telemetry: Telemetry | None = None,
     share: Resources | None = None,
     executor: Executor | None = None,
+    fences: tuple[Fence, ...] = (),
 ) -> "Summary | None":
     """Do what is missing of the stages.
 
@@ -57,6 +58,7 @@ def run(
         telemetry: where progress goes.
         share: the part of the cluster that this run may plan with; all of it if unset.
         executor: where the work runs; on Ray if unset.
+        fences: of a sweep that the run is a cell of, beside the lease of the run itself.
 
     Returns:
         The summary if `report` is among the stages.
@@ -67,7 +69,7 @@ def run(
         StageError: a stage failed; what was committed before it stays valid.
     """
     telemetry = telemetry or Telemetry()
-    storage = Storage(config.run_dir)
+    storage = Storage(config.run_dir, fences)
     if executor is None and any(stage in WORK for stage in stages):
         joining.check_named()
     storage.reach()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyarrow import fs as pafs
 
-from raysep.storage import claims
+from raysep.storage import lease
 from raysep.storage.store import Storage
 
 
@@ -73,7 +73,7 @@ class Crashes:
 
         monkeypatch.setattr(Storage, "__init__", wrapped)
         # The process that crashed is this one: its lock must look like one that is gone.
-        monkeypatch.setattr(claims.Claim, "alive", lambda claim, now: False)
+        monkeypatch.setattr(lease.Claim, "live", lambda claim, now: False)
 
     def begin(self, at: int | None = None) -> None:
         """From now on it is another process, which ends at this change; None: at none."""

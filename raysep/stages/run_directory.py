@@ -21,9 +21,8 @@ from raysep.config.load import differences, to_yaml
 from raysep.data import splits
 from raysep.data.source import Remarks
 from raysep.errors import RunDirError
-from raysep.storage import claims
 from raysep.storage.retries import Why
-from raysep.storage.store import Storage, is_uri
+from raysep.storage.store import LEASES, Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
 # Of the layout of run directories and the meaning of their cache keys. Another one is refused.
@@ -47,9 +46,7 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
     except FileNotFoundError:
         # A call that was stopped while it began the run may have left these.
         others = [
-            file
-            for file in store.files()
-            if file not in {SPLITS, MANIFEST} and not file.startswith(f"{claims.DIRECTORY}/")
+            file for file in store.files() if file not in {SPLITS, MANIFEST} and not file.startswith(f"{LEASES}/")
         ]
         if others:
             raise RunDirError(

@@ -1,111 +1,239 @@
-"""One process at a time in a directory, on any file system: a lease that its holder renews.
+"""A lease on a directory: one process at a time writes there, on any file system.
 
-Who comes writes a claim, a file of its own in `lock/`, and looks who else has one: alone, it holds the directory. Of
-two that come at the same moment at least one sees the other, since a file system that shows what was written (local
-disks under the kernel's lock of the directory; S3, GCS and Azure always) shows one's claim to whoever wrote later.
+To acquire it, a process writes its own lease file to `lock/`, then lists that directory: without another live lease it
+holds the directory. Of two processes at the same moment at least one sees the other, since file systems that show what
+was written (local disks under the kernel's lock of the directory; S3, GCS and Azure always) show one's lease file to
+whoever wrote later. Its holder renews the lease. A crashed holder renews nothing, and its lease expires after
+`LEASE_S`; on the same machine its death is seen at once.
 
-A holder that is killed renews nothing, and its lease ends by itself; on the machine that it ran on, that it is gone
-is seen at once. A holder that can't renew it for as long writes nothing more, and ends: others may have taken over.
+The age of a lease is the difference of two times of the file system, so that no machine's clock matters, unless the
+file system has no such times.
+
+The lease fences the store: a holder that could not renew it in time ends, and every write through the store, through
+stores made from it (`Storage.at`, `Storage.fenced`), and through their copies in workers is refused. The check precedes
+the write, and is not atomic with it: pyarrow's file systems have no conditional writes.
 """
 
 import contextlib
 import fcntl
 import os
 import random
+import socket
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from raysep.errors import RaysepError, StorageError
 from raysep.process import signals
-from raysep.storage import claims
-from raysep.storage.store import Storage
+from raysep.storage.store import LEASES, Storage
 
-# How long those that came at the same moment sort out who is first, on object stores.
+LEASE_S = 120.0
+# How long processes that came at the same moment sort out the first, on object stores.
 PATIENCE_S = 4.0
+# Without /proc processes can't be told apart: only the age of the lease counts.
+UNKNOWN = "?"
+# Leases of this process that are held: a lease file that could not be deleted is not live.
+_held: set[str] = set()
+
+
+class Lease:
+    """The lease that a process holds, or its copy in another process.
+
+    Args:
+        uri: of the leased directory.
+        name: of the lease file.
+        what: is leased, for messages: `the run`.
+    """
+
+    def __init__(self, uri: str, name: str, what: str) -> None:
+        self.uri, self.name, self.what = uri, name, what
+        self._renewed: float | None = None
+        self._store = Storage(uri)
+        self.lost = threading.Event()
+
+    def __reduce__(self) -> tuple[type["Lease"], tuple[str, str, str]]:
+        return Lease, (self.uri, self.name, self.what)
+
+    def renewed(self, at: float) -> None:
+        """Note in the holder's process that the lease was renewed at a time of `_clock`."""
+        self._renewed = at
+
+    def fresh(self) -> bool:
+        """Whether this process has renewed the lease in time, so that no other process may have acquired it."""
+        return self._renewed is not None and _clock() - self._renewed < LEASE_S
+
+    def check(self) -> None:
+        """Raise StorageError if another process may hold the directory by now."""
+        # Whoever acquires the directory deletes the expired lease first.
+        if self.lost.is_set() or not (self.fresh() or self._store.is_file(file_of(self.name))):
+            raise StorageError(self.message())
+
+    def message(self) -> str:
+        """The lease is lost."""
+        return (
+            f"{self._store.display()}: this process could not renew its lease of {self.what} for {LEASE_S:g} s, "
+            "and another one may have taken over; what was finished is kept"
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A lease file: its writer, and when it was written by the file system's clock, or else by the writer's."""
+
+    writer: dict[str, Any]
+    at: float
+
+    def live(self, now: float) -> bool:
+        """Whether the lease has not expired, and its writer is not known to be gone."""
+        if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids() != UNKNOWN:
+            started = _started(self.writer["pid"])
+            runs = started is not None and started == self.writer["started"]
+            return runs and (self.writer["pid"] != os.getpid() or self.writer["id"] in _held)
+        return now - self.at < LEASE_S
 
 
 @contextmanager
-def held(storage: Storage, what: str) -> Iterator[None]:
-    """Hold the lock of a directory for the length of a block.
+def held(store: Storage, what: str) -> Iterator[None]:
+    """Hold the lease of a directory for the length of a block, and fence the store with it.
 
     Args:
-        what: is locked, for the message: `the run`.
+        what: is leased, for messages: `the run`.
 
     Raises:
-        RaysepError: another process holds it, says which, and since when; or the directory can't be written to; or
-            this process stood still for so long that another one has taken over.
+        RaysepError: another process holds it: which one, and since when; or the directory can't be written to; or this
+            process could not renew its lease in time.
     """
-    with claims.identity() as mine:
+    with _identity() as mine:
+        lease = Lease(store.full_uri, mine["id"], what)
+        lease.renewed(_clock())
         try:
-            _take(storage, mine, what)
+            _acquire(store, mine, what)
         except StorageError:
             raise
         except OSError as error:
-            raise RaysepError(f"{storage.display()} can't be written to: {error.strerror or error}") from None
-        over, lost = threading.Event(), threading.Event()
-        arguments = (storage, mine, what, over, lost)
-        renewal = threading.Thread(target=_renew, args=arguments, name="lock", daemon=True)
+            raise RaysepError(f"{store.display()} can't be written to: {error.strerror or error}") from None
+        over, fences = threading.Event(), store.fences
+        renewal = threading.Thread(target=_renew, args=(store, mine, lease, over), name="lease", daemon=True)
         renewal.start()
+        store.fences = (*fences, lease)
         try:
             yield
         except KeyboardInterrupt:
-            if not lost.is_set():
+            if not lease.lost.is_set():
                 raise
         finally:
             over.set()
             renewal.join()
-            _give_back(storage, mine)
-        if lost.is_set():
-            raise RaysepError(_taken_over(storage, what))
+            _release(store, mine)
+            # A store whose lease is lost stays fenced.
+            store.fences = store.fences if lease.lost.is_set() else fences
+        if lease.lost.is_set():
+            raise RaysepError(lease.message())
 
 
-def holder(storage: Storage) -> dict[str, Any] | None:
-    """Who holds the lock of a directory by now: host, pid, since; None where nobody does."""
-    if not claims.read_all(storage):
+def holder(store: Storage) -> dict[str, Any] | None:
+    """Host, PID and since of the holder of a directory; None without one."""
+    if not read_claims(store):
         return None
-    with claims.identity() as mine:
+    with _identity() as mine:
         try:
-            with _alone(storage):
-                return claims.first(claims.others(storage, mine, "it")[0].values())
+            with _exclusive(store):
+                return oldest(_claims(store, mine, "it")[0].values())
         finally:
-            _give_back(storage, mine)
+            _release(store, mine)
 
 
-def _take(storage: Storage, mine: dict[str, Any], what: str) -> None:
+def file_of(name: str) -> str:
+    """The file of a lease."""
+    return f"{LEASES}/{name}.json"
+
+
+def read_claims(store: Storage) -> dict[str, Claim]:
+    """All lease files by name, without unreadable ones."""
+    found = {}
+    for path, at in store.times(LEASES).items():
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            content = store.read_json(path)
+            with store.understood(path):
+                writer = {name: content[name] for name in ("id", "host", "pid", "pids", "started", "since")}
+                found[content["id"]] = Claim(writer, content["at"] if at is None else at)
+    return found
+
+
+def oldest(claims: Iterable[Claim]) -> dict[str, Any] | None:
+    """Writer of the oldest lease, or None."""
+    return min((claim.writer for claim in claims), key=lambda writer: str(writer["since"]), default=None)
+
+
+@contextmanager
+def _identity() -> Iterator[dict[str, Any]]:
+    """The content of a lease file of this process."""
+    name = uuid.uuid4().hex
+    mine = {
+        "id": name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pids": _pids(),
+        "started": _started(os.getpid()),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    _held.add(name)
+    try:
+        yield mine
+    finally:
+        _held.discard(name)
+
+
+def _claims(store: Storage, mine: dict[str, Any], what: str) -> tuple[dict[str, Claim], dict[str, Claim]]:
+    """Write the own lease file, then list the others: live ones, and expired ones."""
+    store.write_json(file_of(mine["id"]), {**mine, "at": time.time()})
+    found = read_claims(store)
+    own = found.pop(mine["id"], None)
+    if own is None:
+        raise RaysepError(
+            f"{store.display()}: storage is not read-after-write consistent (the new lease file is not listed): cannot "
+            f"lock {what}"
+        )
+    live = {name: claim for name, claim in found.items() if claim.live(own.at)}
+    return live, {name: claim for name, claim in found.items() if name not in live}
+
+
+def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
     latest = time.monotonic() + PATIENCE_S
     while True:
-        with _alone(storage):
-            alive, gone = claims.others(storage, mine, what)
-            if not alive:
-                for name in gone:
-                    storage.delete(claims.file_of(name))
+        with _exclusive(store):
+            live, expired = _claims(store, mine, what)
+            if not live:
+                for name in expired:
+                    store.delete(file_of(name))
                 return
-            # Under the kernel's lock nobody else is just coming.
-            again = not storage.is_local and time.monotonic() < latest
-            if not again or min(alive) < mine["id"]:
-                storage.delete(claims.file_of(mine["id"]))
+            # Under the kernel's lock no other process is acquiring it at this moment.
+            again = not store.is_local and time.monotonic() < latest
+            if not again or min(live) < mine["id"]:
+                store.delete(file_of(mine["id"]))
         if not again:
-            other = claims.first(alive.values())
+            other = oldest(live.values())
             assert other is not None
             raise RaysepError(
-                f"{storage.display()}: {what} is being worked on by process {other['pid']} of {other['host']}, "
-                f"since {other['since']}. Wait for it, or stop it; a holder that is gone is forgotten after "
-                f"{claims.LEASE_S:g} s."
+                f"{store.display()}: {what} is locked by process {other['pid']} on {other['host']}, since "
+                f"{other['since']}. Wait for it, or stop it; a crashed process loses its lease after {LEASE_S:g} s."
             )
         time.sleep(random.uniform(0.1, 0.5))
 
 
 @contextmanager
-def _alone(storage: Storage) -> Iterator[None]:
-    """On a local disk: nobody else looks at the claims, or changes them, for the length of a block."""
-    if not storage.is_local:
+def _exclusive(store: Storage) -> Iterator[None]:
+    """Exclusive access to the lease files of a local directory, for the length of a block."""
+    if not store.is_local:
         yield
         return
-    root = Path(storage.root)
+    root = Path(store.root)
     while True:
         root.mkdir(parents=True, exist_ok=True)
         try:
@@ -113,10 +241,10 @@ def _alone(storage: Storage) -> Iterator[None]:
         except FileNotFoundError:
             continue
         try:
-            # Network file systems may not have it for directories; the claims alone are what is left there.
+            # Network file systems may not have it for directories; the lease files alone are what is left there.
             with contextlib.suppress(OSError):
                 fcntl.flock(directory, fcntl.LOCK_EX)
-            # Whoever had it before may have taken the directory away.
+            # The process that had the kernel's lock before may have removed the directory.
             if _same(root, directory):
                 yield
                 return
@@ -131,53 +259,66 @@ def _same(root: Path, directory: int) -> bool:
         return False
 
 
-def _renew(storage: Storage, mine: dict[str, Any], what: str, over: threading.Event, lost: threading.Event) -> None:
-    renewed = _clock()
-    while not over.wait(claims.LEASE_S / 4):
+def _renew(store: Storage, mine: dict[str, Any], lease: Lease, over: threading.Event) -> None:
+    while not over.wait(LEASE_S / 4):
         began = _clock()
         try:
-            mine_still = _renewed(storage, mine, what, renewed)
-        except Exception:  # noqa: BLE001  (file systems raise what they like; what counts is how long nothing was heard)
-            mine_still = _clock() - renewed < claims.LEASE_S
+            kept = _renewed(store, mine, lease)
+        except Exception:  # noqa: BLE001  (file systems raise anything; what counts is the age of the lease)
+            kept = lease.fresh()
         else:
-            renewed = began
-        if not mine_still:
+            lease.renewed(began)
+        if not kept:
             with contextlib.suppress(Exception):
-                storage.delete(claims.file_of(mine["id"]))
-            # From here on this process writes nothing; where signals are caught, it is ended.
-            storage.closed = _taken_over(storage, what)
-            lost.set()
+                store.delete(file_of(mine["id"]))
+            lease.lost.set()
+            # Where signals are caught, this ends the process.
             signals.interrupt()
             return
 
 
-def _renewed(storage: Storage, mine: dict[str, Any], what: str, before: float) -> bool:
-    """Whether the claim was there, is written again, and nobody can have taken over in between."""
-    with _alone(storage):
-        if not storage.is_file(claims.file_of(mine["id"])):
+def _renewed(store: Storage, mine: dict[str, Any], lease: Lease) -> bool:
+    """Renew the lease. Whether no other process can have acquired the directory in between."""
+    with _exclusive(store):
+        if not store.is_file(file_of(mine["id"])):
             return False
-        alive, _ = claims.others(storage, mine, what)
-        # In time, others can only be those that come and are refused.
-        return _clock() - before < claims.LEASE_S or not alive
+        live, _ = _claims(store, mine, lease.what)
+        # While the lease is fresh, others are about to be refused.
+        return lease.fresh() or not live
 
 
 def _clock() -> float:
-    """Seconds that go on while the machine sleeps."""
+    """Seconds of a clock that includes suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _taken_over(storage: Storage, what: str) -> str:
-    return (
-        f"{storage.display()}: this process could not renew its lock of {what} for {claims.LEASE_S:g} s, and another "
-        "one may have taken over; what was finished is kept"
-    )
+def _release(store: Storage, mine: dict[str, Any]) -> None:
+    # A lease file that can't be deleted now is not live any more.
+    with contextlib.suppress(OSError), _exclusive(store):
+        store.delete(file_of(mine["id"]))
+        if store.is_local:
+            # Nothing is left of a directory that was made for the lease alone.
+            Path(store.root, LEASES).rmdir()
+            Path(store.root).rmdir()
 
 
-def _give_back(storage: Storage, mine: dict[str, Any]) -> None:
-    # What can't be taken away now is in no use any more.
-    with contextlib.suppress(OSError), _alone(storage):
-        storage.delete(claims.file_of(mine["id"]))
-        if storage.is_local:
-            # Of a directory that was made for the lock alone, nothing is left.
-            Path(storage.root, claims.DIRECTORY).rmdir()
-            Path(storage.root).rmdir()
+def _pids() -> str:
+    """Namespace of process numbers: host names repeat, and containers of one host have their own processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return UNKNOWN
+
+
+def _started(pid: int) -> str | None:
+    """Process start time in clock ticks since boot: detects PID reuse.
+
+    None for a process that does not exist or is a zombie, and without /proc.
+    """
+    try:
+        # pid (name) state ...; the name may hold anything, and ends with the last bracket.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return None
+    return None if fields[0] == "Z" else fields[19]

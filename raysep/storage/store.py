@@ -1,4 +1,4 @@
-"""A directory on any file system that pyarrow or fsspec knows: local disk, NFS, s3://, gs://, abfs://, hdfs://.
+"""A directory on any file system of pyarrow or fsspec: local disk, NFS, s3://, gs://, abfs://, hdfs://.
 
 Everything that a run reads or writes goes through `Storage`, by path relative to its root, so no other
 module knows where a run lives. Credentials come from where the file system's own clients look for them
@@ -11,7 +11,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -23,6 +23,15 @@ from raysep.storage.retries import with_retries
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
+# Directory of lease files, which no fence guards.
+LEASES = "lock"
+
+
+class Fence(Protocol):
+    """Guards the writes to a directory (see `lease.Lease`). Pickles to a fence of the same lease."""
+
+    def check(self) -> None:
+        """Raise StorageError if this process, or the one that it works for, may not write any more."""
 
 
 class Storage:
@@ -31,12 +40,14 @@ class Storage:
     Args:
         uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri`, whose options may
             follow a question mark, or else of fsspec.
+        fences: checked before every write. Stores made from this one, and its copies in other processes, have them too.
 
     Raises:
         UsageError: nothing knows the URI's scheme, or it holds a password.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, fences: tuple[Fence, ...] = ()) -> None:
+        self.fences = fences
         if is_uri(uri):
             parts = urlsplit(uri)
             # A user alone is part of some addresses: abfs://container@account..., sftp://user@host.
@@ -55,13 +66,11 @@ class Storage:
             self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
             self.uri, self._options = root, ""
         self.root = root.rstrip("/") or "/"
-        # Why nothing may be written through this object any more.
-        self.closed: str | None = None
         # Elsewhere a put is atomic by itself, and there is no rename.
         self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
 
-    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
-        return Storage, (self.full_uri,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (self.full_uri, self.fences)
 
     @property
     def full_uri(self) -> str:
@@ -70,7 +79,11 @@ class Storage:
 
     def at(self, relative: str) -> "Storage":
         """The storage whose root is a directory below this one."""
-        return Storage(f"{self.uri}/{relative}" + (f"?{self._options}" if self._options else ""))
+        return Storage(f"{self.uri}/{relative}" + (f"?{self._options}" if self._options else ""), self.fences)
+
+    def fenced(self, by: "Storage") -> "Storage":
+        """The same directory with the fences of another store too."""
+        return Storage(self.full_uri, (*self.fences, *by.fences))
 
     def reach(self) -> None:
         """Raise where the root can't be asked whether it exists, or its bucket doesn't.
@@ -173,14 +186,18 @@ class Storage:
         Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
 
         Raises:
-            StorageError: it can't be written, and what to do.
+            StorageError: it can't be written, and what to do; or a lease is lost.
         """
-        if self.closed is not None:
-            raise StorageError(self.closed)
+        self._check_fences(relative)
         try:
             with_retries(lambda: self._write(self.path(relative), content))
         except OSError as error:
             raise StorageError(refused(self.display(relative), error)) from error
+
+    def _check_fences(self, relative: str) -> None:
+        if not relative.startswith(f"{LEASES}/"):
+            for fence in self.fences:
+                fence.check()
 
     def _write(self, target: str, content: bytes) -> None:
         if not self.is_local:
@@ -222,7 +239,8 @@ class Storage:
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
     def delete(self, relative: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there. Raises StorageError if a lease is lost."""
+        self._check_fences(relative)
         with contextlib.suppress(FileNotFoundError):
             with_retries(lambda: self.fs.delete_file(self.path(relative)))
 

@@ -19,7 +19,7 @@ from raysep.config import RunConfig
 from raysep.distributed.cluster_shape import Resources
 from raysep.errors import RaysepError
 from raysep.stages import run_directory
-from raysep.storage.store import Storage
+from raysep.storage.store import Fence, Storage
 from raysep.telemetry import Telemetry
 
 
@@ -42,14 +42,20 @@ class Outcome:
     machines: dict[str, int] = field(default_factory=dict)
 
 
-def run_cells(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -> Iterator[tuple[int, Outcome]]:
-    """Run configurations, `parallel` at a time; yields index and outcome of each when it ends."""
+def run_cells(
+    configs: Sequence[RunConfig], cluster: Resources, parallel: int, fences: tuple[Fence, ...] = ()
+) -> Iterator[tuple[int, Outcome]]:
+    """Run configurations, `parallel` at a time; yields index and outcome of each when it ends.
+
+    Args:
+        fences: of the sweep; a cell writes nothing once the sweep's lease is lost.
+    """
     from raysep.distributed.pool import on_this_node, run_tasks
 
     began = time.monotonic()
 
     def build(slot: int) -> Callable[[], Callable[[tuple[int, RunConfig]], Outcome]]:
-        return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel))
+        return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel), fences)
 
     # A cell that loses its worker is recorded as failed, and tried again by the next call of the round.
     for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), retries=0):
@@ -59,21 +65,21 @@ def run_cells(configs: Sequence[RunConfig], cluster: Resources, parallel: int) -
         yield done.task[0], outcome
 
 
-def _runner(directory: str, share: Resources) -> Callable[[tuple[int, RunConfig]], Outcome]:
+def _runner(directory: str, share: Resources, fences: tuple[Fence, ...]) -> Callable[[tuple[int, RunConfig]], Outcome]:
     """In the actor."""
     # Relative paths of a configuration mean the driver's working directory.
     os.chdir(directory)
-    return lambda task: run_cell(task[1], share)
+    return lambda task: run_cell(task[1], share, fences)
 
 
-def run_cell(config: RunConfig, share: Resources) -> Outcome:
+def run_cell(config: RunConfig, share: Resources, fences: tuple[Fence, ...] = ()) -> Outcome:
     """The run of a cell; an error becomes part of the outcome."""
     store = Storage(config.run_dir)
     resumed = store.exists(run_directory.CONFIG)
     began = time.monotonic()
     error, text = None, None
     try:
-        summary = pipeline.run(config, telemetry=Telemetry(Console(file=io.StringIO())), share=share)
+        summary = pipeline.run(config, telemetry=Telemetry(Console(file=io.StringIO())), share=share, fences=fences)
         assert summary is not None
         # A cell that lacks some of its seeds is incomplete: the next call tries it again.
         lost = store.read_json(run_directory.MANIFEST)["stages"]["finetune"]["failed"]

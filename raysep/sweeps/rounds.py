@@ -117,7 +117,7 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
             metrics.failed.set(1)
             notes.report_last(sweep, metrics)
             try:
-                found = _perform(sweep, label, telemetry, verbose)
+                found = _perform(sweep, root, label, telemetry, verbose)
                 worse = found.verdict.regressions or found.verdict.incomparable
                 metrics.failed.set(int(bool(found.failed or worse)))
             finally:
@@ -126,8 +126,8 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
     return found
 
 
-def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool) -> Round:
-    root, store, metrics = Storage(sweep.root), Storage(sweep.results), telemetry.metrics
+def _perform(sweep: SweepConfig, root: Storage, label: str, telemetry: Telemetry, verbose: bool) -> Round:
+    store, metrics = Storage(sweep.results).fenced(root), telemetry.metrics
     table = results.read(store)
     damaged = _leave_out(sweep, store, table, telemetry)
     before = _own(sweep, table.rows)
@@ -138,7 +138,7 @@ def _perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
     revision = run_directory.git_revision()
     with telemetry.stage("sweep", len(todo), "cells") as bar:
-        for item, outcome in _outcomes(sweep, label, todo, verbose, telemetry):
+        for item, outcome in _outcomes(sweep, root, label, todo, verbose, telemetry):
             row = _row(sweep, label, item, outcome, revision)
             results.put(store, row)
             text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}"
@@ -175,7 +175,7 @@ def _leave_out(sweep: SweepConfig, store: Storage, table: results.Table, telemet
 
 
 def _outcomes(
-    sweep: SweepConfig, label: str, todo: Sequence[Plan], verbose: bool, telemetry: Telemetry
+    sweep: SweepConfig, root: Storage, label: str, todo: Sequence[Plan], verbose: bool, telemetry: Telemetry
 ) -> "Iterator[tuple[Plan, Outcome | None]]":
     """Cells whose data are not there at once, the others when they end."""
     yield from ((item, None) for item in todo if item.known is None)
@@ -199,7 +199,7 @@ def _outcomes(
             )
             for item in ready
         ]
-        for number, outcome in run_cells(configs, cluster, parallel):
+        for number, outcome in run_cells(configs, cluster, parallel, root.fences):
             yield ready[number], outcome
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -8,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from raysep.errors import RaysepError
-from raysep.storage import claims, lease
-from raysep.storage.store import Storage
+from raysep.errors import RaysepError, StorageError
+from raysep.storage import lease
+from raysep.storage.store import LEASES, Storage
 
 HOLD = """
 import sys, time
-from raysep.storage import claims
 from raysep.process import signals
 from raysep.storage import lease
 from raysep.storage.store import Storage
-claims.LEASE_S = float(sys.argv[2])
-with interrupts.caught(), locks.held(Storage(sys.argv[1]), "the run"):
+lease.LEASE_S = float(sys.argv[2])
+with signals.caught(), lease.held(Storage(sys.argv[1]), "the run"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -31,7 +31,7 @@ def places(tmp_path: Path) -> list[Storage]:
 
 def claimed(storage: Storage, seconds_ago: float = 0.0) -> str:
     """A claim that another machine wrote some time ago; its path."""
-    path = f"{claims.DIRECTORY}/elsewhere.json"
+    path = f"{LEASES}/elsewhere.json"
     at = time.time() - seconds_ago
     content = {"id": "elsewhere", "host": "elsewhere", "pid": 1, "pids": "", "started": "", "since": "2026", "at": at}
     storage.write_json(path, content)
@@ -49,14 +49,14 @@ def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None):
     for storage in places(tmp_path):
         with lease.held(storage, "the run"):
             with (
-                pytest.raises(RaysepError, match=rf"the run is being worked on by process {os.getpid()} of .*, since"),
+                pytest.raises(RaysepError, match=rf"the run is locked by process {os.getpid()} on .*, since"),
                 lease.held(storage, "the run"),
             ):
                 pass
             # The one that was refused took nothing away.
-            assert len(storage.files(claims.DIRECTORY)) == 1
+            assert len(storage.files(LEASES)) == 1
             assert lease.holder(storage) is not None
-        assert not storage.files(claims.DIRECTORY)
+        assert not storage.files(LEASES)
         assert lease.holder(storage) is None
         with lease.held(storage, "the run"):
             pass
@@ -77,10 +77,10 @@ def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path):
 
 def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None):
     for storage in places(tmp_path):
-        claimed(storage, claims.LEASE_S - 30)
-        with pytest.raises(RaysepError, match="process 1 of elsewhere, since 2026"), lease.held(storage, "the run"):
+        claimed(storage, lease.LEASE_S - 30)
+        with pytest.raises(RaysepError, match="process 1 on elsewhere, since 2026"), lease.held(storage, "the run"):
             pass
-        stale = claimed(storage, claims.LEASE_S + 1)
+        stale = claimed(storage, lease.LEASE_S + 1)
         assert lease.holder(storage) is None
         with lease.held(storage, "the run"):
             assert not storage.exists(stale)
@@ -90,19 +90,19 @@ def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, mo
     """The file system's times count, not those of whoever wrote the claim or of whoever looks at it."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    monkeypatch.setattr(claims, "_started", lambda pid: "other")
+    monkeypatch.setattr(lease, "_started", lambda pid: "other")
     claimed(storage, 0)
-    os.utime(tmp_path / claims.DIRECTORY / "elsewhere.json")
+    os.utime(tmp_path / LEASES / "elsewhere.json")
     with pytest.raises(RaysepError, match="elsewhere"), lease.held(storage, "the run"):
         pass
 
 
 def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = Storage(str(tmp_path))
-    monkeypatch.setattr(claims, "_pids", lambda: claims.UNKNOWN)
-    monkeypatch.setattr(claims, "_started", lambda pid: None)
+    monkeypatch.setattr(lease, "_pids", lambda: lease.UNKNOWN)
+    monkeypatch.setattr(lease, "_started", lambda pid: None)
     with lease.held(storage, "the run"):
-        (mine,) = storage.files(claims.DIRECTORY)
+        (mine,) = storage.files(LEASES)
         with pytest.raises(RaysepError), lease.held(storage, "the run"):
             pass
         # As if its process had been killed long ago.
@@ -116,18 +116,18 @@ def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monke
 def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
-        storage.write_bytes(f"{claims.DIRECTORY}/{number}.json", content)
+        storage.write_bytes(f"{LEASES}/{number}.json", content)
     with lease.held(storage, "the run"):
         pass
 
 
 def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
-        ((path, first),) = storage.times(claims.DIRECTORY).items()
+        ((path, first),) = storage.times(LEASES).items()
         time.sleep(0.5)
-        assert storage.times(claims.DIRECTORY)[path] > first
+        assert storage.times(LEASES)[path] > first
 
 
 def race(root: str) -> tuple[int, int]:
@@ -155,7 +155,7 @@ def race(root: str) -> tuple[int, int]:
 
 def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
     for attempt in range(20):
-        claimed(Storage(f"{tmp_path}/{attempt}"), claims.LEASE_S + 1)
+        claimed(Storage(f"{tmp_path}/{attempt}"), lease.LEASE_S + 1)
         most, had = race(f"{tmp_path}/{attempt}")
         assert most == 1
         assert had >= 1
@@ -168,12 +168,12 @@ def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path):
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "held\n"
-        (mine,) = storage.files(claims.DIRECTORY)
+        (mine,) = storage.files(LEASES)
         storage.delete(mine)
         other = claimed(storage)
         assert "RaysepError: " in (said := process.stderr.read().splitlines()[-1])
         assert "another one may have taken over" in said
-    assert storage.files(claims.DIRECTORY) == [other]
+    assert storage.files(LEASES) == [other]
 
 
 class Slow(Storage):
@@ -182,7 +182,7 @@ class Slow(Storage):
     still = False
 
     def write_json(self, relative: str, value: object) -> None:
-        if self.still and relative.startswith(f"{claims.DIRECTORY}/"):
+        if self.still and relative.startswith(f"{LEASES}/"):
             time.sleep(0.5)
             self.delete(relative)
             claimed(Storage(self.uri))
@@ -202,7 +202,7 @@ class Broken(Storage):
 
 @pytest.mark.parametrize("kind", [Slow, Broken])
 def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = kind(str(tmp_path / "run"))
 
     def work() -> None:
@@ -214,14 +214,14 @@ def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path
     with pytest.raises(RaysepError, match="another one may have taken over"):
         work()
     assert not storage.exists("file")
-    left = storage.files(claims.DIRECTORY)
-    assert left == ([f"{claims.DIRECTORY}/elsewhere.json"] if kind is Slow else [])
+    left = storage.files(LEASES)
+    assert left == ([f"{LEASES}/elsewhere.json"] if kind is Slow else [])
 
 
 def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path):
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
-        (mine,) = storage.files(claims.DIRECTORY)
+        (mine,) = storage.files(LEASES)
         content = storage.read_bytes(mine)
     storage.write_bytes(mine, content)
     with lease.held(storage, "the run"):
@@ -246,8 +246,31 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
 def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
-        (path,) = storage.files(claims.DIRECTORY)
+        (path,) = storage.files(LEASES)
         content = storage.read_json(path)
     storage.write_json(path, {**content, "started": "0"})
     with lease.held(storage, "the run"):
         pass
+
+
+def test_stores_made_of_a_fenced_one_and_their_copies_write_nothing_once_the_lease_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for number, storage in enumerate(places(tmp_path)):
+        results = Storage(f"{tmp_path}/results{number}")
+        with lease.held(storage, "the run"):
+            (mine,) = storage.files(LEASES)
+            below, beside = storage.at("below"), results.fenced(storage)
+            copies = [pickle.loads(pickle.dumps(store)) for store in (storage, below, beside)]
+            for store in (storage, below, beside, *copies):
+                store.write_bytes("file", b"1")
+            # Another process acquires the directory: the lease of this one has expired.
+            storage.delete(mine)
+            with monkeypatch.context() as patch:
+                patch.setattr(lease, "LEASE_S", 0.0)
+                for store in (storage, below, beside, *copies):
+                    with pytest.raises(StorageError, match="another one may have taken over"):
+                        store.write_bytes("file", b"2")
+                    with pytest.raises(StorageError, match="another one may have taken over"):
+                        store.delete("file")
+                    assert store.read_bytes("file") == b"1"

@@ -95,7 +95,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
 
 def test_one_process_at_a_time(tmp_path: Path):
     config = sweep(tmp_path, [GONE])
-    with lease.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is being worked on"):
+    with lease.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is locked by process"):
         perform(config, "r1")
 
 
