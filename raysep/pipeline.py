@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from raysep.stages import embed as embed_stage
 from raysep.stages import finetune as finetune_stage
 from raysep.stages import run_directory, validation
 from raysep.stages import score as score_stage
-from raysep.stages.context import RunContext
+from raysep.stages.context import RunContext, Stage
 from raysep.stages.executor import Executor, open_executor
 from raysep.storage import lease, retries
 from raysep.storage.store import Fence, Storage, is_uri
@@ -30,8 +29,8 @@ from raysep.telemetry.exposition import exposed
 if TYPE_CHECKING:
     from raysep.report.schema import Summary
 
-# The stages that need Ray: each says whether it is `pending`, and can `perform`.
-WORK: dict[str, ModuleType] = {"finetune": finetune_stage, "embed": embed_stage, "score": score_stage}
+# The stages that an executor works for.
+WORK: dict[str, Stage] = {"finetune": finetune_stage, "embed": embed_stage, "score": score_stage}
 STAGES = (*WORK, "report")
 
 

@@ -1,12 +1,14 @@
-"""A run that is being worked on, as every stage is given it."""
+"""The run that stages work on, and what a stage is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 
 from raysep.config import RunConfig
 from raysep.data.source import Reader
+from raysep.distributed.cluster_shape import Resources
 from raysep.stages.executor import Executor
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
@@ -14,10 +16,10 @@ from raysep.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run that may be worked on: checked, and with its directory begun.
+    """A validated run.
 
     Attributes:
-        readers: where the images of each role of the split are read: of every domain, and of the rest.
+        readers: of the images of each role of the split, and of each domain.
     """
 
     config: RunConfig
@@ -27,3 +29,15 @@ class RunContext:
     telemetry: Telemetry
     executor: Executor
     verbose: bool = False
+
+
+class Stage(Protocol):
+    """A stage of the pipeline: a module with these two functions."""
+
+    def pending(self, run: RunContext) -> bool:
+        """Whether the stage has work left."""
+        ...
+
+    def perform(self, run: RunContext, cluster: Resources) -> None:
+        """Do the work that is left. Raises StageError; what was committed before stays valid."""
+        ...
