@@ -1,4 +1,4 @@
-"""What changes how a run is carried out, and not what it finds."""
+"""Sections that results do not depend on: compute and monitoring."""
 
 from typing import Self
 
@@ -8,15 +8,15 @@ from raysep.config.base import Section
 
 
 class NodeShape(Section):
-    """Nodes that the cluster's autoscaler could add."""
+    """Nodes that the autoscaler of the cluster could add."""
 
     cpus: float = Field(gt=0)
     gpus: float = Field(0, ge=0)
-    nodes: int = Field(1, ge=1, le=1000, description="at most so many")
+    nodes: int = Field(1, ge=1, le=1000, description="upper limit")
 
 
 class ComputeConfig(Section):
-    """What each process takes; unset: planned."""
+    """Resources of each process; unset: planned."""
 
     cpus_per_trial: float | None = Field(None, gt=0)
     gpus_per_trial: float | None = Field(None, ge=0)
@@ -37,12 +37,10 @@ class ComputeConfig(Section):
 
 
 class MonitoringConfig(Section):
-    """Where Prometheus finds the figures of a run."""
+    """Prometheus metrics of a run. For other than loopback, or a password, put a reverse proxy in front."""
 
-    port: int | None = Field(0, ge=0, le=65535, description="of /metrics; 0: a free one, printed; null: not served")
-    address: str = Field("127.0.0.1", description="what it listens on; 0.0.0.0 for every network")
-    username: str | None = Field(None, description="asks for HTTP basic authentication")
-    password_env: str = Field("RAYSEP_METRICS_PASSWORD", description="environment variable that holds the password")
+    port: int | None = Field(0, ge=0, le=65535, description="of /metrics; 0: a free port, printed; null: not served")
+    address: str = Field("127.0.0.1", description="of the server; 0.0.0.0 for all interfaces")
     textfile: str | None = Field(None, description="written at the end, for node_exporter: .../name.prom")
     pushgateway: str | None = Field(None, description="pushed to at the end: host:port or URL")
 
