@@ -1,11 +1,13 @@
 """The application that every command belongs to, and the options that several of them have."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
@@ -29,6 +31,22 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines o
 
 # Of a table in a file or a pipe, which is not cut to the width of a terminal that isn't there.
 PLAIN_WIDTH, LEAST_WIDTH = 160, 40
+
+
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, right: Sequence[str] = ()
+) -> None:
+    """Print a table to stdout.
+
+    Args:
+        right: headings of right-aligned columns.
+    """
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
+    for row in rows:
+        table.add_row(*row)
+    output().print(table)
 
 
 def output() -> Console:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from raysep.cli.app import ConfigPath, Local, LogFormat, Overrides, RunDir, Verbose, app, output
+from raysep.cli.app import ConfigPath, Local, LogFormat, Overrides, RunDir, Verbose, app, output, print_table
 from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -245,9 +244,5 @@ def layers(
         from raysep.models.taps import describe
 
         found = describe(config)
-    table = Table(title=model)
-    for heading in ("layer", "name", "depth", "dim", "pooling"):
-        table.add_column(heading, justify="left" if heading in {"name", "pooling"} else "right")
-    for item in found:
-        table.add_row(str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling)
-    output().print(table)
+    rows = [[str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling] for item in found]
+    print_table(["layer", "name", "depth", "dim", "pooling"], rows, model, right=["layer", "depth", "dim"])

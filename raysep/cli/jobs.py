@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from raysep.cli.app import Overrides, RunDir, app, output
+from raysep.cli.app import Overrides, RunDir, app, print_table
 from raysep.errors import RaysepError, UsageError
 
 Address = Annotated[
@@ -82,9 +81,7 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
     """List the jobs of a cluster, the newest first."""
     from raysep.distributed import jobs
 
-    table = Table()
-    for heading in ("job", "status", "configuration", "results", "started (UTC)", "seconds"):
-        table.add_column(heading, overflow="fold")
+    rows = []
     for job in jobs.jobs(address):
         metadata = job.metadata or {}
         started, seconds = "-", "-"
@@ -93,8 +90,8 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
             ended = datetime.fromtimestamp(job.end_time / 1000, UTC) if job.end_time else datetime.now(UTC)
             started, seconds = f"{began:%Y-%m-%d %H:%M:%S}", f"{(ended - began).total_seconds():.0f}"
         what = metadata.get("config") or job.entrypoint
-        table.add_row(job.submission_id, job.status.value, what, metadata.get("target", "-"), started, seconds)
-    output().print(table)
+        rows.append([str(job.submission_id), job.status.value, what, metadata.get("target", "-"), started, seconds])
+    print_table(["job", "status", "configuration", "results", "started (UTC)", "seconds"], rows)
 
 
 @app.command()

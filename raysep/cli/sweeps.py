@@ -4,13 +4,12 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from raysep.cli.app import LogFormat, Overrides, Verbose, app, output
+from raysep.cli.app import LogFormat, Overrides, Verbose, app, print_table
 from raysep.errors import NotComparableError, StageError, UsageError
 
 if TYPE_CHECKING:
-    from raysep.sweeps.compare import Point
+    from raysep.sweeps.compare import Difference, Point
     from raysep.sweeps.rounds import Plan, Round
 
 SweepPath = Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of the sweep.")]
@@ -78,8 +77,7 @@ def history(
 
         sys.stdout.write(csv_of([list(rows[0]), *(list(row.values()) for row in rows)]).decode())
         return
-    table = Table()
-    for heading in (
+    headings = [
         "date",
         "sweep",
         "round",
@@ -91,24 +89,21 @@ def history(
         "accuracy",
         "seconds",
         "revision",
-    ):
-        table.add_column(heading, overflow="fold")
-    for row in sorted(rows, key=lambda row: (row["sweep"], row["cell"], row["at"])):
-        low, high = row["corrected_low"], row["corrected_high"]
-        table.add_row(
-            row["date"],
-            row["sweep"],
-            row["round"],
-            row["cell"],
-            row["state"],
-            _number(row["corrected_g"] if row["corrected_g"] is not None else row["g"]),
-            "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
-            "-" if row["best_layer"] is None else str(row["best_layer"]),
-            _number(row["seen_accuracy"]),
-            _number(row["seconds"], 1),
-            (row["git_revision"] or "-")[:7],
-        )
-    output().print(table)
+    ]
+    print_table(headings, map(_history_row, sorted(rows, key=lambda row: (row["sweep"], row["cell"], row["at"]))))
+
+
+def _history_row(row: dict[str, Any]) -> list[str]:
+    low, high = row["corrected_low"], row["corrected_high"]
+    return [
+        *(row[name] for name in ("date", "sweep", "round", "cell", "state")),
+        _number(row["corrected_g"] if row["corrected_g"] is not None else row["g"]),
+        "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        "-" if row["best_layer"] is None else str(row["best_layer"]),
+        _number(row["seen_accuracy"]),
+        _number(row["seconds"], 1),
+        (row["git_revision"] or "-")[:7],
+    ]
 
 
 @app.command()
@@ -131,31 +126,31 @@ def compare(
         raise UsageError(f"{a} and {b} have no model or cell in common{of}")
     several = len({*sweeps[0], *sweeps[1]}) > 1
     names = [f"{item.a.sweep}: {item.a.name}" if several else item.a.name for item in found]
-    table = Table()
-    for heading in ("", f"g of {a}", f"g of {b}", "change", "beyond", "layers", "accuracies", "seconds"):
-        table.add_column(heading, overflow="fold")
-    for name, item in zip(names, found, strict=True):
-        margin = "" if item.margin is None else f" ± {item.margin:.3f}"
-        beyond = "not known" if item.beyond is None else ("yes" if item.beyond else "no")
-        if item.incomparable is not None:
-            beyond = f"not comparable: {item.incomparable}"
-        elif item.unknown:
-            beyond += f" (not known to be the same: {', '.join(item.unknown)})"
-        table.add_row(
-            name,
-            _number(item.a.g),
-            _number(item.b.g),
-            "-" if item.change is None else f"{item.change:+.3f}{margin}",
-            beyond,
-            f"{item.a.best_layer}, {item.b.best_layer}",
-            f"{_number(item.a.accuracy)}, {_number(item.b.accuracy)}",
-            f"{_number(item.a.seconds, 1)}, {_number(item.b.seconds, 1)}",
-        )
-    output().print(table)
+    headings = ["", f"g of {a}", f"g of {b}", "change", "beyond", "layers", "accuracies", "seconds"]
+    print_table(headings, [_difference_row(name, item) for name, item in zip(names, found, strict=True)])
     pairs = [(name, item.incomparable) for name, item in zip(names, found, strict=True) if item.incomparable]
     if pairs:
         lines = [f"  - {name}: not comparable: {why}" for name, why in pairs]
         raise NotComparableError("\n".join([f"{a} and {b}: {len(pairs)} of {len(found)} can't be compared", *lines]))
+
+
+def _difference_row(name: str, item: "Difference") -> list[str]:
+    margin = "" if item.margin is None else f" ± {item.margin:.3f}"
+    beyond = "not known" if item.beyond is None else ("yes" if item.beyond else "no")
+    if item.incomparable is not None:
+        beyond = f"not comparable: {item.incomparable}"
+    elif item.unknown:
+        beyond += f" (not known to be the same: {', '.join(item.unknown)})"
+    return [
+        name,
+        _number(item.a.g),
+        _number(item.b.g),
+        "-" if item.change is None else f"{item.change:+.3f}{margin}",
+        beyond,
+        f"{item.a.best_layer}, {item.b.best_layer}",
+        f"{_number(item.a.accuracy)}, {_number(item.b.accuracy)}",
+        f"{_number(item.a.seconds, 1)}, {_number(item.b.seconds, 1)}",
+    ]
 
 
 @app.command()
@@ -225,34 +220,30 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
 
 
 def _print_plan(label: str, plans: "list[Plan]") -> None:
-    table = Table(title=f"round {label}")
-    for heading in ("cell", "state", "images", "training steps", "checkpoints", "seconds before"):
-        table.add_column(heading, overflow="fold")
+    rows = []
     for item in plans:
         finetune = item.cell.config.finetune
-        table.add_row(
-            item.cell.name,
-            "done" if item.done else f"will fail: {item.problem}" if item.problem else "to do",
-            "-" if item.known is None else str(item.known.images),
-            str(finetune.steps * len(finetune.seeds)) if finetune else "0",
-            str(len(finetune.evaluate_at) * len(finetune.seeds) if finetune else 1),
-            "not known" if item.seconds is None else f"{item.seconds:.0f}",
+        rows.append(
+            [
+                item.cell.name,
+                "done" if item.done else f"will fail: {item.problem}" if item.problem else "to do",
+                "-" if item.known is None else str(item.known.images),
+                str(finetune.steps * len(finetune.seeds)) if finetune else "0",
+                str(len(finetune.evaluate_at) * len(finetune.seeds) if finetune else 1),
+                "not known" if item.seconds is None else f"{item.seconds:.0f}",
+            ]
         )
     known = [item.seconds for item in plans if item.seconds is not None and not item.done]
     left = sum(not item.done for item in plans)
-    output().print(table)
+    headings = ["cell", "state", "images", "training steps", "checkpoints", "seconds before"]
+    print_table(headings, rows, f"round {label}")
     typer.echo(f"{left} of {len(plans)} cells to do; {len(known)} of them took {sum(known):.0f} s before")
 
 
 def _print_round(name: str, found: "Round") -> None:
     from raysep.sweeps.leaderboard import HEAD, cells, ranked
 
-    table = Table(title=f"{name}, round {found.label}")
-    for heading in HEAD:
-        table.add_column(heading, overflow="fold")
-    for place in ranked(found.rows):
-        table.add_row(*cells(place))
-    output().print(table)
+    print_table(HEAD, map(cells, ranked(found.rows)), f"{name}, round {found.label}")
 
 
 def _number(value: object, digits: int = 3) -> str:

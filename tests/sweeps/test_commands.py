@@ -15,11 +15,11 @@ SAME = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setenv("COLUMNS", "200")
-    results = Storage(str(tmp_path / "table"))
+    store = Storage(str(tmp_path / "table"))
     for name, g in (("nightly", 0.5), ("weekly", 0.9)):
         for day, label in enumerate(("r1", "r2")):
-            results.put(results, row(sweep=name, round=label, day=day, g=g + 0.01 * day, **SAME))
-    return results
+            results.put(store, row(sweep=name, round=label, day=day, g=g + 0.01 * day, **SAME))
+    return store
 
 
 def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
