@@ -51,19 +51,19 @@ def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any
 
 
 def test_rows_come_back_as_they_were_and_none_is_there_twice(tmp_path: Path):
-    results = Storage(str(tmp_path))
+    store = Storage(str(tmp_path))
     first, later = row(), row(day=1)
-    results.put(results, later)
-    results.put(results, first)
-    assert results.rows(results) == [first, later]
+    results.put(store, later)
+    results.put(store, first)
+    assert results.rows(store) == [first, later]
     # The same cell of the same round, done again on the next day: in place of what was there.
     again = row(g=0.6, date="2026-11-25", at=START + timedelta(hours=23))
-    results.put(results, again)
-    assert results.rows(results) == [again, later]
-    assert [path.partition("/")[0] for path in results.files()] == ["date=2026-11-25"] * 2
-    assert results.rounds(results.rows(results), "s") == ["2026-11-24", "2026-11-25"]
-    assert results.select(results.rows(results), round="2026-11-24") == [again]
-    assert results.select(results.rows(results), date="2026-11-25") == [later]
+    results.put(store, again)
+    assert results.rows(store) == [again, later]
+    assert [path.partition("/")[0] for path in store.files()] == ["date=2026-11-25"] * 2
+    assert results.rounds(results.rows(store), "s") == ["2026-11-24", "2026-11-25"]
+    assert results.select(results.rows(store), round="2026-11-24") == [again]
+    assert results.select(results.rows(store), date="2026-11-25") == [later]
 
 
 VERDICT = compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"])
@@ -73,18 +73,18 @@ NAMES = st.text(st.sampled_from("ab._-"), min_size=1, max_size=6)
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=6, unique=True))
 def test_rows_of_any_names_stand_beside_each_other(identities: list[tuple[str, str, str]]):
     with tempfile.TemporaryDirectory() as directory:
-        results = Storage(directory)
+        store = Storage(directory)
         for name, label, cell in identities:
-            results.put(results, row(cell, sweep=name, round=label))
-        found = {tuple(each[key] for key in results.IDENTITY) for each in results.rows(results)}
+            results.put(store, row(cell, sweep=name, round=label))
+        found = {tuple(each[key] for key in results.IDENTITY) for each in results.rows(store)}
     assert found == set(identities)
 
 
-def write_file(results: Storage, path: str, table: pa.Table | bytes) -> None:
+def write_file(store: Storage, path: str, table: pa.Table | bytes) -> None:
     sink = io.BytesIO()
     if isinstance(table, pa.Table):
         pq.write_table(table, sink)
-    results.write_bytes(path, table if isinstance(table, bytes) else sink.getvalue())
+    store.write_bytes(path, table if isinstance(table, bytes) else sink.getvalue())
 
 
 def as_table(*rows: results.Row, without: tuple[str, ...] = ()) -> pa.Table:
@@ -94,37 +94,37 @@ def as_table(*rows: results.Row, without: tuple[str, ...] = ()) -> pa.Table:
 
 def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp_path: Path):
     """Their names join what may hold dots: `nightly`, `v1.2` and `nightly.v1`, `2` were one file."""
-    results = Storage(str(tmp_path))
+    store = Storage(str(tmp_path))
     old = row(sweep="nightly", round="v1.2")
-    write_file(results, f"date={old['date']}/nightly.v1.2.vit_a.parquet", as_table(old))
-    results.put(results, row(sweep="nightly.v1", round="2", day=1))
-    assert {each["sweep"] for each in results.rows(results)} == {"nightly", "nightly.v1"}
+    write_file(store, f"date={old['date']}/nightly.v1.2.vit_a.parquet", as_table(old))
+    results.put(store, row(sweep="nightly.v1", round="2", day=1))
+    assert {each["sweep"] for each in results.rows(store)} == {"nightly", "nightly.v1"}
     again = row(sweep="nightly", round="v1.2", g=0.7, day=2)
-    results.put(results, again)
-    assert [each for each in results.rows(results) if each["sweep"] == "nightly"] == [again]
-    assert len(results.files()) == 2
+    results.put(store, again)
+    assert [each for each in results.rows(store) if each["sweep"] == "nightly"] == [again]
+    assert len(store.files()) == 2
 
 
 def test_columns_come_and_go_between_versions(tmp_path: Path):
-    results = Storage(str(tmp_path))
+    store = Storage(str(tmp_path))
     early, late = row("early"), row("late", day=1)
-    write_file(results, "date=2026-11-24/a.parquet", as_table(early, without=("metric", "tied_layers", "machines")))
+    write_file(store, "date=2026-11-24/a.parquet", as_table(early, without=("metric", "tied_layers", "machines")))
     newer = as_table(late).append_column("of_tomorrow", pa.array([1]))
     index = newer.column_names.index("best_layer")
     newer = newer.set_column(index, "best_layer", newer["best_layer"].cast(pa.int64()))
-    write_file(results, "date=2026-11-25/b.parquet", newer)
-    table = results.read(results)
+    write_file(store, "date=2026-11-25/b.parquet", newer)
+    table = results.read(store)
     assert (table.damaged, table.foreign) == ({}, [])
     assert table.rows == [{**early, "metric": None, "tied_layers": None, "machines": None}, late]
     assert compare.of_rows(table.rows)[0].metric is None
 
 
 def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: Path):
-    results = Storage(str(tmp_path))
+    store = Storage(str(tmp_path))
     good = row("good")
-    results.put(results, good)
-    (path,) = results.files()
-    whole = results.read_bytes(path)
+    results.put(store, good)
+    (path,) = store.files()
+    whole = store.read_bytes(path)
     nameless = as_table(row("x")).drop_columns("cell").append_column("cell", pa.nulls(1, pa.string()))
     damaged = {
         "date=2026-11-24/cut.parquet": whole[: len(whole) // 2],
@@ -134,58 +134,58 @@ def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: P
         "date=2026-11-24/none.parquet": as_table(row()).slice(0, 0),
     }
     for name, content in damaged.items():
-        write_file(results, name, content)
-    write_file(results, "date=2026-11-24/other.parquet", pa.table({"a": [1]}))
-    table = results.read(results)
+        write_file(store, name, content)
+    write_file(store, "date=2026-11-24/other.parquet", pa.table({"a": [1]}))
+    table = results.read(store)
     assert table.rows == [good]
     assert set(table.damaged) == set(damaged)
     assert table.foreign == ["date=2026-11-24/other.parquet"]
-    assert all(any(name in line for line in table.remarks(results)) for name in damaged)
-    moved = results.set_aside(results, table.damaged, "s")
+    assert all(any(name in line for line in table.remarks(store)) for name in damaged)
+    moved = results.set_aside(store, table.damaged, "s")
     assert set(moved) == set(damaged)
-    assert results.read(results).damaged == {}
+    assert results.read(store).damaged == {}
     cut = "date=2026-11-24/cut.parquet"
     assert moved[cut].startswith(f"_damaged/{cut}.")
-    assert results.read_bytes(moved[cut]) == whole[: len(whole) // 2]
+    assert store.read_bytes(moved[cut]) == whole[: len(whole) // 2]
     # What bears another sweep's name may be written anew by that one, right now.
     theirs = f"date=2026-11-24/{results.file_name(row(sweep='other'))}"
-    write_file(results, theirs, b"PAR1")
-    assert results.set_aside(results, [theirs], "s") == {}
-    assert results.exists(theirs)
-    results.delete(theirs)
+    write_file(store, theirs, b"PAR1")
+    assert results.set_aside(store, [theirs], "s") == {}
+    assert store.exists(theirs)
+    store.delete(theirs)
     # Other tools pass over what is set aside.
     import pyarrow.dataset as ds
 
-    results.delete("date=2026-11-24/other.parquet")
+    store.delete("date=2026-11-24/other.parquet")
     assert ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)["cell"].to_pylist() == ["good"]
 
 
 def test_a_file_that_could_not_be_read_once_is_not_set_aside(tmp_path: Path):
-    results = Storage(str(tmp_path))
-    results.put(results, row())
-    (path,) = results.files()
-    assert results.set_aside(results, [path], "s") == {}
-    assert results.rows(results) == [row()]
+    store = Storage(str(tmp_path))
+    results.put(store, row())
+    (path,) = store.files()
+    assert results.set_aside(store, [path], "s") == {}
+    assert results.rows(store) == [row()]
 
 
 def test_storage_that_is_away_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    results = Storage(str(tmp_path))
-    results.put(results, row())
+    store = Storage(str(tmp_path))
+    results.put(store, row())
 
     def away(*_: object) -> bytes:
         raise ConnectionResetError(104, "reset")
 
     monkeypatch.setattr(Storage, "read_bytes", away)
     with pytest.raises(ConnectionResetError):
-        results.read(results)
+        results.read(store)
 
 
 def test_of_a_row_that_was_being_replaced_the_later_one_counts(tmp_path: Path):
-    results = Storage(str(tmp_path))
+    store = Storage(str(tmp_path))
     first, second = row(), row(g=0.9, date="2026-11-25", at=START + timedelta(days=1))
-    results.put(results, second)
-    write_file(results, f"date=2026-11-24/{results.file_name(first)}", as_table(first))
-    assert results.rows(results) == [second]
+    results.put(store, second)
+    write_file(store, f"date=2026-11-24/{results.file_name(first)}", as_table(first))
+    assert results.rows(store) == [second]
 
 
 def test_the_table_is_one_that_other_tools_read(tmp_path: Path):

@@ -12,7 +12,7 @@ import pytest
 from raysep import pipeline
 from raysep.stages.executor import LocalExecutor
 from raysep.storage.store import Storage
-from raysep.sweeps import notes, rounds
+from raysep.sweeps import notes, results, rounds
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.launch import Outcome
 from raysep.telemetry import Telemetry
@@ -57,11 +57,11 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
     def fresh(name: str) -> SweepConfig:
         """A table with rows of the other sweep, one as early versions named it, and a damaged file."""
         crashes.begin()
-        results = Storage(str(tmp_path / name / "table"))
-        results.put(results, theirs[0])
-        write_file(results, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
-        results.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
-        values = {"name": OURS, "root": str(tmp_path / name / "root"), "results": results.root, "base": base}
+        store = Storage(str(tmp_path / name / "table"))
+        results.put(store, theirs[0])
+        write_file(store, f"date={theirs[1]['date']}/{THEIRS}.{THEIR_ROUND}.b.parquet", as_table(theirs[1]))
+        store.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
+        values = {"name": OURS, "root": str(tmp_path / name / "root"), "results": store.root, "base": base}
         values |= {"matrix": {"models": MODELS}, "monitoring": {"port": None}, "baseline": {}}
         return SweepConfig.model_validate(values)
 
@@ -89,11 +89,11 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
         check(sweep, stop)
         go(sweep)
         check(sweep, stop)
-        results = Storage(sweep.results)
-        assert len([each for each in results.rows(results) if each["sweep"] == OURS]) == 2, stop
+        store = Storage(sweep.results)
+        assert len([each for each in results.rows(store) if each["sweep"] == OURS]) == 2, stop
         # The damaged file is somewhere, and its bytes with it.
-        (aside,) = results.files("_damaged")
-        assert results.read_bytes(aside) == b"PAR1", stop
+        (aside,) = store.files("_damaged")
+        assert store.read_bytes(aside) == b"PAR1", stop
         root = Storage(sweep.root)
         assert root.exists(notes.SUCCESS), stop
         assert root.exists(f"report/{OURS_ROUND}/index.html"), stop
