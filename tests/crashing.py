@@ -65,8 +65,8 @@ class Crashes:
         self._fs: Crashing | None = None
         plain = Storage.__init__
 
-        def wrapped(storage: Storage, uri: str) -> None:
-            plain(storage, uri)
+        def wrapped(storage: Storage, uri: str, *fences: Any) -> None:
+            plain(storage, uri, *fences)
             if storage.root.startswith(str(directory)):
                 self._fs = self._fs or Crashing(storage.fs, self._at)
                 storage.fs = self._fs
