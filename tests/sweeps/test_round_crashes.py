@@ -46,7 +46,7 @@ def test_no_row_of_anybody_is_lost_wherever_a_round_is_ended(
 ):
     text, base = summary
 
-    def outcomes(sweep: SweepConfig, label: str, todo: Sequence[Any], *_: Any) -> Iterator[Any]:
+    def outcomes(sweep: SweepConfig, root: Storage, label: str, todo: Sequence[Any], *_: Any) -> Iterator[Any]:
         for item in todo:
             yield item, Outcome(text, None, 1.0)
 
