@@ -49,7 +49,7 @@ class SplitConfig(Section):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of each seen class held out, unless the source says which images are"
     )
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, description="of the draws")
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Self:
@@ -79,9 +79,9 @@ class SplitConfig(Section):
 class CapConfig(Section):
     """At most this many images of a class, drawn with the split's seed; unset: all."""
 
-    seen_train: int | None = Field(None, ge=2)
-    seen_test: int | None = Field(None, ge=1)
-    unseen: int | None = Field(None, ge=2)
+    seen_train: int | None = Field(None, ge=2, description="training images")
+    seen_test: int | None = Field(None, ge=1, description="held-out images of seen classes")
+    unseen: int | None = Field(None, ge=2, description="images of unseen classes")
 
 
 class DomainConfig(Section):
@@ -92,8 +92,8 @@ class DomainConfig(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", description="names the split in results and paths")
-    source: AnySource | None = None
-    corruption: Corruption | None = None
+    source: AnySource | None = Field(None, description="other images")
+    corruption: Corruption | None = Field(None, description="of images of the run")
     severity: int = Field(3, ge=1, le=5, description="of the corruption")
     of: Literal["unseen", "seen"] = Field("unseen", description="which images are corrupted; seen: seen_test")
 

@@ -46,38 +46,41 @@ class AshaConfig(Section):
     """Stop trials early by asynchronous successive halving (Li et al. 2020, arXiv:1810.05934)."""
 
     grace_evaluations: int = Field(1, ge=1, description="evaluations that every trial is given")
-    reduction_factor: float = Field(2, gt=1)
+    reduction_factor: float = Field(2, gt=1, description="share of trials that goes on at each rung: 1 of so many")
 
 
 class AugmentConfig(Section):
     """Random changes of training images. Images that are evaluated are never changed."""
 
-    rotation_degrees: float = Field(0, ge=0, le=180)
-    horizontal_flip: bool = False
-    min_crop_scale: float = Field(1, gt=0, le=1, description="smallest share of the area that a crop keeps")
+    rotation_degrees: float = Field(0, ge=0, le=180, description="largest random rotation, either way")
+    horizontal_flip: bool = Field(False, description="flip half of the images")
+    min_crop_scale: float = Field(1, gt=0, le=1, description="smallest share of the area in a random crop")
 
 
 class FinetuneConfig(Section):
     """Training on the seen classes: one trial per model x hyperparameters x seed."""
 
-    steps: int = Field(500, ge=0, le=10_000_000)
+    steps: int = Field(500, ge=0, le=10_000_000, description="optimizer steps")
     evaluate_at: list[int] = Field(
         default_factory=list,
         validate_default=True,
         description="steps with an evaluation and a checkpoint; unset: [0, steps]",
     )
-    batch_size: int = Field(72, ge=1)
-    learning_rate: Hyperparameter = 2e-4
-    weight_decay: Hyperparameter = 0.01
+    batch_size: int = Field(72, ge=1, description="images of a training step")
+    learning_rate: Hyperparameter = Field(
+        2e-4,
+        description="of AdamW: a number, a list (grid), or a space of Ray Tune: `{loguniform: [1e-5, 1e-2]}`",
+    )
+    weight_decay: Hyperparameter = Field(0.01, description="of AdamW: as `learning_rate`")
     num_samples: int = Field(4, ge=1, description="draws from random search spaces, if there are any")
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    warmup_steps: int = Field(0, ge=0, description="linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate after the warm-up")
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, description="a trial for each")
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="share of seen_train that chooses the hyperparameters"
     )
-    asha: AshaConfig | None = None
-    augment: AugmentConfig = AugmentConfig()
+    asha: AshaConfig | None = Field(None, description="early stopping of trials (ASHA, arXiv:1810.05934); null: none")
+    augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images only")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it, else float32")
 
     @field_validator("evaluate_at")

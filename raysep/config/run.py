@@ -22,17 +22,17 @@ class EmbedConfig(Section):
     """One forward pass over the images of a split gives the vectors of all layers."""
 
     splits: Annotated[list[Literal["unseen", "seen"]], NOT_IN_KEY] = Field(
-        ["unseen", "seen"], min_length=1, description="beside the domains of `data`"
+        ["unseen", "seen"],
+        min_length=1,
+        description="embedded beside the domains of `data`; seen is seen_test",
     )
-    batch_size: Annotated[int, NOT_IN_KEY] = Field(64, ge=1)
+    batch_size: Annotated[int, NOT_IN_KEY] = Field(64, ge=1, description="images of a forward pass")
     dtype: Dtype = Field("float32", description="storage of the embeddings")
     shard_rows: Annotated[int, NOT_IN_KEY] = Field(
         1024, ge=1, description="rows of a Parquet file, and images of one unit of work"
     )
     precision: Precision = Field("float32", description="of the forward pass")
-    compile: bool = Field(
-        False, description="torch.compile the blocks of a model, but for those that are read by hooks"
-    )
+    compile: bool = Field(False, description="torch.compile the blocks of a model, except blocks with hooks")
 
     @field_validator("splits")
     @classmethod
@@ -46,19 +46,21 @@ class ScoreConfig(Section):
     """How separable the classes are in each layer, and how sure that is."""
 
     protocols: Annotated[list[Protocol], NOT_IN_KEY] = Field(
-        default_factory=lambda: list(get_args(Protocol))[:1], min_length=1
+        default_factory=lambda: list(get_args(Protocol))[:1], min_length=1, description="the first is the headline's"
     )
-    metrics: Annotated[list[Metric], NOT_IN_KEY] = Field(default_factory=built_in_metrics, min_length=1)
-    backend: BackendName = "auto"
-    seed: int = Field(42, ge=0)
+    metrics: Annotated[list[Metric], NOT_IN_KEY] = Field(
+        default_factory=built_in_metrics, min_length=1, description="names of metrics; unset: all of this package"
+    )
+    backend: BackendName = Field("auto", description="auto: cuML where it can be used, else torch")
+    seed: int = Field(42, ge=0, description="of k-means, halves and subsamples")
     resamples: int = Field(
-        200, ge=0, le=10_000, multiple_of=2, description="half-samples of the images for intervals; 0: no intervals"
+        200, ge=0, le=10_000, multiple_of=2, description="halves of the images, for intervals; 0: no intervals"
     )
     sample: int | None = Field(
         10_000,
         ge=1000,
-        description="of more images than this: so many are asked for their neighbours, among all; k-means is fitted on "
-        "so many, and a probe's penalty chosen; null: never",
+        description="of more images than this, a subsample of so many: queries of the neighbour search, the images "
+        "that k-means is fitted on, and those that choose a probe's penalty; null: never",
     )
     max_classes: int | None = Field(
         20, ge=2, description="the number of classes is estimated from 2 up to this; null: not estimated"
@@ -95,7 +97,7 @@ class ReportConfig(Section):
 class RunConfig(Section):
     """A whole run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="of the run")
     run_dir: Annotated[str, NOT_IN_KEY] = Field("", description="directory or URI of the run; unset: runs/<name>")
     data: DataConfig
     models: list[ModelConfig] = Field(min_length=1)

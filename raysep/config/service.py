@@ -10,22 +10,22 @@ from raysep.config.base import Section
 class NodeShape(Section):
     """Nodes that the autoscaler of the cluster could add."""
 
-    cpus: float = Field(gt=0)
-    gpus: float = Field(0, ge=0)
+    cpus: float = Field(gt=0, description="of each node")
+    gpus: float = Field(0, ge=0, description="of each node")
     nodes: int = Field(1, ge=1, le=1000, description="upper limit")
 
 
 class ComputeConfig(Section):
     """Resources of each process; unset: planned."""
 
-    cpus_per_trial: float | None = Field(None, gt=0)
-    gpus_per_trial: float | None = Field(None, ge=0)
-    embed_actors: int | None = Field(None, ge=1)
-    cpus_per_embed_actor: int | None = Field(None, ge=1)
-    gpus_per_embed_actor: float | None = Field(None, ge=0)
+    cpus_per_trial: float | None = Field(None, gt=0, description="CPUs of a training process")
+    gpus_per_trial: float | None = Field(None, ge=0, description="GPUs of a training process")
+    embed_actors: int | None = Field(None, ge=1, description="processes that embed")
+    cpus_per_embed_actor: int | None = Field(None, ge=1, description="CPUs of each")
+    gpus_per_embed_actor: float | None = Field(None, ge=0, description="GPUs of each")
     decode_actors: int | None = Field(None, ge=0, description="CPU processes that decode for GPU actors; 0: none")
-    score_actors: int | None = Field(None, ge=1)
-    gpus_per_score_actor: float | None = Field(None, ge=0)
+    score_actors: int | None = Field(None, ge=1, description="processes that score")
+    gpus_per_score_actor: float | None = Field(None, ge=0, description="GPUs of each")
     may_add: list[NodeShape] = Field(
         default_factory=list, description="nodes that the autoscaler could add, where Ray doesn't know of them"
     )
