@@ -178,7 +178,7 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "test_vit" in done.stdout
     assert f"report: {tmp_path}/out/report/index.html" in done.stdout
-    stages = {"checks", "metrics", "ray", "data", "finetune", "embed", "score", "report"}
+    stages = {"checks", "monitoring", "ray", "data", "finetune", "embed", "score", "report"}
     for line in done.stderr.splitlines():
         assert line.split()[1:2] == ["s"], line
         assert line.split()[2] in stages, line

@@ -61,6 +61,7 @@ def run_tasks(
     size: int,
     options: dict[str, Any],
     *,
+    name: str,
     retries: int = WORKER_RETRIES,
     on_retry: Callable[[Task], None] = lambda _: None,
 ) -> Iterator[Done[Task, Result]]:
@@ -72,10 +73,11 @@ def run_tasks(
     Args:
         build: for the slot of an actor (0 to size - 1), what makes the actor's function in its process.
         options: of Ray for each actor: num_cpus, num_gpus, scheduling_strategy.
+        name: of the actors, in the list of processes and on the dashboard.
         retries: of a task whose worker is lost.
         on_retry: called before each retry.
     """
-    kind = ray.remote(Worker)
+    kind = ray.remote(type(name, (Worker,), {}))
     waiting = deque((task, 0) for task in tasks)
     busy: dict[Any, tuple[Any, int, Task, int]] = {}
 

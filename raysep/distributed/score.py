@@ -36,7 +36,7 @@ def score_all(
     """
     build = partial(_scorer, store, config, pool.threads)
     options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus}
-    for done in run_tasks(tasks, lambda _: build, pool.processes, options, on_retry=on_retry):
+    for done in run_tasks(tasks, lambda _: build, pool.processes, options, name="Scorer", on_retry=on_retry):
         if done.result is None:
             where = f"{done.task.layer.name} of {done.task.shard_set.directory}"
             lost = f" lost {done.lost} workers:" if done.lost else ""

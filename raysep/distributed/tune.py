@@ -79,6 +79,7 @@ def prepare_all(
         lambda _: lambda: _preparer(shared),
         pool.processes,
         {"num_cpus": pool.cpus},
+        name="Preparer",
         on_retry=lambda trial: on_retry(trial, "process"),
     ):
         seconds = 0.0

@@ -58,7 +58,7 @@ def run_cells(
         return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel), fences)
 
     # A cell that loses its worker is recorded as failed, and tried again by the next call of the round.
-    for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), retries=0):
+    for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), name="CellRunner", retries=0):
         outcome = done.result
         if outcome is None:
             outcome = Outcome(None, f"the worker of the run was lost: {done.error}", time.monotonic() - began)

@@ -1,12 +1,11 @@
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from raysep.config import Corruption
-from raysep.data.corruptions import CORRUPTIONS, Corrupted
+from raysep.config.registry import CORRUPTIONS
+from raysep.data.corruptions import Corrupted
 from raysep.data.images import UnreadableImageError, decode
 from raysep.data.sources.digits import Digits
 from raysep.data.sources.image_folder import ImageFolder
@@ -22,12 +21,8 @@ def image(tmp_path: Path) -> np.ndarray:
     return pixels
 
 
-def test_every_corruption_of_the_configuration_is_there():
-    assert set(CORRUPTIONS) == set(get_args(Corruption))
-
-
-@pytest.mark.parametrize("name", get_args(Corruption))
-def test_severity_takes_images_further_from_what_they_were(name: Corruption, image: np.ndarray, tmp_path: Path):
+@pytest.mark.parametrize("name", list(CORRUPTIONS))
+def test_severity_takes_images_further_from_what_they_were(name: str, image: np.ndarray, tmp_path: Path):
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     changes = []
     for severity in range(1, 6):

@@ -125,7 +125,7 @@ def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, t
 def test_a_tree_with_unseen_classes_needs_no_option_for_them(names: str, tmp_path: Path):
     *seen, unseen = names.split("|")
     plant(tmp_path, files(f"{'|'.join(seen)}/a|b") + files(f"{unseen}/c|d") + ["__MACOSX/x", ".git/x"])
-    config = config_of_options("resnet18", None, str(tmp_path), None)
+    config = config_of_options("resnet18", None, str(tmp_path), None, has_unseen=has_unseen_part(str(tmp_path)))
     assert config.data.split is None
     split = draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), None)
     assert Counter(split["role"].to_pylist()) == {"seen_train": 6, "seen_test": 6, "unseen": 6}

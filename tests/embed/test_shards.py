@@ -52,7 +52,7 @@ def test_layers_come_back_by_image_id_from_several_files(run: Storage):
 
 def test_the_files_have_the_documented_schema(run: Storage):
     file, _ = write(run, ["a", "b"])
-    table = pq.read_table(f"{run.root}/{SET.directory}/{file['name']}")
+    table = pq.read_table(f"{run.root}/{SET.directory}/{file.name}")
     assert table.schema.equals(schema(LAYERS, "float32"))
     assert SET.directory == "embeddings/model=m/trial=2/step=100/split=unseen"
     assert table.schema.field("layer_01").type.list_size == 5
@@ -71,7 +71,7 @@ def test_no_manifest_or_a_missing_file_is_no_shard_set(run: Storage):
     file, _ = write(run, ["a"])
     assert read_manifest(run, SET) is None
     commit(run, SET, manifest([file]))
-    Path(f"{run.root}/{SET.directory}/{file['name']}").unlink()
+    Path(f"{run.root}/{SET.directory}/{file.name}").unlink()
     assert read_manifest(run, SET) is None
 
 

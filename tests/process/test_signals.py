@@ -14,13 +14,13 @@ from raysep.process import signals
 if "ignoring" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 try:
-    with interrupts.caught():
+    with signals.caught():
         # As Ray does when it starts.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-        interrupts.rearm()
+        signals.rearm()
         print("ready", flush=True)
         time.sleep(30)
-except interrupts.Interrupted as interrupted:
+except signals.Interrupted as interrupted:
     print(interrupted, flush=True)
     if "hanging" in sys.argv:
         time.sleep(30)
@@ -53,7 +53,7 @@ def test_the_second_is_immediate():
 
 
 def test_what_hangs_is_ended():
-    program = PROGRAM.replace("with interrupts.caught", "interrupts.GRACE_S = 0.5\n    with interrupts.caught")
+    program = PROGRAM.replace("with signals.caught", "signals.GRACE_S = 0.5\n    with signals.caught")
     process = subprocess.Popen([sys.executable, "-c", program, "hanging"], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
@@ -86,7 +86,7 @@ def test_within_rays_own_waiting_too():
     program = PROGRAM.replace(
         "time.sleep(30)",
         "import ray; ray.init(address='local', include_dashboard=False, "
-        "log_to_driver=False, num_cpus=1); interrupts.rearm(); f = ray.remote(lambda: time.sleep(60)).remote(); "
+        "log_to_driver=False, num_cpus=1); signals.rearm(); f = ray.remote(lambda: time.sleep(60)).remote(); "
         "print('waiting', flush=True); ray.wait([f])",
         1,
     )

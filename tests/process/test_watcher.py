@@ -73,7 +73,7 @@ def test_a_second_signal_ends_it_with_a_word():
 import os, signal, time
 from raysep.process import signals
 from raysep.process.stderr_capture import quiet
-with interrupts.stopping("kept"), quiet(False, "The run keeps all"):
+with signals.stopping("kept"), quiet(False, "The run keeps all"):
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)

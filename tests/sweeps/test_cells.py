@@ -130,7 +130,7 @@ def test_a_key_is_of_what_is_found_and_not_of_how_or_where(tmp_path: Path):
         return known(cell).key
 
     first = key()
-    assert key(compute={"score_actors": 1}, metrics={"port": None}) == first
+    assert key(compute={"score_actors": 1}, monitoring={"port": None}) == first
     assert key(finetune={"steps": 3}) != first
     weights.write_bytes(b"second")
     second = key()
