@@ -43,6 +43,7 @@ def test_help_names_every_command():
         assert command in done.stdout
 
 
+@pytest.mark.slow
 def test_plan_says_what_a_run_will_take_and_writes_nothing(tmp_path: Path):
     models = f"models=[{json.dumps(TINY_VIT)}]"
     short = ("finetune=null", "score.metrics=[nmi]", "baselines={untrained: false, pixels: null}")
@@ -82,6 +83,7 @@ def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -47,7 +47,11 @@ def config(tree: Path, run_dir: Path, **sections: Any) -> RunConfig:
     )
 
 
-def go(config: RunConfig, *stages: str, executor: Executor | None = None) -> tuple[Summary | None, str]:
+# Ray is left out where it is not what is tested: None takes it.
+LOCAL = LocalExecutor()
+
+
+def go(config: RunConfig, *stages: str, executor: Executor | None = LOCAL) -> tuple[Summary | None, str]:
     console = Console(width=200, highlight=False, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     try:
         summary = pipeline.run(config, stages or pipeline.STAGES, telemetry=Telemetry(console), executor=executor)
@@ -62,7 +66,7 @@ def scores(run_dir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def finished(ray_session, tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
+def finished(tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
     run_dir = tmp_path / "run"
     both_rates = {"steps": 4, "batch_size": 8, "learning_rate": [1e-3, 1e-2]}
     found = config(
@@ -140,6 +144,15 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
     assert scores(run_dir) == all_scores
 
 
+@pytest.mark.slow
+def test_on_ray_a_run_finds_what_it_finds_in_one_process(
+    ray_session: None, finished: tuple[RunConfig, Path], tmp_path: Path
+):
+    alone, run_dir = finished
+    go(alone.model_copy(update={"run_dir": str(tmp_path / "on ray")}), executor=None)
+    assert scores(tmp_path / "on ray") == scores(run_dir)
+
+
 def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
     other = tmp_path / "other"
     write_images(other, {"x": 6, "y": 6}, seed=5)
@@ -159,7 +172,7 @@ def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
         finetune={"steps": 2, "evaluate_at": [2], "batch_size": 8},
         score={"metrics": ["nmi", "nn1"], "resamples": 20},
     )
-    summary, lines = go(found, executor=LocalExecutor())
+    summary, lines = go(found)
     assert summary is not None
     assert "unseen 16/16, noisy 16/16, elsewhere 12/12 images" in lines
     (model,) = summary.models
@@ -200,18 +213,18 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
         score={"protocols": ["default", "paper"], "metrics": ["nmi", "knn_purity"]},
     )
     with pytest.raises(StageError, match="raysep run"):
-        go(found, "report", executor=LocalExecutor())
+        go(found, "report")
     with pytest.raises(StageError, match="raysep finetune"):
-        go(found, "embed", executor=LocalExecutor())
+        go(found, "embed")
     with pytest.raises(StageError, match="raysep embed"):
-        go(found, "score", executor=LocalExecutor())
-    go(found, "finetune", executor=LocalExecutor())
-    go(found, "embed", executor=LocalExecutor())
-    summary, _ = go(found, "report", executor=LocalExecutor())
+        go(found, "score")
+    go(found, "finetune")
+    go(found, "embed")
+    summary, _ = go(found, "report")
     assert summary is not None
     assert "4 of 4 layers are not scored yet" in summary.left_out
-    go(found, "score", executor=LocalExecutor())
-    summary, _ = go(found, "report", executor=LocalExecutor())
+    go(found, "score")
+    summary, _ = go(found, "report")
     assert summary is not None
     assert summary.left_out == []
     assert (summary.unseen_classes, summary.unseen_images) == (5, 60)
@@ -221,9 +234,7 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
     assert {row["protocol"] for row in rows} == {"default", "paper", "diagnostic"}
 
 
-def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(
-    ray_session, tree: Path, tmp_path: Path
-):
+def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(tree: Path, tmp_path: Path):
     for name in ("d/001.png", "a/001.png"):
         (tree / name).write_bytes(b"not an image")
     found = config(
@@ -240,7 +251,7 @@ def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(
     assert summary.models[0].hyperparameters["learning_rate"] == 1e-3
 
 
-def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(ray_session, tree: Path, tmp_path: Path):
+def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(tree: Path, tmp_path: Path):
     every = config(
         tree, tmp_path / "none", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": 1e30}
     )
@@ -272,7 +283,7 @@ def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(r
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
-    ray_session, tree: Path, tmp_path: Path, sections: dict[str, Any], error: type[Exception], part: str
+    tree: Path, tmp_path: Path, sections: dict[str, Any], error: type[Exception], part: str
 ):
     with pytest.raises(error, match=part):
         go(config(tree, tmp_path / "run", **sections))
@@ -287,7 +298,7 @@ def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path):
         data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": ["y", "z"]}},
     )
     with pytest.raises(ConfigError) as caught:
-        go(wrong, executor=LocalExecutor())
+        go(wrong)
     text = str(caught.value)
     for part in ("no class 'y'", "no class 'z'", "no class token", "flavour"):
         assert part in text
@@ -295,13 +306,13 @@ def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path):
 
 def test_a_run_directory_of_another_configuration_is_refused_untouched(tree: Path, tmp_path: Path):
     found = config(tree, tmp_path / "run", models=[TINY_CNN], finetune=None)
-    go(found, "finetune", executor=LocalExecutor())
+    go(found, "finetune")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     other = config(
         tree, tmp_path / "run", models=[TINY_CNN], finetune=None, score={"metrics": ["nmi", "nn1"], "seed": 7}
     )
     with pytest.raises(RunDirError, match=r"score\.seed: 42 -> 7"):
-        go(other, executor=LocalExecutor())
+        go(other)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
@@ -320,7 +331,7 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
         "models": [TINY_VIT],
         "score": {"metrics": ["nmi"], "resamples": 20},
     }
-    summary, lines = go(config(tree, tmp_path / "run", **dark), executor=LocalExecutor())
+    summary, lines = go(config(tree, tmp_path / "run", **dark))
     assert summary is not None
     assert summary.left_out == [
         "files that are no images that can be decoded: 1 .txt",
@@ -335,13 +346,13 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
     # Files that come later change nothing of what is said of this run.
     (tree / "a" / "more.txt").write_text("x")
     before = (tmp_path / "run" / "summary.json").read_bytes()
-    again, lines = go(config(tree, tmp_path / "run", **dark), executor=LocalExecutor())
+    again, lines = go(config(tree, tmp_path / "run", **dark))
     assert again == summary
     assert lines.count("nothing left to do") == 4
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
 
     bright = config(tree, tmp_path / "bright", **{**dark, "data": {**dark["data"], "bit_depth": 12}})
-    summary, _ = go(bright, executor=LocalExecutor())
+    summary, _ = go(bright)
     assert summary is not None
     assert summary.data_notes == []
     shard_set = ShardSet("test_vit", 0, 0, "unseen")

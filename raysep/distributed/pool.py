@@ -77,7 +77,7 @@ def run_tasks(
         retries: of a task whose worker is lost.
         on_retry: called before each retry.
     """
-    kind = ray.remote(type(name, (Worker,), {}))
+    kind: Any = ray.remote(type(name, (Worker,), {}))
     waiting = deque((task, 0) for task in tasks)
     busy: dict[Any, tuple[Any, int, Task, int]] = {}
 

@@ -83,6 +83,7 @@ def test_nobody_there(tmp_path: Path):
     assert "no Ray cluster answers there" in said
 
 
+@pytest.mark.slow
 def test_somebody_else_there(mute: str, tmp_path: Path):
     code, said, seconds = join(RAY_ADDRESS=mute)
     assert (code, seconds < 25) == (1, True)

@@ -226,6 +226,7 @@ def test_a_real_group():
         group.rmdir()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_ray_starts_with_what_the_limits_allow(tmp_path: Path):
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(2 * GIB), "cpu.max": "100000 100000"})

@@ -49,6 +49,7 @@ def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, lis
             assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_layer_whose_process_is_lost_is_scored_again(ray_session, tasks: tuple[Storage, list[Task]], tmp_path: Path):
     run, todo = tasks
     once = tmp_path / "once"

@@ -184,6 +184,7 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch
         embedded(embedder, source, places, 6)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_there_are_not_embedded_again(ray_session, world):
     run, source, split, metas = world
     config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
@@ -217,6 +218,7 @@ class Faulty(ImageFolder):
         raise RuntimeError("the disk is on fire")
 
 
+@pytest.mark.slow
 def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
@@ -230,6 +232,7 @@ def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
         )
 
 
+@pytest.mark.slow
 def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)

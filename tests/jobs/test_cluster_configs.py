@@ -70,6 +70,7 @@ def test_a_key_that_ray_does_not_know_is_refused(path: Path):
         checked({**read(path), "idle_timeout_seconds": 600})
 
 
+@pytest.mark.slow
 def test_rays_provider_starts_a_node_of_each_kind(aws: Config):
     launched = launch_all_kinds(aws)["available_node_types"]
     assert launched["head"]["node_config"]["KeyName"]

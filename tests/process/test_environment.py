@@ -43,6 +43,10 @@ TABLE = [
 ]
 
 
+# A few stand for all of them.
+DEFAULT_TIER = {"nothing at all", "closed stderr", "ASCII"}
+
+
 def call(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "run.yaml"
     # Without wishes for the cluster no Ray is started to look at one.
@@ -58,7 +62,10 @@ def call(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(("command", "code", "sentence"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(
+    ("command", "code", "sentence"),
+    [pytest.param(*row[1:], id=row[0], marks=() if row[0] in DEFAULT_TIER else pytest.mark.slow) for row in TABLE],
+)
 def test_environments(command: str, code: int, sentence: str, tmp_path: Path):
     done = call(command, tmp_path)
     said = done.stdout + done.stderr

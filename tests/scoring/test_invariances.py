@@ -47,6 +47,7 @@ def test_row_order(seed: int):
     assert_same(values(X, y), values(X[order], y[order]), **DRAWN)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(st.integers(0, 10_000))
 def test_names_of_classes(seed: int):

@@ -132,6 +132,7 @@ def assert_as_the_manual_says(zone: str, count: int, seed: int) -> None:
         assert np.array_equal(times_of_ten_years(expression, wall), reference(expression, wall)), (expression, zone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 def test_ten_years_of_a_few_random_expressions(zone: str):
     wall = wall_of(zone)
