@@ -174,8 +174,8 @@ def check_attempts(step: str, work: BlockWork, first_id: str, count: CountAttemp
     if lost > WORKER_RETRIES:
         raise StageError(
             f"{lost} workers were lost on the block of {work.directories[0]} from image {work.first} ({first_id}) on: "
-            "memory is too small (reduce embed.batch_size, embed.shard_rows or the actors in section compute), or "
-            "an image crashes the decoder"
+            "possible causes are too little memory (reduce embed.batch_size, embed.shard_rows or the actors in section "
+            "compute) and an image that crashes the decoder"
         )
     meter.again("process", lost)
 
