@@ -150,7 +150,11 @@ def test_on_ray_a_run_finds_what_it_finds_in_one_process(
 ):
     alone, run_dir = finished
     go(alone.model_copy(update={"run_dir": str(tmp_path / "on ray")}), executor=None)
-    assert scores(tmp_path / "on ray") == scores(run_dir)
+    found, expected = scores(tmp_path / "on ray"), scores(run_dir)
+    for ours, theirs in zip(found, expected, strict=True):
+        # With other numbers of threads sums are rounded in another order.
+        assert ours.pop("halves") == pytest.approx(theirs.pop("halves"), abs=1e-5), theirs["metric"]
+        assert ours == pytest.approx(theirs, abs=1e-5), theirs["metric"]
 
 
 def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
