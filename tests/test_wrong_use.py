@@ -37,7 +37,12 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("run", ["--model", "resnet18"], 2, "--model and --data go together"),
     ("run", ["--data", "."], 2, "--model and --data go together"),
     ("run", ["--weights", "a"], 2, "--weights and --unseen go with --model and --data"),
-    ("run", ["--model", "test_resnet", "--data", "nowhere"], 2, "data.source.path: no directory at"),
+    (
+        "run",
+        ["--model", "test_resnet", "--data", "nowhere", "models.0.pretrained=false"],
+        2,
+        "data.source.path: no directory at",
+    ),
     ("run", [NIGHTLY], 2, "models: field required"),
     ("finetune", [], 2, "Missing argument 'CONFIG'."),
     ("finetune", ["none.yaml"], 2, NOT_READ),

@@ -134,7 +134,7 @@ def everything(size: Size, seed: int) -> None:
     """The same metrics of ours, with intervals, chance levels and diagnostics."""
     X, y = _layers(size)[seed]
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    score_layer(X.copy(), y, wanted, open_backend("auto"), ScoreConfig(sample=None), own=True)
+    score_layer(X.copy(), y, wanted, open_backend("auto"), ScoreConfig(sample=None), overwrite=True)
 
 
 _MADE: dict[Size, list[tuple[Matrix, Labels]]] = {}
@@ -172,11 +172,11 @@ def kmeans(size: Size) -> Iterator[Figure]:
     """k-means with ten restarts."""
     X, _ = _layers(size)[-1]
     backend = TorchBackend()
-    placed = backend.place(X)
+    on_device = backend.to_device(X)
     found: dict[str, float] = {}
 
     def ours() -> None:
-        found["ours"] = float(backend.kmeans(placed, size.classes, 10, 42).inertia.min())
+        found["ours"] = float(backend.kmeans(on_device, size.classes, 10, 42).inertia.min())
 
     def theirs() -> None:
         found["theirs"] = float(KMeans(size.classes, n_init=10, random_state=42).fit(X).inertia_)
@@ -209,7 +209,7 @@ def probe(size: Size) -> Iterator[Figure]:
     found: dict[str, float] = {}
 
     def ours() -> None:
-        right = linear_probe(backend.place(X), y, backend, 42)
+        right = linear_probe(backend.to_device(X), y, backend, 42)
         assert right is not None
         found["ours"] = float(right.mean())
 
@@ -239,10 +239,10 @@ def sizes(size: Size) -> Iterator[Figure]:
         X, y = layer(N, D, K, 0)
 
         def work(backend: Any, X: Matrix = X, y: Labels = y, K: int = K) -> None:
-            placed = backend.place(X)
-            backend.kmeans(placed, K, 10, 42)
-            backend.neighbors(placed, len(y) // K - 1)
-            linear_probe(placed, y, backend, 42)
+            on_device = backend.to_device(X)
+            backend.kmeans(on_device, K, 10, 42)
+            backend.neighbors(on_device, len(y) // K - 1)
+            linear_probe(on_device, y, backend, 42)
 
         own, other = in_turn(min(3, size.turns), partial(work, TorchBackend()), partial(work, SklearnBackend()))
         how = f"k-means, neighbours and probe: {own:.3f} s against {other:.3f} s"
@@ -253,7 +253,8 @@ def large(size: Size) -> Iterator[Figure]:
     """One layer of many images: time in turn, memory of a process that does nothing else."""
     X, y = layer(size.large_images, size.dim, size.large_classes, 0)
     wanted = [("default", metric) for metric in METRICS] + [(DIAGNOSTIC, name) for name in DIAGNOSTICS]
-    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_backend("auto"), ScoreConfig(sample=10_000), own=True))
+    config = ScoreConfig(sample=10_000)
+    ours = seconds(lambda: score_layer(X.copy(), y, wanted, open_backend("auto"), config, overwrite=True))
     theirs = {
         "k-means": seconds(partial(kmeans_of_scikit_learn, X, y)),
         "neighbours": seconds(partial(neighbors_of_scikit_learn, X, y, None)),
@@ -284,7 +285,7 @@ def memory(N: int, D: int, K: int) -> None:
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() - X.nbytes
     # From here on the kernel counts a new peak.
     Path("/proc/self/clear_refs").write_text("5")
-    score_layer(X, y, wanted, open_backend("auto"), ScoreConfig(sample=10_000), own=True)
+    score_layer(X, y, wanted, open_backend("auto"), ScoreConfig(sample=10_000), overwrite=True)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) * 1024 - before, X.nbytes)
 

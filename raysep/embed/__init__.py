@@ -1,1 +1,1 @@
-"""From images and a model to one Parquet row per image with one column per layer."""
+"""Embeds images with a model: Parquet files with one row per image and one column per layer."""

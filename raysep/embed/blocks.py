@@ -1,6 +1,6 @@
-"""Blocks of work: image references in, one Parquet file per checkpoint out. Plain classes; Ray Data calls them.
+"""Embeds blocks of image references to one Parquet file per checkpoint. Plain classes, which Ray Data calls.
 
-On a GPU, decoding is a step of its own on CPUs that hands over uint8 pixels; on CPUs both are one step.
+For GPUs, decoding is a separate step on CPUs that outputs uint8 pixels; on CPUs, one step decodes and embeds.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -25,18 +25,19 @@ from raysep.telemetry.worker_stats import Meter, Report
 if TYPE_CHECKING:
     from raysep.embed.embedder import Decoded
 
-# Columns: the work of a block of references; header and pixels of a decoded block; the result of an embedded one.
+# Columns: the work of a reference block; header and pixels of a decoded block; the result of an embedded block.
 WORK, HEADER, PIXELS, RESULT = "work", "header", "pixels", "result"
-# Counts the attempts at a step of a block, given the step's name; returns the number of this attempt, from 1 on.
+# Counts attempts at a named step of a block: name -> number of this attempt, starting at 1.
 CountAttempt = Callable[[str], int]
 
 
 @dataclass(frozen=True)
 class WorkGroup:
-    """Checkpoints of one model and the images of one split, which share each decoded image.
+    """Checkpoints of one model and the images of one split: the unit that decodes each image once.
 
     Attributes:
-        keys: of the shard sets, for their manifests.
+        shard_sets, keys: shard set and its cache key, per checkpoint.
+        rows: table of the images, for the reader.
     """
 
     metas: Sequence[CheckpointMeta]
@@ -48,13 +49,13 @@ class WorkGroup:
 
 @dataclass(frozen=True)
 class BlockWork:
-    """What a worker needs to know of a block, beside its image references.
+    """Parameters of a block, sent to the worker with its image references.
 
     Attributes:
         group: index of the work group.
         reader: index of the group's reader.
         first: position of the block's first image in the group.
-        checkpoints, directories, keys: of each shard set: checkpoint directory, shard directory, key.
+        checkpoints, directories, keys: checkpoint directory, shard directory and cache key, per shard set.
     """
 
     group: int
@@ -67,13 +68,13 @@ class BlockWork:
 
 @dataclass(frozen=True)
 class DecodedHeader:
-    """Everything about a decoded block but its pixels.
+    """Metadata of a decoded block.
 
     Attributes:
-        ids, labels: (n,) of all images of the block.
-        good: positions of the images that could be read, in the order of the pixels.
-        failed: reason by position of each other image.
-        shape: of the pixels, (len(good), C, H, W).
+        ids, labels: (n,) image ids and labels, with unreadable images.
+        good: positions of the readable images, in the order of the pixels.
+        failed: reason by position of each unreadable image.
+        shape: shape of the pixels, (len(good), C, H, W).
     """
 
     work: BlockWork
@@ -87,17 +88,17 @@ class DecodedHeader:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """The result of one block.
+    """The result of an embedded block.
 
     Attributes:
         group: index of the work group.
         first: position of the block's first image in the group.
-        images: number of images.
-        files: of each shard set of the group; empty where no image could be read.
-        failed: reason by image_id of each image that could not be read.
-        layers: of the model.
-        uncompiled: blocks of the model that torch could not compile.
-        reports: of the workers, decoding first.
+        images: number of images, with unreadable ones.
+        files: shard file per shard set of the group; empty where all images are unreadable.
+        failed: reason by image_id of each unreadable image.
+        layers: layers of the model.
+        uncompiled: blocks of the model that failed to compile.
+        reports: worker reports, decoding first.
     """
 
     group: int
@@ -114,18 +115,18 @@ _WORK, _HEADER, _RESULT = TypeAdapter(BlockWork), TypeAdapter(DecodedHeader), Ty
 
 
 def parse_result(text: str) -> BlockResult:
-    """The result in the column `RESULT` of an embedded block."""
+    """Parse the column `RESULT` of an embedded block."""
     return _RESULT.validate_json(text)
 
 
 def references(index: int, group: WorkGroup, reader: int, rows: int, done: Container[int] = ()) -> Iterator[pa.Table]:
-    """The image references of a group as blocks of work.
+    """Split the image references of a group into blocks.
 
     Args:
-        index: of the group.
+        index: index of the group.
         reader: index of the group's reader.
-        rows: of a block.
-        done: first images of the blocks to leave out.
+        rows: block size, in images.
+        done: positions of the first images of finished blocks, which are skipped.
     """
     checkpoints = [directory(meta.model.id, meta.trial, meta.step) for meta in group.metas]
     work = BlockWork(index, reader, 0, checkpoints, [each.directory for each in group.shard_sets], list(group.keys))
@@ -141,46 +142,46 @@ def references(index: int, group: WorkGroup, reader: int, rows: int, done: Conta
 
 
 def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> list[BlockResult]:
-    """The blocks of a group that the ledger has for every checkpoint."""
+    """Results of the blocks of a group that have a ledger record for every checkpoint."""
     ledgers = [read_records(store, *each) for each in zip(group.shard_sets, group.keys, strict=True)]
-    found = []
+    results = []
     for first in range(0, group.rows.num_rows, rows):
         records = [ledger[first] for ledger in ledgers if first in ledger]
         if len(records) == len(ledgers) and records[0].images == min(rows, group.rows.num_rows - first):
             files = [record.file for record in records if record.file is not None]
             failed, layers = records[0].failed, records[0].layers
-            found.append(BlockResult(index, first, records[0].images, files, failed, layers, [], []))
-    return found
+            results.append(BlockResult(index, first, records[0].images, files, failed, layers, [], []))
+    return results
 
 
 def first_attempt(step: str) -> int:  # noqa: ARG001
-    """Counts nothing: for one process, which can't lose a worker."""
+    """Always 1: a single process can't lose a worker."""
     return 1
 
 
 def check_attempts(step: str, work: BlockWork, first_id: str, count: CountAttempt, meter: Meter) -> None:
-    """Count an attempt at a step of a block, and give up a block that keeps losing its worker.
+    """Count an attempt at a step of a block, and abort if the block was lost with too many workers.
 
     Args:
         step: `decode` or `embed`.
         first_id: image_id of the block's first image.
-        meter: records the attempts before this one as retries.
+        meter: records the earlier attempts as retries.
 
     Raises:
-        StageError: too many lost workers; names the block and likely causes.
+        StageError: too many lost workers; the message names the block and likely causes.
     """
-    before = count(f"{step} {work.group} {work.first}") - 1
-    if before > WORKER_RETRIES:
+    lost = count(f"{step} {work.group} {work.first}") - 1
+    if lost > WORKER_RETRIES:
         raise StageError(
-            f"the images of {work.directories[0]} from number {work.first} on ({first_id}, ...) were given to {before} "
-            "workers, and each was lost with them: there may be too little memory (a smaller embed.batch_size or "
-            "embed.shard_rows, fewer actors by section compute), or an image that crashes its decoder"
+            f"{lost} workers were lost on the block of {work.directories[0]} from image {work.first} ({first_id}) on: "
+            "possible causes are too little memory (reduce embed.batch_size, embed.shard_rows or the actors in section "
+            "compute) and an image that crashes the decoder"
         )
-    meter.again("process", before)
+    meter.again("process", lost)
 
 
 class Decoding:
-    """Reads and decodes blocks of references into blocks of pixels: one row, which holds all of them."""
+    """Decodes a block of references to a block of pixels, with a single row."""
 
     def __init__(
         self,
@@ -195,7 +196,7 @@ class Decoding:
         self._cached: tuple[str, CheckpointMeta] | None = None
 
     def batches(self, work: BlockWork, block: pa.Table) -> Iterator["Decoded"]:
-        """The images of a block, decoded `batch_size` at a time."""
+        """Decode the images of a block, `batch_size` at a time."""
         from raysep.embed.embedder import load_all
 
         checkpoint = work.checkpoints[0]
@@ -206,7 +207,7 @@ class Decoding:
         return load_all(reader, paths, self._cached[1].preprocessing, self._batch_size)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """A block of references to a block of pixels."""
+        """Decode a block of references to a block of pixels."""
         with self._meter.piece():
             work, ids = _work_of(block), block["image_id"].to_pylist()
             check_attempts("decode", work, ids[0], self._count, self._meter)
@@ -222,13 +223,13 @@ class Decoding:
             self._meter.report,
         )
         offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
-        # One value that is the array's own memory: no copy.
+        # Wraps the memory of the array without a copy.
         content = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(pixels)])
         return pa.table({HEADER: [_HEADER.dump_json(header).decode()], PIXELS: content})
 
 
 class Embedding:
-    """Embeds and writes blocks of references or of pixels. Keeps the models of the last block."""
+    """Embeds and writes blocks of references or of pixels. Caches the models of the last block."""
 
     def __init__(
         self,
@@ -244,11 +245,11 @@ class Embedding:
         self._loaded: list[str] = []
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """A block to one row with its `BlockResult`."""
+        """Embed a block; return one row with its `BlockResult`."""
         return pa.table({RESULT: [_RESULT.dump_json(self.embed(block)).decode()]})
 
     def embed(self, block: pa.Table) -> BlockResult:
-        """Embed the images of a block, write its files, and record it in the ledger."""
+        """Embed the images of a block, and write its shard files and ledger records."""
         reports = []
         with self._meter.piece():
             if PIXELS in block.column_names:
@@ -268,7 +269,7 @@ class Embedding:
 
         from raysep.embed.embedder import Decoded
 
-        # A copy: torch warns about memory of the object store, which is read-only.
+        # Copied, since torch warns about the read-only memory of the object store.
         flat = np.frombuffer(block[PIXELS][0].as_buffer(), np.uint8).copy()
         pixels = torch.from_numpy(flat).reshape(header.shape)
         for first in range(0, len(pixels), self._config.batch_size):
@@ -290,14 +291,14 @@ class Embedding:
             good_ids = [ids[position] for position in embedded.good]
             good_labels = [labels[position] for position in embedded.good]
             files = [
-                write_part(self._store, where, good_ids, good_labels, vectors, layers, self._config.dtype)
-                for where, vectors in zip(work.directories, embedded.vectors, strict=True)
+                write_part(self._store, shard_directory, good_ids, good_labels, vectors, layers, self._config.dtype)
+                for shard_directory, vectors in zip(work.directories, embedded.vectors, strict=True)
             ]
         self._meter.count("bytes_written", sum(file.bytes for file in files))
         failed = {ids[position]: reason for position, reason in embedded.failed.items()}
-        for position, (where, key) in enumerate(zip(work.directories, work.keys, strict=True)):
+        for position, (shard_directory, key) in enumerate(zip(work.directories, work.keys, strict=True)):
             file = files[position] if files else None
-            write_record(self._store, where, Record(key, work.first, len(ids), file, failed, layers))
+            write_record(self._store, shard_directory, Record(key, work.first, len(ids), file, failed, layers))
         return BlockResult(
             work.group, work.first, len(ids), files, failed, layers, self._embedder.uncompiled, reports=[]
         )
@@ -308,13 +309,13 @@ def _work_of(block: pa.Table) -> BlockWork:
 
 
 class CountingReader:
-    """A reader that adds the bytes that it reads to a meter."""
+    """A reader that counts the bytes read in a meter."""
 
     def __init__(self, reader: Reader, meter: Meter) -> None:
         self._reader, self._meter = reader, meter
 
     def read(self, path: str | None, row: int | None) -> bytes:
-        """The encoded image. Raises OSError."""
+        """Read the encoded image. Raises OSError."""
         content = self._reader.read(path, row)
         self._meter.count("bytes_read", len(content))
         return content

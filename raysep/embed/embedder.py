@@ -1,4 +1,4 @@
-"""From a batch of images to the vectors of all layers, for the checkpoints of one model."""
+"""Embeds batches of images: the vectors of all layers, for the checkpoints of one model."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +21,17 @@ from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter
 
 Vectors = list[NDArray[np.float32]]
-Places = Sequence[tuple[str | None, int | None]]
+ImagePaths = Sequence[tuple[str | None, int | None]]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A batch of images that were asked for.
+    """A batch of decoded images.
 
     Attributes:
-        pixels: (n, C, H, W) uint8 of those that could be read.
-        good: their positions among all that are embedded together.
-        failed: position and reason of each of the others.
+        pixels: (n, C, H, W) uint8 of the readable images.
+        good: positions of the readable images in the block.
+        failed: reason by position of each unreadable image.
     """
 
     pixels: torch.Tensor
@@ -39,10 +39,10 @@ class Decoded:
     failed: dict[int, str]
 
 
-def load_all(source: Reader, places: Places, preprocessing: Preprocessing, batch_size: int) -> Iterator[Decoded]:
+def load_all(source: Reader, paths: ImagePaths, preprocessing: Preprocessing, batch_size: int) -> Iterator[Decoded]:
     """Read and decode images, `batch_size` at a time."""
-    for first in range(0, len(places), batch_size):
-        pixels, good, failed = load_batch(source, places[first : first + batch_size], preprocessing)
+    for first in range(0, len(paths), batch_size):
+        pixels, good, failed = load_batch(source, paths[first : first + batch_size], preprocessing)
         yield Decoded(
             pixels,
             [first + position for position in good],
@@ -52,12 +52,12 @@ def load_all(source: Reader, places: Places, preprocessing: Preprocessing, batch
 
 @dataclass(frozen=True)
 class Embedded:
-    """The vectors of the images that could be read.
+    """The vectors of a block of images.
 
     Attributes:
-        good: positions of these images among those that were asked for.
-        failed: position and reason of each of the others.
-        vectors: for each checkpoint, for each layer, (n, D).
+        good: positions of the readable images in the block.
+        failed: reason by position of each unreadable image.
+        vectors: (n, D) per checkpoint and layer, for the n readable images.
     """
 
     good: list[int]
@@ -66,14 +66,14 @@ class Embedded:
 
 
 class Embedder:
-    """Several checkpoints of one model, which share the decoding of each image.
+    """Embeds images with all checkpoints of one model, so that each image is decoded once.
 
     Args:
-        store: the run directory that the checkpoints lie in.
-        metas: checkpoints of one model, with one preprocessing.
+        store: the run directory of the checkpoints.
+        metas: checkpoints of one model, with the same preprocessing.
         device: a torch device.
         precision: of the forward pass.
-        compiled: have torch compile the blocks.
+        compiled: compile the blocks with `torch.compile`.
     """
 
     def __init__(
@@ -87,27 +87,27 @@ class Embedder:
         self.preprocessing = metas[0].preprocessing
         size = (self.preprocessing.channels, *self.preprocessing.size)
         self._models = [open_layers(load_checkpoint(store, meta).to(device), size, meta.model).eval() for meta in metas]
-        # Blocks that were to be compiled, and can't be.
+        # Blocks that failed to compile.
         self.uncompiled = (
             sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []
         )
         self._device, self._dtype = device, autocast_dtype(precision, device)
-        # Of one model, all checkpoints lie alike.
+        # All checkpoints have the same architecture, hence the same fastest memory layout.
         (self._layout,) = {fastest_layout(model, size, device, self._dtype) for model in self._models}
-        # Images of a forward pass: less than a batch where memory has run out before.
+        # Images per forward pass: reduced after the GPU ran out of memory; None: a whole batch.
         self._at_once: int | None = None
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers, which are the same for all checkpoints."""
+        """Layers of the model, which all checkpoints share."""
         return self._models[0].layers
 
     def embed(self, batches: Iterable[Decoded], meter: Meter) -> Embedded:
-        """The vectors of all layers, batch by batch."""
+        """Embed batches, and concatenate the vectors per checkpoint and layer."""
         good: list[int] = []
         failed: dict[int, str] = {}
         parts: list[list[torch.Tensor]] = [[] for _ in self._models]
-        began = time.perf_counter()
+        start = time.perf_counter()
         for batch in batches:
             good += batch.good
             failed |= batch.failed
@@ -117,8 +117,8 @@ class Embedder:
                 for part, vectors in zip(parts, packed, strict=True):
                     part.append(vectors)
                 now = time.perf_counter()
-                meter.observe("batch", now - began)
-                began = now
+                meter.observe("batch", now - start)
+                start = now
         vectors_of = [
             [layer.numpy() for layer in model.split(torch.cat(part))]
             if part
@@ -128,12 +128,12 @@ class Embedder:
         return Embedded(good, failed, vectors_of)
 
     def forward(self, pixels: torch.Tensor, meter: Meter) -> list[torch.Tensor]:
-        """(B, C, H, W) uint8 to one packed (B, sum of dims) float32 tensor on the host per checkpoint.
+        """Forward pass of (B, C, H, W) uint8 pixels to a packed (B, sum of dims) float32 host tensor per checkpoint.
 
-        Where a GPU's memory runs out, batches are halved from then on, and the meter counts it.
+        When GPU memory runs out, the batch size is halved for this and later calls, and the meter counts a retry.
 
         Raises:
-            torch.OutOfMemoryError: not even one image fits.
+            torch.OutOfMemoryError: a single image doesn't fit.
         """
         while True:
             size = min(self._at_once or len(pixels), len(pixels))
@@ -146,7 +146,7 @@ class Embedder:
                 meter.again("memory")
                 torch.cuda.empty_cache()
             else:
-                return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
+                return parts[0] if len(parts) == 1 else [torch.cat(chunks) for chunks in zip(*parts, strict=True)]
 
     def _pass(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         with (

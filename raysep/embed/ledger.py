@@ -1,7 +1,7 @@
-"""Ledger of an unfinished shard set: one small record per block, written after the block's rows.
+"""Ledger of an unfinished shard set: one small record per block, written after the block's shard file.
 
-A resumed run skips the blocks that have a record. The name of a record is the position of its block among the images,
-so a block that is written twice has one record, and the file of the other attempt is a stray.
+A resumed run skips blocks with a record. Records are named by the position of the block's first image, so that a block
+written twice has one record, and the file of the other attempt is orphaned.
 """
 
 from collections.abc import Iterable
@@ -19,15 +19,15 @@ PREFIX = "_block-"
 
 @dataclass(frozen=True)
 class Record:
-    """A written block of one shard set.
+    """A finished block of one shard set.
 
     Attributes:
-        key: of the shard set, as in its manifest.
-        first: position of its first image among those of the split.
-        images: how many it had.
-        file: its file; None where no image could be read.
-        failed: image_id and reason of each image that could not be read.
-        layers: of the model.
+        key: cache key of the shard set, as in its manifest.
+        first: position of the block's first image in the split.
+        images: number of images, with unreadable ones.
+        file: the shard file; None where all images are unreadable.
+        failed: reason by image_id of each unreadable image.
+        layers: layers of the model.
     """
 
     key: str
@@ -47,26 +47,26 @@ def write_record(store: Storage, directory: str, record: Record) -> None:
 
 
 def read_records(store: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
-    """Records of a shard set by first image: those of this key whose file is complete."""
+    """Read the records of a shard set by first image: those with this key and a complete file."""
     sizes = store.sizes(shard_set.directory)
-    found = {}
+    records = {}
     for path in _records(sizes):
         try:
             content = store.read_bytes(path)
             with store.understood(path):
                 record = _RECORD.validate_json(content)
         except StorageError:
-            # A block can always be embedded again.
+            # An unreadable record costs only time: the block is embedded again.
             continue
         file = record.file
-        whole = file is None or sizes.get(f"{shard_set.directory}/{file.name}") == file.bytes
-        if record.key == key and whole:
-            found[record.first] = record
-    return found
+        complete = file is None or sizes.get(f"{shard_set.directory}/{file.name}") == file.bytes
+        if record.key == key and complete:
+            records[record.first] = record
+    return records
 
 
 def forget(store: Storage, shard_set: ShardSet) -> None:
-    """Delete the records of a shard set that is complete, or starts over."""
+    """Delete the records of a shard set that is complete, or that restarts."""
     for path in _records(store.sizes(shard_set.directory)):
         store.delete(path)
 

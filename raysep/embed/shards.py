@@ -1,7 +1,7 @@
 """The Parquet shards of one checkpoint's embeddings of one split.
 
-A shard set is a directory of `part-*.parquet` files and a `_manifest.json`, which is written last and
-names the files that count: without it there is no shard set, and files that it doesn't name are ignored.
+A shard set is a directory of `part-*.parquet` files and a `_manifest.json`. The manifest is written last and lists the
+files of the shard set: without it the shard set doesn't exist, and unlisted files are ignored.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from raysep.models.layers import Layer
 from raysep.storage.store import Storage
 
 MANIFEST = "_manifest.json"
-# Of a layer, so much is copied at once to sort it.
+# Size of the temporary copies for sorting a layer.
 COPIED_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Which shard set: a checkpoint and a split."""
+    """Identifies a shard set by checkpoint and split."""
 
     model_id: str
     trial: int
@@ -39,12 +39,12 @@ class ShardSet:
 
     @property
     def directory(self) -> str:
-        """Where it lies, relative to the run."""
+        """Directory of the shard set, relative to the run."""
         return f"embeddings/model={self.model_id}/trial={self.trial}/step={self.step}/split={self.split}"
 
 
 def shard_set_at(path: str) -> ShardSet:
-    """The shard set that a file below `ShardSet.directory` is of.
+    """Parse the path of a file of a shard set, the inverse of `ShardSet.directory`.
 
     >>> shard_set_at(ShardSet("vit", 0, 10, "unseen").directory + "/_manifest.json")
     ShardSet(model_id='vit', trial=0, step=10, split='unseen')
@@ -65,16 +65,16 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard set holds.
+    """Contents of a shard set.
 
     Attributes:
-        key: hash of everything that the embeddings depend on; another key is another shard set.
-        rows: images in it.
-        files: the files of the shard set; others in the directory do not count.
-        layers: the layers, in the order of the columns.
-        failed: image_id and reason of each image that could not be read.
-        checkpoint_sha256: of the weights.
-        versions: of the packages that computed it.
+        key: cache key: hash of everything that the embeddings depend on.
+        rows: number of embedded images.
+        files: files of the shard set; others in the directory are ignored.
+        layers: layers, in the order of the columns.
+        failed: reason by image_id of each unreadable image.
+        checkpoint_sha256: hash of the weights.
+        versions: package versions at the time of embedding.
     """
 
     key: str
@@ -91,17 +91,17 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def column(layer: int) -> str:
-    """The column of a layer."""
+    """Column name of a layer."""
     return f"layer_{layer:02d}"
 
 
 def key_of(**parts: object) -> str:
-    """A hash of named parts that doesn't depend on their order."""
+    """Hash named values to a cache key, whatever their order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def schema(layers: Sequence[Layer], dtype: Dtype) -> pa.Schema:
-    """image_id, label, and a fixed-size list of floats for each layer."""
+    """Schema of a shard file: image_id, label, and a fixed-size list of floats per layer."""
     value = pa.float16() if dtype == "float16" else pa.float32()
     return pa.schema(
         [("image_id", pa.string()), ("label", pa.int32())]
@@ -118,22 +118,22 @@ def write_part(
     layers: Sequence[Layer],
     dtype: Dtype,
 ) -> ShardFile:
-    """Write one file under a unique name, so that a block that is written twice never counts twice.
+    """Write one shard file with a unique name, so that repeated attempts at a block never overwrite each other.
 
     Args:
         directory: of the shard set.
-        ids, labels: (n,) of the rows.
-        vectors: for each layer (n, D).
+        ids, labels: (n,) image ids and labels.
+        vectors: (n, D) per layer.
 
     Raises:
-        StageError: a value that float16 can't hold.
+        StageError: a value exceeds the range of float16.
     """
     columns = [_fixed_size_list(layer, values, dtype) for layer, values in zip(layers, vectors, strict=True)]
     table = pa.Table.from_arrays(
         [pa.array(ids, pa.string()), pa.array(labels, pa.int32()), *columns], schema=schema(layers, dtype)
     )
     sink = io.BytesIO()
-    # Floats of embeddings neither repeat nor compress: dictionaries and codecs would only cost time.
+    # Embeddings hardly compress: dictionaries and codecs would only cost time.
     pq.write_table(table, sink, compression="none", use_dictionary=["image_id"], write_statistics=["label"])
     content = sink.getvalue()
     name = f"part-{uuid.uuid4().hex}.parquet"
@@ -142,12 +142,12 @@ def write_part(
 
 
 def commit(store: Storage, shard_set: ShardSet, manifest: Manifest) -> None:
-    """Make the files that the manifest names a shard set."""
+    """Write the manifest, which makes the shard set exist."""
     store.write_json(f"{shard_set.directory}/{MANIFEST}", asdict(manifest))
 
 
 def read_manifest(store: Storage, shard_set: ShardSet) -> Manifest | None:
-    """The manifest of a shard set, or None where there is none or a file that it names is not there whole."""
+    """Read the manifest of a shard set; None if it is missing, or a listed file is missing or incomplete."""
     try:
         content = store.read_bytes(f"{shard_set.directory}/{MANIFEST}")
     except FileNotFoundError:
@@ -155,21 +155,21 @@ def read_manifest(store: Storage, shard_set: ShardSet) -> Manifest | None:
     with store.understood(f"{shard_set.directory}/{MANIFEST}"):
         manifest = _MANIFEST.validate_json(content)
     sizes = store.sizes(shard_set.directory)
-    whole = all(sizes.get(f"{shard_set.directory}/{file.name}") == file.bytes for file in manifest.files)
-    return manifest if whole else None
+    complete = all(sizes.get(f"{shard_set.directory}/{file.name}") == file.bytes for file in manifest.files)
+    return manifest if complete else None
 
 
 def read_layer(
     store: Storage, shard_set: ShardSet, manifest: Manifest, layer: int
 ) -> tuple[list[str], NDArray[np.int32], NDArray[np.float32]]:
-    """One layer of a shard set, sorted by image_id. Reads that layer's column and no other.
+    """Read one layer of a shard set, sorted by image_id, without the columns of other layers.
 
     Returns:
-        Image ids (N,), labels (N,) and the layer's X (N, D), float32.
+        Image ids (N,), labels (N,) and X (N, D), float32.
     """
     names, labels = ["image_id", "label", column(layer)], []
     ids: list[str] = []
-    # Filled file by file, and sorted in place: the layer is in memory once.
+    # Filled file by file and sorted in place, to hold the layer in memory only once.
     X = np.empty((0, 0), np.float32)
     for file in manifest.files:
         path = f"{shard_set.directory}/{file.name}"
@@ -187,7 +187,7 @@ def read_layer(
 
 
 def _permute(X: NDArray[np.float32], order: NDArray[np.int64]) -> None:
-    """X[order], in place, a group of features at a time."""
+    """Reorder the rows in place, in groups of columns."""
     at_once = max(1, COPIED_BYTES // (X.itemsize * max(1, len(X))))
     for first in range(0, X.shape[1], at_once):
         X[:, first : first + at_once] = X[order, first : first + at_once]
@@ -201,7 +201,7 @@ def _fixed_size_list(layer: Layer, values: NDArray[np.float32], dtype: Dtype) ->
         if not np.isfinite(half[np.isfinite(flat)]).all():
             raise StageError(
                 f"layer {layer.index} ({layer.name}) has values up to {np.abs(flat).max():.3g}, "
-                "beyond float16's 65504: set embed.dtype to float32"
+                "beyond float16's maximum of 65504: set embed.dtype to float32"
             )
         flat = half
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), layer.dim)

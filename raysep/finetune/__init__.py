@@ -1,1 +1,1 @@
-"""Training on the seen classes: one trial, and Ray Tune around many."""
+"""Fine-tuning on the seen classes: planning, training and resuming single trials."""

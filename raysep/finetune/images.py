@@ -1,4 +1,4 @@
-"""What a trial is fed with: labelled images, in which order, and how they are changed."""
+"""Training data of a trial: labelled images, batch order and augmentation."""
 
 import math
 from typing import Any
@@ -13,46 +13,46 @@ from raysep.data.images import Preprocessing, load_batch
 from raysep.data.source import Reader
 from raysep.errors import StageError
 
-# Images kept decoded in memory, in bytes; beyond it each batch is decoded when it is needed.
+# Largest data set, in bytes, to cache decoded in memory; beyond, batches are decoded on demand.
 CACHE_BYTES = 2 * 1024**3
 
 
 class LabelledImages:
-    """Labelled images as uint8 batches. Unreadable ones are left out, and kept in `failed`.
+    """Labelled images as uint8 batches. Unreadable images are skipped and recorded in `failed`, with the reason.
 
     Args:
         rows: rows of the split's table.
     """
 
     def __init__(self, rows: pa.Table, source: Reader, preprocessing: Preprocessing) -> None:
-        self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
+        self._paths = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
         self._labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
         self._source, self._preprocessing = source, preprocessing
         bytes_per_image = preprocessing.channels * math.prod(preprocessing.size)
-        self._cache: dict[int, Tensor] | None = {} if len(self._places) * bytes_per_image <= CACHE_BYTES else None
+        self._cache: dict[int, Tensor] | None = {} if len(self._paths) * bytes_per_image <= CACHE_BYTES else None
         self._ids = rows["image_id"].to_pylist()
         self.failed: dict[str, str] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._paths)
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """(n, C, H, W) uint8 and (n,) labels of what can be read; n may be less than asked for."""
+        """(n, C, H, W) uint8 pixels and (n,) labels of the readable images. Raises StageError if there are none."""
         cache = self._cache if self._cache is not None else {}
         wanted = [index for index in indices if index not in cache and self._ids[index] not in self.failed]
-        pixels, good, failed = load_batch(self._source, [self._places[i] for i in wanted], self._preprocessing)
+        pixels, good, failed = load_batch(self._source, [self._paths[i] for i in wanted], self._preprocessing)
         loaded = {wanted[position]: image for position, image in zip(good, pixels, strict=True)}
         self.failed |= {self._ids[wanted[position]]: reason for position, reason in failed.items()}
         if self._cache is not None:
             self._cache |= loaded
-        have = [index for index in indices if index in cache or index in loaded]
-        if not have:
-            raise StageError(f"no image of a batch of {len(indices)} can be read: {next(iter(self.failed.items()))}")
-        return torch.stack([cache[i] if i in cache else loaded[i] for i in have]), self._labels[have]
+        readable = [index for index in indices if index in cache or index in loaded]
+        if not readable:
+            raise StageError(f"all {len(indices)} images of a batch are unreadable: {next(iter(self.failed.items()))}")
+        return torch.stack([cache[i] if i in cache else loaded[i] for i in readable]), self._labels[readable]
 
 
 class Batches:
-    """Batches without end: each epoch in a new order, the last batch of it filled from the next."""
+    """Endless batches of indices: reshuffled each epoch, with batches that continue across epochs."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self._count, self._batch_size = count, batch_size
@@ -65,16 +65,16 @@ class Batches:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """As `load_state_dict` takes it."""
+        """The random state and the remaining indices of the epoch."""
         return {"rng": self._rng.bit_generator.state, "queue": self._queue}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where another one was."""
+        """Restore a state from `state_dict`."""
         self._rng.bit_generator.state, self._queue = state["rng"], list(state["queue"])
 
 
 def augmentation(config: AugmentConfig, preprocessing: Preprocessing) -> Any:
-    """A function of (B, C, H, W) uint8 to the same, each image drawn by itself."""
+    """A function that augments (B, C, H, W) uint8 images, each with its own random parameters."""
     from torchvision.transforms import v2
 
     steps: list[Any] = []
@@ -87,6 +87,6 @@ def augmentation(config: AugmentConfig, preprocessing: Preprocessing) -> Any:
         steps.append(v2.RandomHorizontalFlip())
     if not steps:
         return lambda pixels: pixels
-    one = v2.Compose(steps)
-    # One draw for each image, not one for the batch.
-    return lambda pixels: torch.stack([one(image) for image in pixels])
+    transform = v2.Compose(steps)
+    # Applied per image, since v2 transforms draw once per batch.
+    return lambda pixels: torch.stack([transform(image) for image in pixels])

@@ -1,7 +1,7 @@
-"""Where a trial stands between two steps: all that training needs to go on from there as if nothing had been.
+"""Resumable training state of a running trial.
 
-Written now and then while a trial runs, in one file, and gone when the trial has ended. A trial that is begun again,
-by Ray Tune in the same call or by the next call, goes on from it: on CPUs to the same weights, bit for bit.
+The state is saved periodically to one file, which is deleted when the trial ends. A trial that is restarted, by Ray
+Tune in the same run or by the next run, resumes from it: on CPUs with bit-identical final weights.
 """
 
 import io
@@ -17,19 +17,19 @@ from raysep.models.pickles import unpickled
 from raysep.storage.store import Storage
 
 FILE = "state.pt"
-# So much work is lost at most where a trial loses its process; shorter trials begin anew.
-KEEP_INTERVAL_S = 60.0
+# Interval between saves, and thus the most work to lose with a process. Shorter trials restart.
+SAVE_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial has come.
+    """Progress of a trial at a save.
 
     Attributes:
-        step: optimizer steps that are done.
-        seconds: since its beginning, without the time in which it stood still.
-        losses: since the last evaluation.
-        evaluations: all by now, as dictionaries.
+        step: number of finished optimizer steps.
+        seconds: training time, without interruptions.
+        losses: training losses since the last evaluation.
+        evaluations: all evaluations so far, as dictionaries.
     """
 
     step: int = 0
@@ -38,38 +38,38 @@ class Progress:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
 
-class State:
-    """The state of one trial, in its process and in its file.
+class TrainingState:
+    """Saves and restores the training state of one trial.
 
     Args:
         store: the run directory.
-        trial: which.
-        parts: what has a `state_dict` of its own.
-        device: whose generators are drawn from.
+        trial: the trial.
+        parts: objects with a `state_dict`, by name.
+        device: the torch device whose random generators are used.
     """
 
     def __init__(self, store: Storage, trial: Trial, parts: Mapping[str, Any], device: str) -> None:
         self._store, self._trial, self._parts, self._device = store, trial, parts, device
-        self._kept = time.monotonic()
+        self._saved_at = time.monotonic()
 
-    def restored(self) -> Progress:
-        """Put all parts where they were last, and say how far that was; where nothing was kept, at the beginning."""
-        found = load(self._store, self._trial)
-        if found is None:
+    def restore(self) -> Progress:
+        """Load the last saved state into all parts, and return its progress; without one, return step 0."""
+        saved = load(self._store, self._trial)
+        if saved is None:
             return Progress()
         for name, part in self._parts.items():
-            part.load_state_dict(found["parts"][name])
-        torch.set_rng_state(found["random"]["cpu"])
-        if found["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(found["random"]["cuda"])
-        return Progress(**found["progress"])
+            part.load_state_dict(saved["parts"][name])
+        torch.set_rng_state(saved["random"]["cpu"])
+        if saved["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(saved["random"]["cuda"])
+        return Progress(**saved["progress"])
 
     def is_due(self) -> bool:
-        """Whether it was kept so long ago that it should be again."""
-        return time.monotonic() - self._kept >= KEEP_INTERVAL_S
+        """Whether `SAVE_INTERVAL_S` has passed since the last save."""
+        return time.monotonic() - self._saved_at >= SAVE_INTERVAL_S
 
-    def keep(self, progress: Progress) -> None:
-        """Write it, in place of what was kept before."""
+    def save(self, progress: Progress) -> None:
+        """Replace the saved state."""
         cuda = torch.cuda.get_rng_state_all() if self._device.startswith("cuda") else []
         content = {
             "progress": asdict(progress),
@@ -79,22 +79,22 @@ class State:
         sink = io.BytesIO()
         torch.save(content, sink)
         self._store.write_bytes(_path(self._trial), sink.getvalue())
-        self._kept = time.monotonic()
+        self._saved_at = time.monotonic()
 
 
 def load(store: Storage, trial: Trial) -> dict[str, Any] | None:
-    """What was kept, on the CPU; None where there is nothing that can be read. Nothing is unpickled but data."""
+    """Read the saved state to the CPU; None if missing or invalid. Unpickles plain data and tensors only."""
     try:
-        found = unpickled(store.read_bytes(_path(trial)))
+        content = unpickled(store.read_bytes(_path(trial)))
     except (FileNotFoundError, ValueError):
-        # A trial can always begin anew.
+        # The trial then restarts from step 0.
         return None
-    whole = isinstance(found, dict) and found.keys() == {"progress", "random", "parts"}
-    return found if whole else None
+    valid = isinstance(content, dict) and content.keys() == {"progress", "random", "parts"}
+    return content if valid else None
 
 
-def forget(store: Storage, trial: Trial) -> None:
-    """The trial has ended."""
+def delete(store: Storage, trial: Trial) -> None:
+    """Delete the saved state of a finished trial."""
     store.delete(_path(trial))
 
 

@@ -1,4 +1,4 @@
-"""One trial from its first step to its `TrialResult`, wherever it runs: under Ray Tune or in this process."""
+"""Runs one trial to its `TrialResult`, under Ray Tune or in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from raysep.finetune.trials import State, Trial, TrialResult, write_result
 from raysep.storage.store import Storage, check_visible
 from raysep.telemetry.worker_stats import Meter, Report
 
-# A progress report of a trial, as plain values: Ray Tune carries it from the worker to the driver.
+# A progress report of a trial, as plain values that Ray Tune sends from the worker to the driver.
 Progress = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a run share, except the model."""
+    """Inputs that all trials of a run share."""
 
     config: FinetuneConfig | None
     store: Storage
@@ -36,9 +36,9 @@ def run_trial(
     report: Callable[[Progress], None],
     on_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Train a trial and report each evaluation, with the history: Ray Tune keeps the last report only.
+    """Train a trial and report each evaluation, with the history, as Ray Tune keeps only the last report.
 
-    The result of a finished trial is written before its last report: whatever is lost from there on, it has ended.
+    The result of a finished trial is written before its last report, so that no later failure can lose it.
     """
     assert job.config is not None
     check_visible(job.store)
@@ -64,12 +64,12 @@ def run_trial(
         }
         if number == len(job.config.evaluate_at):
             write_result(job.store, trial, trial_result(trial, "finished", progress))
-            resume.forget(job.store, trial)
+            resume.delete(job.store, trial)
         report(progress)
 
 
 def prepare_trial(trial: Trial, job: Job, meter: Meter) -> Report:
-    """Write the checkpoint of a model that is evaluated as it is."""
+    """Write the checkpoint of a model that is evaluated without training."""
     with meter.piece():
         check_visible(job.store)
         training.prepare(trial, job.store, job.split)
@@ -77,11 +77,11 @@ def prepare_trial(trial: Trial, job: Job, meter: Meter) -> Report:
 
 
 def ended_result(trial: Trial, last: Progress | None, job: Job, error: str | None = None) -> TrialResult:
-    """The result of a trial, from its last report.
+    """Create the result of an ended trial from its last report.
 
     Args:
         last: None where the trial never reported.
-        error: why the trial failed; None where it did not.
+        error: cause of failure; None if the trial didn't fail.
     """
     assert job.config is not None
     last = last or {}
@@ -91,7 +91,7 @@ def ended_result(trial: Trial, last: Progress | None, job: Job, error: str | Non
 
 
 def trial_result(trial: Trial, state: State, last: Progress, error: str | None = None) -> TrialResult:
-    """A result with the history of the last report."""
+    """Create a result with the history of the last report."""
     return TrialResult(
         model_id=trial.model.id,
         number=trial.number,

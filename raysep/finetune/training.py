@@ -1,7 +1,4 @@
-"""One trial in plain torch: train on the seen classes, evaluate and save at given steps.
-
-N images, B of them in a batch, K seen classes.
-"""
+"""The training loop of one trial, in plain torch: trains on the seen classes, evaluates and saves at given steps."""
 
 import contextlib
 import math
@@ -21,7 +18,7 @@ from raysep.data.source import Reader
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, hold_out, seen_classes, select
 from raysep.errors import StageError
 from raysep.finetune.images import Batches, LabelledImages, augmentation
-from raysep.finetune.resume import Progress, State
+from raysep.finetune.resume import Progress, TrainingState
 from raysep.finetune.trials import Trial
 from raysep.models.build import create, preprocessing_of
 from raysep.models.checkpoints import save_checkpoint
@@ -31,13 +28,13 @@ from raysep.storage.store import Storage
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Where a trial stands after `step` optimizer steps.
+    """Evaluation of a trial after `step` optimizer steps.
 
     Attributes:
-        val_accuracy, seen_accuracy: between 0 and 1, on the validation part and on seen_test.
-        loss: mean of the training loss since the last evaluation.
-        seconds: since the trial began.
-        unreadable: image_id and reason of each image that could not be read so far.
+        val_accuracy, seen_accuracy: between 0 and 1, on the validation images and on seen_test; None without images.
+        loss: mean training loss since the last evaluation; None at the first.
+        seconds: training time so far.
+        unreadable: reason by image_id of each unreadable image so far.
     """
 
     step: int
@@ -49,7 +46,7 @@ class Evaluation:
 
 
 def prepare(trial: Trial, store: Storage, split: pa.Table) -> None:
-    """The one checkpoint of a model that is evaluated as it is: step 0, no accuracy."""
+    """Save the only checkpoint of a model that is evaluated without training: step 0, no accuracy."""
     torch.manual_seed(trial.seed)
     classes = seen_classes(split, trial.rotation)
     model = create(trial.model, num_classes=len(classes))
@@ -66,24 +63,24 @@ def train(
     max_failed_share: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Evaluation]:
-    """Train one trial. Yields after each evaluation, when its checkpoint is written.
+    """Train one trial, and yield each evaluation after writing its checkpoint.
 
-    A trial that was stopped before goes on from where its state was kept last, and yields the evaluations before that
-    once more. The validation part is the same for all trials of a run, so that they can be compared. Seeds decide
-    the weights that start from scratch, the order of the images and the augmentation.
+    An interrupted trial resumes from its last saved state, and yields the earlier evaluations again. All trials of a
+    run share the validation images, so that they can be compared. The seed determines randomly initialised weights,
+    the order of the images and the augmentation.
 
     Args:
-        trial: what to train; `learning_rate` and `weight_decay` are among its hyperparameters.
-        config: for how long, and how.
-        store: the run directory, for the checkpoints.
-        split: the split's table.
-        source: where the images are.
+        trial: the trial, with hyperparameters `learning_rate` and `weight_decay`.
+        config: steps, schedule, batch size, precision and augmentation.
+        store: the run directory, for checkpoints and state.
+        split: table of the split.
+        source: reads the images.
         device: a torch device.
-        max_failed_share: of the images, that may be unreadable; they are left out.
-        on_step: called after each optimizer step with the number of steps done.
+        max_failed_share: largest tolerated share of unreadable images, which are skipped.
+        on_step: called after each optimizer step with the number of finished steps.
 
     Raises:
-        StageError: the loss is not finite, or too many images can't be read.
+        StageError: the loss is not finite, or too many images are unreadable.
     """
     start = time.perf_counter()
     torch.manual_seed(trial.seed)
@@ -91,9 +88,9 @@ def train(
     model = create(trial.model, num_classes=len(classes)).to(device)
     preprocessing = preprocessing_of(model, trial.model)
     seen_train = select(split, SEEN_TRAIN, trial.rotation)
-    held = hold_out(seen_train["label"].to_numpy(), config.validation_fraction, seed=0)
-    images = LabelledImages(seen_train.filter(pa.array(~held)), source, preprocessing)
-    validation = LabelledImages(seen_train.filter(pa.array(held)), source, preprocessing)
+    held_out = hold_out(seen_train["label"].to_numpy(), config.validation_fraction, seed=0)
+    images = LabelledImages(seen_train.filter(pa.array(~held_out)), source, preprocessing)
+    validation = LabelledImages(seen_train.filter(pa.array(held_out)), source, preprocessing)
     seen_test = LabelledImages(select(split, SEEN_TEST, trial.rotation), source, preprocessing)
 
     optimizer = torch.optim.AdamW(
@@ -107,12 +104,12 @@ def train(
     augment = augmentation(config.augment, preprocessing)
     batches = Batches(len(images), config.batch_size, trial.seed)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "batches": batches}
-    state = State(store, trial, parts, device)
-    before = state.restored()
-    evaluations = [Evaluation(**evaluation) for evaluation in before.evaluations]
+    state = TrainingState(store, trial, parts, device)
+    resumed = state.restore()
+    evaluations = [Evaluation(**evaluation) for evaluation in resumed.evaluations]
     yield from evaluations
-    losses = before.losses
-    for step in range(before.step, config.steps + 1):
+    losses = resumed.losses
+    for step in range(resumed.step, config.steps + 1):
         if step in config.evaluate_at:
             val = accuracy(model, validation, preprocessing, config.batch_size, dtype, device)
             seen = accuracy(model, seen_test, preprocessing, config.batch_size, dtype, device)
@@ -121,7 +118,7 @@ def train(
             losses.clear()
             unreadable = images.failed | validation.failed | seen_test.failed
             check_share(unreadable, len(images) + len(validation) + len(seen_test), max_failed_share)
-            seconds = before.seconds + time.perf_counter() - start
+            seconds = resumed.seconds + time.perf_counter() - start
             evaluations.append(Evaluation(step, val, seen, mean_loss, seconds, unreadable))
             yield evaluations[-1]
         if step == config.steps:
@@ -142,11 +139,11 @@ def train(
         if not math.isfinite(losses[-1]):
             raise StageError(
                 f"{trial.model.id}: the loss is {losses[-1]} at step {step + 1} with {trial.hyperparameters}; "
-                "take a smaller learning rate or a warm-up"
+                "use a smaller learning rate or a warm-up"
             )
         if state.is_due():
-            seconds = before.seconds + time.perf_counter() - start
-            state.keep(Progress(step + 1, seconds, losses, [asdict(evaluation) for evaluation in evaluations]))
+            seconds = resumed.seconds + time.perf_counter() - start
+            state.save(Progress(step + 1, seconds, losses, [asdict(evaluation) for evaluation in evaluations]))
 
 
 def accuracy(
@@ -157,23 +154,23 @@ def accuracy(
     dtype: torch.dtype | None,
     device: str,
 ) -> float | None:
-    """Share of images, between 0 and 1, whose highest output is their label; None without images."""
+    """Top-1 accuracy, between 0 and 1; None without images."""
     if not len(images):
         return None
     model.eval()
-    right = total = 0
+    correct = total = 0
     with torch.inference_mode():
         for first in range(0, len(images), batch_size):
             pixels, labels = images.batch(list(range(first, min(first + batch_size, len(images)))))
             with _autocast(dtype, device):
                 outputs = model(preprocessing.normalize(pixels.to(device)))
-            right += int((outputs.argmax(dim=1).cpu() == labels).sum())
+            correct += int((outputs.argmax(dim=1).cpu() == labels).sum())
             total += len(labels)
-    return right / total
+    return correct / total
 
 
 def rate_factor(step: int, config: FinetuneConfig) -> float:
-    """The factor of the learning rate at a step: linear warm-up, then constant or a half cosine to 0."""
+    """Learning rate factor at a step: linear warm-up, then constant or cosine decay to 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -183,7 +180,7 @@ def rate_factor(step: int, config: FinetuneConfig) -> float:
 
 
 def autocast_dtype(precision: Precision, device: str) -> torch.dtype | None:
-    """The type of mixed precision, or None for plain float32."""
+    """The autocast dtype of a precision, or None for float32."""
     if precision == "auto":
         return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else None
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]

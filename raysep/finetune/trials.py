@@ -1,4 +1,4 @@
-"""What is trained, and which hyperparameters of each model are chosen. No training here, and no Ray."""
+"""Plans the trials of a run, and selects the best hyperparameters of each model. Uses neither torch nor Ray."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,15 +10,15 @@ from raysep.storage.store import Storage
 
 State = Literal["finished", "stopped", "failed"]
 RESULT = "trial.json"
-# Draws one value of a random search space: its name in Ray Tune, its arguments, a seed.
+# Draws a value from a random search space: (name in Ray Tune, arguments, seed) -> value.
 Sampler = Callable[[str, Any, int], float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a model, hyperparameters, a seed, a draw of unseen classes. `number` is unique for the model.
+    """A model with hyperparameters, seed and rotation of unseen classes. `number` is unique per model.
 
-    A trial without hyperparameters trains nothing: its model is evaluated as it is, at step 0.
+    The model of a trial without hyperparameters is evaluated without training, at step 0.
     """
 
     model: ModelConfig
@@ -29,19 +29,20 @@ class Trial:
 
     @property
     def directory(self) -> str:
-        """Where its checkpoints lie, relative to the run."""
+        """Directory of the checkpoints, relative to the run."""
         return f"checkpoints/{self.model.id}/trial={self.number}"
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended.
+    """Outcome of a trial.
 
     Attributes:
-        val_accuracy: by step, between 0 and 1, on the part of seen_train that was held out.
-        seen_accuracy: by step, on seen_test; never used to choose.
-        unreadable: image_id and reason of each image that could not be read.
-        error: why it failed, else None.
+        val_accuracy: by step, between 0 and 1, on the validation images held out from seen_train.
+        seen_accuracy: by step, on seen_test; never used for selection.
+        seconds: training time.
+        unreadable: reason by image_id of each unreadable image.
+        error: cause of failure, else None.
     """
 
     model_id: str
@@ -57,10 +58,10 @@ class TrialResult:
 
 
 def candidates(config: FinetuneConfig, sample: Sampler) -> list[dict[str, float]]:
-    """The hyperparameter settings that each model is trained with.
+    """The hyperparameter settings to train each model with.
 
-    Grids are crossed; random spaces are drawn `num_samples` times, with seeds that don't change, so that
-    every model and every seed is trained with the same settings and the same run draws the same ones.
+    Grids are crossed. Random spaces are sampled `num_samples` times with fixed seeds, so that all models and seeds use
+    the same settings, and a resumed run draws them again.
     """
     settings: list[dict[str, float]] = [{}]
     spaces = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
@@ -85,36 +86,36 @@ def candidates(config: FinetuneConfig, sample: Sampler) -> list[dict[str, float]
 
 
 def plan(config: RunConfig, sample: Sampler) -> list[Trial]:
-    """Every trial of a run, in a fixed order: model x hyperparameters x rotation x seed, then the baselines."""
+    """All trials of a run, in a fixed order: model x hyperparameters x rotation x seed, then the baselines."""
     rotations = range(config.data.rotations)
-    as_they_are = [*(config.models if config.finetune is None else []), *baseline_models(config)]
-    still = [Trial(model, rotation, seed=0, rotation=rotation) for model in as_they_are for rotation in rotations]
+    fixed_models = [*(config.models if config.finetune is None else []), *baseline_models(config)]
+    fixed = [Trial(model, rotation, seed=0, rotation=rotation) for model in fixed_models for rotation in rotations]
     if config.finetune is None:
-        return still
+        return fixed
     settings = candidates(config.finetune, sample)
     seeds = config.finetune.seeds
     trained = [
-        Trial(model, (index * len(rotations) + rotation) * len(seeds) + position, seed, setting, rotation)
+        Trial(model, (index * len(rotations) + rotation) * len(seeds) + seed_index, seed, setting, rotation)
         for model in config.models
         for index, setting in enumerate(settings)
         for rotation in rotations
-        for position, seed in enumerate(seeds)
+        for seed_index, seed in enumerate(seeds)
     ]
-    return trained + still
+    return trained + fixed
 
 
 def baseline_models(config: RunConfig) -> list[ModelConfig]:
-    """The models that each curve is held against: every network untrained, and raw pixels as it sees them."""
-    found = []
+    """The baseline models: every network untrained, and raw pixels after the preprocessing of each network."""
+    baselines = []
     if config.baselines.untrained:
-        found += [
+        baselines += [
             model.model_copy(update={"id": f"{model.id}--untrained", "pretrained": False}) for model in config.models
         ]
     if config.baselines.pixels is not None:
         for model in config.models:
             if pixels_id(config, model) == f"{model.id}--pixels":
                 kwargs = {"of": model.name, "kwargs": model.kwargs, "edge": config.baselines.pixels}
-                found.append(
+                baselines.append(
                     ModelConfig(
                         name=PIXELS,
                         id=f"{model.id}--pixels",
@@ -124,24 +125,23 @@ def baseline_models(config: RunConfig) -> list[ModelConfig]:
                         crop_pct=model.crop_pct,
                     )
                 )
-    return found
+    return baselines
 
 
 def pixels_id(config: RunConfig, model: ModelConfig) -> str:
-    """The id of a model's raw-pixel baseline: entries that prepare images alike share one."""
+    """The id of a model's raw-pixel baseline. Models with the same preprocessing share one."""
 
-    def seen_as(other: ModelConfig) -> tuple[object, ...]:
+    def preprocessing_key(other: ModelConfig) -> tuple[object, ...]:
         return other.name, other.kwargs, other.image_size, other.crop_pct
 
-    return f"{next(m.id for m in config.models if seen_as(m) == seen_as(model))}--pixels"
+    return f"{next(m.id for m in config.models if preprocessing_key(m) == preprocessing_key(model))}--pixels"
 
 
 def choose(results: Iterable[TrialResult]) -> list[TrialResult]:
-    """The trials that are evaluated: for each model, those with the best hyperparameters.
+    """Select the trials to evaluate: for each model, those with the best hyperparameters.
 
-    The best have the highest last validation accuracy, averaged over seeds and rotations. Settings that
-    finished with more trials come first, so that a stopped or failed trial can't win by what is left of it; between
-    equals the smaller learning rate wins.
+    Settings rank by the number of finished trials, so that a setting with stopped or failed trials can't win by the
+    remaining ones; then by final validation accuracy, averaged over seeds and rotations; then by smaller learning rate.
     """
     by_model: dict[str, dict[tuple[tuple[str, float], ...], list[TrialResult]]] = {}
     for result in results:
@@ -157,27 +157,27 @@ def choose(results: Iterable[TrialResult]) -> list[TrialResult]:
 
 
 def _rank(group: list[TrialResult]) -> tuple[int, float, float]:
-    last = [result.val_accuracy[max(result.val_accuracy)] for result in group if result.val_accuracy]
-    mean = sum(last) / len(last) if last else 0.0
+    final = [result.val_accuracy[max(result.val_accuracy)] for result in group if result.val_accuracy]
+    mean = sum(final) / len(final) if final else 0.0
     return len(group), mean, -group[0].hyperparameters.get("learning_rate", 0.0)
 
 
 def write_result(store: Storage, trial: Trial, result: TrialResult) -> None:
-    """Say that a trial has ended; its checkpoints count from then on."""
+    """Write the result of an ended trial, which makes its checkpoints valid."""
     store.write_json(f"{trial.directory}/{RESULT}", asdict(result))
 
 
 def read_result(store: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult | None:
-    """How a trial ended, or None if it has to be trained: never ended, failed, or lost a checkpoint."""
+    """Read the result of a trial; None if it must be trained: unfinished, failed, or with a missing checkpoint."""
     try:
-        plain = store.read_json(f"{trial.directory}/{RESULT}")
+        content = store.read_json(f"{trial.directory}/{RESULT}")
     except FileNotFoundError:
         return None
     with store.understood(f"{trial.directory}/{RESULT}"):
         for name in ("val_accuracy", "seen_accuracy"):
-            plain[name] = {int(step): value for step, value in plain[name].items()}
-        result = TrialResult(**plain)
+            content[name] = {int(step): value for step, value in content[name].items()}
+        result = TrialResult(**content)
     if result.state == "finished":
-        whole = all(store.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
-        return result if whole else None
+        valid = all(store.exists(f"{trial.directory}/step={step}/{name}") for step in steps for name in (META, WEIGHTS))
+        return result if valid else None
     return result if result.state == "stopped" else None

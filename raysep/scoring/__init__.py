@@ -1,1 +1,1 @@
-"""How well an embedding keeps classes apart: metrics, backends, and Ray around them."""
+"""Class separation of an embedding: metrics, and the backends that compute them."""

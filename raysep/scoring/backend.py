@@ -1,4 +1,4 @@
-"""What a backend does for the metrics. N images, D features, K clusters or classes."""
+"""The interface of backends. N images, D features, K clusters or classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.integer[Any]]
 
 
-# Relative differences that are rounding of float32 distances: backends agree to some 1e-8.
+# Relative inertia difference within float32 rounding error; backends agree to about 1e-8.
 SAME_INERTIA = 5e-7
 
 
 @dataclass(frozen=True)
 class Starts:
-    """k-means from several starts.
+    """Results of k-means from S random starts.
 
     Attributes:
-        labels: (S, N) clusters of each start, in the order of the starts.
-        inertia: (S,) of each.
+        labels: (S, N) cluster of each row, per start.
+        inertia: (S,) sum of squared distances to the cluster centres, per start.
     """
 
     labels: Labels
@@ -30,22 +30,22 @@ class Starts:
 
     @property
     def best(self) -> Labels:
-        """(N,) clusters of the start with the least inertia; of several within rounding of it, the first.
+        """(N,) clusters of the first start whose inertia is the minimum, up to float32 rounding.
 
-        scikit-learn takes the one that rounding makes the least.
+        scikit-learn compares without a tolerance, so that rounding decides between equally good starts.
         """
         within = self.inertia <= self.inertia.min() * (1 + SAME_INERTIA)
-        found: Labels = self.labels[int(within.argmax())]
-        return found
+        labels: Labels = self.labels[int(within.argmax())]
+        return labels
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Images to train on, images to predict, and the penalties to do it with.
+    """A train/test split, and the penalties to fit with.
 
     Attributes:
-        train, test: positions.
-        strengths: values of C, the inverse of the penalty, from the strongest penalty (smallest C) up.
+        train, test: row positions.
+        strengths: values of C, the inverse of the penalty, in increasing order: strongest penalty first.
     """
 
     train: Positions
@@ -54,12 +54,12 @@ class Fold:
 
 
 class Backend(Protocol):
-    """Computes clusters, neighbours and fits.
+    """Computes k-means clusters, nearest neighbours and logistic regressions.
 
     Attributes:
-        uses_gpu: whether a GPU is of use to it.
-        name: in the scores.
-        gpu: whether its memory is that of a GPU.
+        uses_gpu: whether the backend can use a GPU.
+        name: the backend's name in the scores.
+        gpu: whether this instance computes in GPU memory.
         iterations: Lloyd iterations of all calls so far.
     """
 
@@ -70,70 +70,72 @@ class Backend(Protocol):
 
     @staticmethod
     def problem() -> str | None:
-        """Why it can't be used in this process; None if it can."""
+        """Return why this process can't use the backend, or None if it can."""
         ...
 
-    def place(self, X: Matrix, own: bool = False) -> Any:
-        """(N, D) finite float32 where and as the other methods want it: on the device once, used for everything.
+    def to_device(self, X: Matrix, overwrite: bool = False) -> Any:
+        """Copy X to the device once, in the form that all other methods take.
 
         Args:
-            own: X may be changed.
+            X: (N, D) float32, finite.
+            overwrite: the backend may modify X.
         """
         ...
 
-    def rows(self, placed: Any) -> Matrix:
-        """(N, D) on the host, less their mean: what metrics that no backend computes are made from."""
+    def rows(self, on_device: Any) -> Matrix:
+        """(N, D) mean-centred rows on the host, for metrics that are computed outside the backend."""
         ...
 
-    def kmeans(self, placed: Any, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
-        """The clusters of `n_init` k-means++ starts.
+    def kmeans(self, on_device: Any, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
+        """Cluster the rows from `n_init` k-means++ starts.
 
         Args:
-            placed: N >= K rows.
-            sample: K or more positions that the centres are found on; all rows are then assigned to them.
+            on_device: N >= K rows.
+            sample: positions of at least K rows to fit the centres on; all N rows are then assigned to them.
         """
         ...
 
-    def neighbors(self, placed: Any, k: int, queries: Positions | None = None) -> Positions:
-        """(Q, k) Euclidean neighbours among all rows, nearest first, the row itself left out.
+    def neighbors(self, on_device: Any, k: int, queries: Positions | None = None) -> Positions:
+        """(Q, k) positions of the Euclidean nearest neighbours among all rows, nearest first, without the row itself.
 
         Args:
             k: less than N.
-            queries: (Q,) positions of the rows whose neighbours are asked for; unset: all.
+            queries: (Q,) positions of the query rows; unset: all rows.
         """
         ...
 
-    def predict(self, placed: Any, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
-        """Predictions of L2 multinomial logistic regressions on features that each fold's training rows standardise.
+    def predict(self, on_device: Any, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
+        """Predict the test rows of each fold by L2 multinomial logistic regression.
+
+        Features are standardised with the mean and variance of the fold's training rows.
 
         Returns:
-            For each fold (strengths, test rows) labels.
+            For each fold, labels of shape (strengths, test rows).
         """
         ...
 
 
-def drop_self(found: NDArray[np.int64], queries: Positions) -> NDArray[np.int64]:
-    """Leave each row's own position out of its neighbours.
+def drop_self(neighbors: NDArray[np.int64], queries: Positions) -> NDArray[np.int64]:
+    """Remove each query row from its own neighbours.
 
     Args:
-        found: (Q, k + 1) positions, nearest first.
-        queries: (Q,) positions of the rows themselves.
+        neighbors: (Q, k + 1) positions, nearest first.
+        queries: (Q,) positions of the query rows.
 
     Returns:
-        (Q, k). A row that isn't among its own neighbours, because more than k others are equal to it,
-        loses the last one instead.
+        (Q, k). Where more than k duplicates crowd the query itself out of the list, its last neighbour is removed.
 
     >>> drop_self(np.array([[0, 2], [0, 2], [2, 1]]), np.arange(3)).ravel().tolist()
     [2, 0, 1]
     """
-    own = found == queries[:, None]
-    own[~own.any(axis=1), -1] = True
-    kept: NDArray[np.int64] = found[~own].reshape(len(found), -1)
-    return kept
+    is_self = neighbors == queries[:, None]
+    is_self[~is_self.any(axis=1), -1] = True
+    others: NDArray[np.int64] = neighbors[~is_self].reshape(len(neighbors), -1)
+    return others
 
 
 def check(X: Any, more_than: int) -> None:
-    """Raise ValueError for what would crash cuML or be answered wrongly."""
+    """Raise ValueError for input that crashes cuML or gives wrong results."""
     if len(X) <= more_than:
         raise ValueError(f"expected more than {more_than} rows, got {len(X)}")
     if not np.isfinite(X).all():

@@ -1,4 +1,4 @@
-"""One layer under one protocol: X, y, and what its scores share, each computed once when it is first asked for."""
+"""A layer under one protocol: X, y, and the intermediates that scores share, computed lazily and cached."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -19,12 +19,12 @@ from raysep.scoring.probe import linear_probe
 
 PAPER_SEED = 42
 STARTS = 10
-# Of a sample, so many neighbours are kept in all, and those of so many images at least.
+# With sampling: most neighbours to store in total, but always those of this many images.
 NEIGHBORS, LEAST_QUERIES = 10_000_000, 1000
-# Halves are clustered, and classified with few labels, of about so many images at most, and so many of each class.
+# Sample for clustering and few-shot classification of halves: images in total, and at least per class.
 HALVED_IMAGES, HALVED_PER_CLASS = 3000, 10
 
-# Layers of so many bytes are scored within a small multiple of them: what is freed goes back to the machine at once.
+# Layers of this size return freed memory to the operating system at once, to bound the memory of the process.
 LARGE_BYTES = 32 * 2**20
 
 Labels = NDArray[np.integer[Any]]
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class LayerScores:
-    """X, y, and what is computed from them.
+    """X, y, and the intermediates computed from them.
 
     N images, D features, K classes present.
 
@@ -42,11 +42,10 @@ class LayerScores:
         y: (N,) labels.
         backend: computes clusters, neighbours and probes.
         config: seeds, resamples, sample.
-        protocol: `paper` does exactly what the reference code did: one k-means++ start from random state
-            42 on raw features with scikit-learn, and purity over 500 neighbours of all images whatever the class
-            sizes.
-        shared: results that both protocols of a layer have in common.
-        own: X may be changed, so that there is no second one of it.
+        protocol: `paper` reproduces the reference code: one k-means++ start from random state 42 on raw features
+            with scikit-learn, and purity over 500 neighbours of all images whatever the class sizes.
+        shared: cache for both protocols of a layer.
+        overwrite: the backend may modify X, which saves a copy.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class LayerScores:
         config: ScoreConfig,
         protocol: str = "default",
         shared: dict[tuple[Any, ...], Any] | None = None,
-        own: bool = False,
+        overwrite: bool = False,
     ) -> None:
         self.X, self.y, self.config, self.protocol = X, y, config, protocol
         self.paper = protocol == "paper"
@@ -65,52 +64,52 @@ class LayerScores:
         self.seed = PAPER_SEED if self.paper else config.seed
         self.class_sizes = np.unique(y, return_counts=True)[1]
         self.n_classes = len(self.class_sizes)
-        self._shared, self._own = {} if shared is None else shared, own
+        self._shared, self._overwrite = {} if shared is None else shared, overwrite
         self._sample = len(y) if self.paper or config.sample is None else min(len(y), config.sample)
 
-    def once(self, *name: Any, compute: Callable[[], T]) -> T:
-        """A result by name, computed once for all protocols that would compute the same."""
-        place = (*name, self.backend.name, self.seed, self._sample)
-        if place not in self._shared:
-            self._shared[place] = compute()
+    def cached(self, *name: Any, compute: Callable[[], T]) -> T:
+        """A result by name, computed once for all protocols with equal backend, seed and sample."""
+        key = (*name, self.backend.name, self.seed, self._sample)
+        if key not in self._shared:
+            self._shared[key] = compute()
             if self.X.nbytes >= LARGE_BYTES:
                 return_freed_memory()
-        result: T = self._shared[place]
+        result: T = self._shared[key]
         return result
 
     @property
     def nonfinite(self) -> int:
-        """Images with NaN or infinity."""
-        return self.once("nonfinite", compute=lambda: nonfinite_rows(self.X))
+        """Number of images with NaN or infinity."""
+        return self.cached("nonfinite", compute=lambda: nonfinite_rows(self.X))
 
     @property
     def scorable(self) -> bool:
-        """Whether any score is defined: finite, and two classes or more."""
+        """Whether scores are defined: X is finite and has at least two classes."""
         return self.n_classes > 1 and self.nonfinite == 0
 
     @property
     def purity_k(self) -> int:
-        """k of `knn_purity`: 500 in the paper, else what the smallest class allows."""
+        """k of `knn_purity`: 500 in protocol `paper`, else the size of the smallest class minus 1."""
         if self.paper:
             return min(PAPER_K, len(self.y) - 1)
         return int(self.class_sizes.min()) - 1
 
     @property
-    def placed(self) -> Any:
-        """X as the backend wants it."""
-        return self.once("placed", compute=lambda: self.backend.place(self.X, self._own))
+    def on_device(self) -> Any:
+        """X on the backend's device."""
+        return self.cached("on_device", compute=lambda: self.backend.to_device(self.X, self._overwrite))
 
     @property
     def rows(self) -> NDArray[np.float32]:
-        """(N, D) X less its mean."""
-        return self.once("rows", compute=lambda: self.backend.rows(self.placed))
+        """(N, D) mean-centred X."""
+        return self.cached("rows", compute=lambda: self.backend.rows(self.on_device))
 
     @cached_property
     def queries(self) -> Positions | None:
-        """(Q,) the images whose neighbours are looked at, and that are classified with few labels; None: all."""
+        """(Q,) positions of the query images for neighbours and few-shot classification; None: all."""
         size = self._sample
         if size < len(self.y):
-            # Few large classes have many neighbours each.
+            # Images of large classes need many neighbours.
             size = min(size, max(LEAST_QUERIES, NEIGHBORS // self._counted_neighbors))
         return subsample.stratified(self.y, size, self.config.seed)
 
@@ -120,60 +119,60 @@ class LayerScores:
 
     @property
     def starts(self) -> Starts:
-        """k-means from ten starts, as many clusters as classes. The paper's single start is the first."""
+        """k-means from ten starts, with as many clusters as classes. Protocol `paper` scores the first start."""
         fitted = subsample.uniform(len(self.y), max(self._sample, self.n_classes), self.config.seed)
-        return self.once(
-            "starts", compute=lambda: self.backend.kmeans(self.placed, self.n_classes, STARTS, self.seed, fitted)
+        return self.cached(
+            "starts", compute=lambda: self.backend.kmeans(self.on_device, self.n_classes, STARTS, self.seed, fitted)
         )
 
     @property
     def clusters(self) -> Labels:
-        """(N,) the clusters that are scored."""
+        """(N,) clusters to score: the best start, or the first for protocol `paper`."""
         if self.paper:
             first: Labels = self.starts.labels[0]
             return first
-        return self.once("clusters", compute=lambda: self.starts.best)
+        return self.cached("clusters", compute=lambda: self.starts.best)
 
     @property
     def neighbors(self) -> NDArray[np.integer[Any]]:
-        """(Q, k) neighbours, as many as any metric needs."""
+        """(Q, k) neighbours, with the largest k that any metric needs."""
         k = self._counted_neighbors
-        return self.once("neighbors", k, compute=lambda: self.backend.neighbors(self.placed, k, self.queries))
+        return self.cached("neighbors", k, compute=lambda: self.backend.neighbors(self.on_device, k, self.queries))
 
     @property
     def groups(self) -> Positions:
-        """(N,) the first of the images with the same vector as each."""
-        return self.once("groups", compute=lambda: ties.groups_of(self.X))
+        """(N,) position of the first image with the same vector, to identify duplicates."""
+        return self.cached("groups", compute=lambda: ties.groups_of(self.X))
 
     @property
     def hits(self) -> NDArray[Any]:
-        """(Q, k) whether neighbours have the label of their image; shares among equal vectors."""
+        """(Q, k) whether each neighbour has the label of its image; a share among equal vectors."""
         k = self._counted_neighbors
-        return self.once("hits", k, compute=lambda: ties.hits(self.y, self.neighbors, self.groups, self.queries))
+        return self.cached("hits", k, compute=lambda: ties.hits(self.y, self.neighbors, self.groups, self.queries))
 
     @property
     def probed(self) -> NDArray[np.bool_] | None:
-        """(N,) what the linear probe is right about."""
-        return self.once(
-            "probe", compute=lambda: linear_probe(self.placed, self.y, self.backend, self.seed, sample=self._sample)
+        """(N,) whether the linear probe classifies each image correctly."""
+        return self.cached(
+            "probe", compute=lambda: linear_probe(self.on_device, self.y, self.backend, self.seed, sample=self._sample)
         )
 
     def few_shot(self, shots: int) -> FewShot | None:
-        """What a classifier of few labelled images is right about."""
+        """Results of the nearest-class-mean classifier on `shots` labelled images per class."""
         return self._nearest_means.classify(shots, self.seed)
 
     @property
     def _nearest_means(self) -> NearestMeans:
-        return self.once("nearest_means", compute=lambda: NearestMeans(self.rows, self.y, self.queries))
+        return self.cached("nearest_means", compute=lambda: NearestMeans(self.rows, self.y, self.queries))
 
     @cached_property
     def in_a(self) -> NDArray[np.bool_] | None:
-        """(N, S) the halves; None where no interval is asked for, or the classes are too small for halves."""
+        """(N, S) masks of half a; None without resamples, or where classes are too small for split-halves."""
         return self._halves_of(self.y)
 
     @cached_property
     def halved(self) -> Positions | None:
-        """The images whose halves are clustered, and classified with few labels; None: all."""
+        """Positions of the images for clustering and few-shot classification of halves; None: all."""
         return subsample.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.config.seed + 1)
 
     @property
@@ -183,7 +182,7 @@ class LayerScores:
         if halved is None:
             return None
         rows, y, in_a = halved
-        return self.once(
+        return self.cached(
             "cluster_halves",
             compute=lambda: split_half.clusters_on_halves(rows, y, self.n_classes, in_a, self.config.seed),
         )
@@ -197,17 +196,17 @@ class LayerScores:
         if self.halved is None and self.queries is None:
             classifier = self._nearest_means
         else:
-            classifier = self.once("halved_means", compute=lambda: NearestMeans(rows, y))
+            classifier = self.cached("halved_means", compute=lambda: NearestMeans(rows, y))
         return split_half.few_shot_on_halves(classifier, shots, in_a, self.seed)
 
     @property
     def _of_halved(self) -> tuple[NDArray[np.float32], Labels]:
         if self.halved is None:
             return self.rows, self.y
-        return self.once("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
+        return self.cached("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
 
     def halved_images(self) -> tuple[NDArray[np.float32], Labels, NDArray[np.bool_]] | None:
-        """Rows (n, D), labels (n,) and halves (n, S) of the images that are halved; None without halves."""
+        """Rows (n, D), labels (n,) and masks of half a (n, S) of the images in `halved`; None without halves."""
         rows, y = self._of_halved
         in_a = self._halves_of(y)
         return None if in_a is None else (rows, y, in_a)
@@ -215,11 +214,11 @@ class LayerScores:
     def _halves_of(self, y: Labels) -> NDArray[np.bool_] | None:
         if not self.config.resamples or not split_half.can_be_halved(np.unique(y, return_counts=True)[1]):
             return None
-        # Always of the same seed, so that protocols and layers are compared on the same halves.
-        return self.once(
+        # The seed is fixed, so that protocols and layers are compared on the same halves.
+        return self.cached(
             "halves", len(y), compute=lambda: split_half.draw_halves(y, self.config.resamples, self.config.seed)
         )
 
     def shuffled(self) -> Labels:
-        """The labels, shuffled: the same way for every layer of the same labels."""
+        """A random permutation of the labels, which is the same for all layers."""
         return np.random.default_rng(self.seed).permutation(self.y)

@@ -1,4 +1,4 @@
-"""Rows around their mean: products of float32 rows far from the origin would lose the digits that tell them apart."""
+"""Mean-centring of features, to avoid cancellation in float32 dot products of rows far from the origin."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 
 def centred(X: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """(N, D) less its mean row, which is taken in float64. Distances and rotations don't notice.
+    """Subtract the mean row, computed in float64. Distances between rows don't change.
 
     Args:
-        out: where to put it, which may be X itself.
+        X: (N, D).
+        out: array for the result; may be X itself.
     """
-    moved: NDArray[Any] = np.subtract(X, X.mean(axis=0, dtype=np.float64).astype(X.dtype), out=out)
-    return moved
+    result: NDArray[Any] = np.subtract(X, X.mean(axis=0, dtype=np.float64).astype(X.dtype), out=out)
+    return result

@@ -1,6 +1,6 @@
-"""What chance gives: the mean of a score over all shuffles of the labels, exactly.
+"""Chance levels: the exact mean of a score over all shuffles of the labels.
 
-N images, K classes. Only for the linear probe there is no formula; it is fitted on labels shuffled once.
+N images, K classes. The linear probe has no formula: its chance level is a fit on labels shuffled once.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ Labels = NDArray[np.integer[Any]]
 
 
 def of_clusters(name: str, y: Labels, clusters: Labels) -> float:
-    """Of `nmi`, `ami` or `ari`. A shuffle changes neither entropy, and the other two are adjusted to be 0.
+    """Chance level of `nmi`, `ami` or `ari`. Shuffles leave both entropies of NMI unchanged; AMI and ARI have mean 0.
 
     >>> round(of_clusters("nmi", np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])), 6)
     0.333333
@@ -21,31 +21,31 @@ def of_clusters(name: str, y: Labels, clusters: Labels) -> float:
     from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
     if len(np.unique(y)) == len(y) == len(np.unique(clusters)):
-        # Each image is alone in its class and in its cluster, however they are shuffled.
+        # Every shuffle has singleton classes and clusters, which match perfectly.
         return 1.0
     if name != "nmi":
         return 0.0
-    mean_entropy = sum(entropy(np.unique(names, return_counts=True)[1]) for names in (y, clusters)) / 2
+    mean_entropy = sum(entropy(np.unique(assignment, return_counts=True)[1]) for assignment in (y, clusters)) / 2
     mutual = expected_mutual_information(contingency_matrix(y, clusters), len(y))
     return float(mutual / mean_entropy) if mean_entropy > 0 else 0.0
 
 
-def of_neighbors(y: Labels, reached: float = 1.0) -> float:
-    """Of `knn_purity` and `nn1`: that another image has the label of an image.
+def of_neighbors(y: Labels, highest: float = 1.0) -> float:
+    """Chance level of `knn_purity` and `nn1`: the probability that two random images share a label.
 
     Args:
-        y: (N,) labels, two or more.
-        reached: the number of neighbours by what their count is divided by, where that is another one.
+        y: (N,) labels, N >= 2.
+        highest: the highest possible purity: k over the divisor.
 
     >>> of_neighbors(np.array([0, 0, 1, 1]))
     0.3333333333333333
     """
     sizes = np.unique(y, return_counts=True)[1]
-    return float((sizes * (sizes - 1)).sum() / (len(y) * (len(y) - 1)) * reached)
+    return float((sizes * (sizes - 1)).sum() / (len(y) * (len(y) - 1)) * highest)
 
 
 def of_r_precision(y: Labels) -> float:
-    """Of `r_precision`: the same, over images that are not alone in their class.
+    """Chance level of `r_precision`: as `of_neighbors`, over images of classes with two images or more.
 
     >>> of_r_precision(np.array([0, 0, 0, 1]))
     0.6666666666666666
@@ -56,7 +56,7 @@ def of_r_precision(y: Labels) -> float:
 
 
 def of_few_shot(y: Labels) -> float:
-    """Of few-shot accuracies: labelled images of K classes are alike, whatever the classes' sizes.
+    """Chance level of few-shot accuracies: 1/K whatever the class sizes, as every class has as many labelled images.
 
     >>> of_few_shot(np.array([0, 0, 0, 1]))
     0.5

@@ -1,4 +1,4 @@
-"""What is told of a layer itself: `health.py` asked of a `Layer`. Rows of protocol `diagnostic`."""
+"""Diagnostics of a layer, computed by `health.py`: rows of protocol `diagnostic` in the score table."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def _estimated(layer: LayerScores) -> float | None:
     return None if largest is None else health.estimated_classes(layer.X, layer.backend, layer.seed, largest)
 
 
-# Diagnostics that can be told of any X, and those that need finite values and two classes.
+# Diagnostics of any X, and those that need finite values and two classes.
 ALWAYS: dict[str, Callable[[LayerScores], float | None]] = {
     "nonfinite_rows": lambda layer: layer.nonfinite,
     "constant_features": lambda layer: health.constant_features(layer.X),
@@ -28,7 +28,7 @@ IF_SCORABLE: dict[str, Callable[[LayerScores], float | None]] = {
 
 
 def diagnose(layer: LayerScores, name: str) -> float | None:
-    """One of `names.DIAGNOSTICS`; None where the layer can't be asked that."""
+    """Compute one of `names.DIAGNOSTICS`; None where it isn't defined for the layer."""
     if name in ALWAYS:
         return ALWAYS[name](layer)
     return IF_SCORABLE[name](layer) if layer.scorable else None

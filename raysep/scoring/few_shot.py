@@ -1,8 +1,7 @@
-"""A nearest-class-mean classifier on few labelled images: over all draws of them, or many.
+"""Few-shot nearest-class-mean classification, over all or many draws of labelled images.
 
-N images, D features, K classes, R draws, Q images that are classified. Everything that the classifier needs are
-products of images with each other, so these are computed once for all draws, all numbers of shots, and the halves of
-the images.
+N images, D features, K classes, R draws, Q classified images. The classifier needs nothing but dot products between
+images, which are computed once for all draws, numbers of shots, and split-halves.
 """
 
 import itertools
@@ -15,28 +14,28 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.integer[Any]]
 
-# Draws, where there are more than can be enumerated: as many as cost about so many scores of an image for a class.
+# Number of draws, where enumeration is too expensive: within these bounds, about this many (image, class) scores.
 DRAWS, MOST_DRAWS, DRAWN_SCORES = 100, 2000, 2_000_000
-# Class means whose scores differ by no more than so many roundings are equally near.
+# Class means tie if their scores differ by at most this multiple of the rounding error.
 ROUNDINGS = 4
-# Up to so many images the products of all pairs are kept (144 MB); beyond, they are computed draw by draw.
+# Up to this many images, the Gram matrix is stored (144 MB); beyond, draws use the rows.
 KEPT_IMAGES = 6000
-# Scores of so many floats are held at once.
+# Number of scores per chunk of draws.
 CHUNK = 2_000_000
-# Queries whose rows are taken out of all at once.
+# Query images per block.
 BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """What a few-shot classifier was right about.
+    """Results of few-shot classification.
 
     Attributes:
-        right: (R, Q) whether an image was classified rightly in a draw: 1, 0, or 1/T where T class means are
-            equally near and its own is one of them; 0 for labelled images.
-        labelled: (R, N) the images that were labelled, and so don't count, in a draw.
-        queries: (Q,) positions of the images that are classified.
-        exact: these are all draws that there are, each once.
+        right: (R, Q) whether an image is classified correctly in a draw: 1, 0, or 1/T where the mean of its class is
+            one of T equally near class means; 0 for labelled images.
+        labelled: (R, N) the labelled images of each draw, which don't count.
+        queries: (Q,) positions of the classified images.
+        exact: the draws are all possible ones, each once.
     """
 
     right: NDArray[np.float32]
@@ -46,7 +45,7 @@ class FewShot:
 
     @property
     def accuracies(self) -> NDArray[np.float64]:
-        """(R,) accuracy of each draw on the images that weren't labelled."""
+        """(R,) accuracy of each draw on its unlabelled images."""
         accuracies: NDArray[np.float64] = self.right.sum(axis=1, dtype=np.float64)
         accuracies /= (~self.labelled[:, self.queries]).sum(axis=1)
         return accuracies
@@ -56,9 +55,9 @@ class NearestMeans:
     """Nearest-class-mean classifiers of one layer (Snell et al. 2017, arXiv:1703.05175), Euclidean.
 
     Args:
-        rows: (N, D) around their mean, so that products don't cancel; distances don't change.
+        rows: (N, D), mean-centred, to avoid cancellation.
         y: (N,) labels.
-        queries: (Q,) positions of the images that are classified; unset: all. Any may be labelled.
+        queries: (Q,) positions of the images to classify; unset: all. All N images can be drawn as labelled ones.
     """
 
     def __init__(self, rows: NDArray[np.floating[Any]], y: Labels, queries: NDArray[np.int64] | None = None) -> None:
@@ -70,72 +69,72 @@ class NearestMeans:
         self._squares = np.einsum("nd,nd->n", rows, rows)
 
     def right(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(R, Q) 1 where the mean of an image's class is the nearest, 1/T where T are equally near, else 0.
+        """(R, Q) as `FewShot.right`: 1 where the mean of a query's class is nearest, 1/T among T ties, else 0.
 
         Args:
-            chosen: (R, K, shots) the labelled images of each class.
+            chosen: (R, K, shots) positions of the labelled images of each class.
         """
         from scipy.sparse import csr_matrix
 
         R, K, shots = chosen.shape
         N, Q = len(self._rows), len(self.queries)
-        found = np.empty((R, Q), dtype=np.float32)
-        # Blocks of queries, so that what is taken of the rows is never a second copy of most of them.
+        shares = np.empty((R, Q), dtype=np.float32)
+        # Blocks of queries, to avoid a second copy of most rows.
         block = Q if self._all else min(Q, BLOCK)
         at_once = max(1, CHUNK // (block * K))
         for first in range(0, R, at_once):
-            some = chosen[first : first + at_once]
-            # Scores are half of the squared distance, less the image's own square, with the other sign.
+            chunk = chosen[first : first + at_once]
+            # score = image . mean - |mean|^2 / 2, which decreases with the distance.
             weights = csr_matrix(
                 (
-                    np.full(some.size, 1 / shots, dtype=self._rows.dtype),
-                    some.ravel(),
-                    np.arange(0, some.size + 1, shots),
+                    np.full(chunk.size, 1 / shots, dtype=self._rows.dtype),
+                    chunk.ravel(),
+                    np.arange(0, chunk.size + 1, shots),
                 ),
-                shape=(len(some) * K, N),
+                shape=(len(chunk) * K, N),
             )
             if self._products is not None:
                 scores = weights @ self._products
                 squares = np.asarray(weights.multiply(scores).sum(axis=1)).reshape(-1, 1)
                 scores -= squares / 2
-                found[first : first + at_once] = self._share_of_own(scores.reshape(-1, K, Q), squares, slice(None))
+                shares[first : first + at_once] = self._share_of_class(scores.reshape(-1, K, Q), squares, slice(None))
                 continue
             means = weights @ self._rows
             squares = (means**2).sum(axis=1, keepdims=True)
             for begin in range(0, Q, block):
-                asked = self._rows if self._all else self._rows[self.queries[begin : begin + block]]
-                scores = means @ asked.T
+                targets = self._rows if self._all else self._rows[self.queries[begin : begin + block]]
+                scores = means @ targets.T
                 scores -= squares / 2
-                some_queries = slice(begin, begin + block)
-                found[first : first + at_once, some_queries] = self._share_of_own(
-                    scores.reshape(-1, K, len(asked)), squares, some_queries
+                which = slice(begin, begin + block)
+                shares[first : first + at_once, which] = self._share_of_class(
+                    scores.reshape(-1, K, len(targets)), squares, which
                 )
-        return found
+        return shares
 
-    def _share_of_own(
+    def _share_of_class(
         self, scores: NDArray[np.floating[Any]], squares: NDArray[np.floating[Any]], which: slice
     ) -> NDArray[np.float32]:
-        """(R, Q) from the scores (R, K, Q) of some queries for each class mean. Equal vectors have equal shares.
+        """(R, Q) the share of each query's class among its nearest class means, from scores (R, K, Q).
 
         Args:
-            squares: (R * K, 1) of the means.
+            squares: (R * K, 1) squared norms of the class means.
         """
-        asked = self.queries[which]
-        size = self._squares[asked] + squares.reshape(len(scores), -1).max(axis=1)[:, None]
+        positions = self.queries[which]
+        size = self._squares[positions] + squares.reshape(len(scores), -1).max(axis=1)[:, None]
         nearest = scores >= (scores.max(axis=1) - ROUNDINGS * np.finfo(scores.dtype).eps * size)[:, None]
-        own = nearest[:, self.index[asked], np.arange(len(asked))]
-        shares: NDArray[np.float32] = (own / np.count_nonzero(nearest, axis=1)).astype(np.float32)
+        of_class = nearest[:, self.index[positions], np.arange(len(positions))]
+        shares: NDArray[np.float32] = (of_class / np.count_nonzero(nearest, axis=1)).astype(np.float32)
         return shares
 
     def classify(self, shots: int, seed: int) -> FewShot | None:
-        """Label `shots` images of each class and classify the others: for each way to do that, or many of them.
+        """Classify the other images from `shots` labelled images per class, over all draws if feasible, else many.
 
         Args:
             shots: labelled images per class.
-            seed: of the draws, which depend on y alone: every layer is given the same ones.
+            seed: of the draws, which depend on y alone, so that all layers share them.
 
         Returns:
-            None for fewer than two classes or where a class has no image beyond the labelled ones.
+            None for fewer than two classes, or where a class has at most `shots` images.
         """
         N, sizes = len(self.index), np.bincount(self.index)
         if self.K < 2 or sizes.min() <= shots:
@@ -152,14 +151,14 @@ class NearestMeans:
         return FewShot(right, labelled, self.queries, exact)
 
     def accuracy_within(self, subsets: NDArray[np.bool_], shots: int, draws: int, seed: int) -> Any:
-        """(P,) mean accuracy where labelled and classified images are all of one subset.
+        """(P,) mean accuracy with labelled and classified images from the same subset.
 
         Args:
-            subsets: (N, P), where all images are classified.
-            shots, draws, seed: as for `classify`; `draws` for each subset.
+            subsets: (N, P) masks. Requires that all images are queries.
+            shots, draws, seed: as for `classify`; `draws` per subset.
 
         Returns:
-            None where a class has fewer images in a subset, or there is nothing beyond the labelled ones.
+            None where a class has fewer than `shots` images in a subset, or a subset has no unlabelled image.
         """
         chosen = draw_shots(self.index, subsets, shots, draws, seed)
         if chosen is None:
@@ -173,7 +172,7 @@ class NearestMeans:
 
 
 def all_shots(index: Labels, shots: int) -> NDArray[np.int64]:
-    """(R, K, shots) every choice of labelled images, `shots` of each class. Arguments as for `draw_shots`."""
+    """(R, K, shots) all possible draws of `shots` labelled images per class. Arguments as for `draw_shots`."""
     of_class = [
         list(itertools.combinations(np.flatnonzero(index == position).tolist(), shots))
         for position in range(int(index.max()) + 1)
@@ -188,11 +187,11 @@ def draw_shots(
 
     Args:
         index: (N,) class of each image, 0 to K - 1.
-        subsets: (N, P).
+        subsets: (N, P) masks.
 
     Returns:
-        (P * draws, K, shots), the draws of a subset one after another; None where a class has fewer images in
-        a subset.
+        (P * draws, K, shots) positions, grouped by subset; None where a class has fewer than `shots` images in a
+        subset.
     """
     rng = np.random.default_rng(seed)
     chosen = []
@@ -201,7 +200,7 @@ def draw_shots(
         inside = np.repeat(subsets[members].T, draws, axis=0)
         if inside.sum(axis=1).min() < shots:
             return None
-        # Those with the smallest random keys, of the subset only.
+        # The members of the subset with the smallest random keys.
         keys = np.where(inside, rng.random(inside.shape), np.inf)
         chosen.append(members[keys.argpartition(shots - 1, axis=1)[:, :shots]])
     return np.stack(chosen, axis=1)

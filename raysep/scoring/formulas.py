@@ -1,10 +1,9 @@
-"""Formulas of the metrics: one number between labels and clusters or neighbours.
+"""Formulas of the clustering and neighbour metrics, from labels and clusters or neighbours.
 
-N images, D features, K classes present. y is (N,) integer labels, any integers. Nothing here looks at X:
-clusters and neighbours are computed once by a backend and serve every metric; what classifiers are right
-about comes from `probe.py` and `few_shot.py`. All values lie between 0 and 1, higher is better, but for
-`ami` and `ari`, which are 0 for chance and may be negative. A metric that isn't defined for its input is
-None: unknown, not 0.
+N images, D features, K classes present; y is (N,) labels, any integers. No formula uses X: a backend computes
+clusters and neighbours once for all metrics. Classifier accuracies are in `probe.py` and `few_shot.py`. All values
+lie between 0 and 1, higher is better, except `ami` and `ari`, which are 0 at chance level and may be negative. A
+metric that isn't defined for its input is None, not 0.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.integer[Any]]
-# Whether a neighbour has its image's label; between 0 and 1 among equal vectors.
+# Whether a neighbour has the label of its image; a share between 0 and 1 among equal vectors.
 Hits = NDArray[np.bool_] | NDArray[np.float32]
 
 
@@ -70,14 +69,14 @@ def ari(y: Labels, clusters: Labels) -> float | None:
 
 
 def knn_purity(y: Labels, hits: Hits, k: int, divisor: int | None = None) -> float | None:
-    """Share of the k nearest neighbours that have an image's label, mean over images.
+    """Mean over images of the share of the k nearest neighbours with the image's label.
 
     Args:
         y: (N,) labels.
-        hits: (Q, at least k) whether the neighbours of each image, nearest first, have its label: `ties.hits`.
-        k: how many of them count.
-        divisor: what the count is divided by, k if unset. The paper divides by 500 even where fewer
-            neighbours exist, so that 1 can't be reached with small classes.
+        hits: (Q, at least k) whether each neighbour, nearest first, has the label of its image: `ties.hits`.
+        k: number of neighbours that count.
+        divisor: divisor of the count; unset: k. The paper divides by 500 even where fewer neighbours exist, so
+            that small classes can't reach 1.
 
     Returns:
         0 to 1; None for fewer than two classes or k < 1.
@@ -98,18 +97,18 @@ def nn1(y: Labels, hits: Hits) -> float | None:
 
 
 def r_precision(y: Labels, hits: Hits, queries: NDArray[np.int64] | None = None) -> float | None:
-    """Purity of the R nearest neighbours, where R is the size of the image's own class less 1.
+    """Purity of the R nearest neighbours, where R is the size of the image's class minus 1.
 
-    So 1 can be reached whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
-    arXiv:2003.08505). Images that are alone in their class have R = 0 and don't count.
+    Unlike `knn_purity`, it reaches 1 whatever the class sizes (R-precision of Musgrave, Belongie, Lim 2020,
+    arXiv:2003.08505). Images of singleton classes have R = 0 and don't count.
 
     Args:
         y: (N,) labels.
         hits: (Q, at least the largest R) as for `knn_purity`.
-        queries: (Q,) positions of the images whose neighbours these are; unset: all.
+        queries: (Q,) positions of the query images; unset: all.
 
     Returns:
-        0 to 1; None for fewer than two classes or where each image is alone in its class.
+        0 to 1; None for fewer than two classes or where all classes are singletons.
 
     >>> hits = np.array([[1, 0], [0, 1], [1, 1], [1, 1], [1, 0]], bool)
     >>> r_precision(np.array([0, 0, 1, 1, 1]), hits)
@@ -123,9 +122,9 @@ def r_precision(y: Labels, hits: Hits, queries: NDArray[np.int64] | None = None)
     if hits.shape[1] < R.max():
         raise ValueError(f"expected {R.max()} neighbours of each image, got {hits.shape[1]}")
     width = int(R.max())
-    found = (hits[:, :width] * (np.arange(width) < R[:, None])).sum(axis=1, dtype=np.float64)
+    matches = (hits[:, :width] * (np.arange(width) < R[:, None])).sum(axis=1, dtype=np.float64)
     counted = R > 0
-    return float((found[counted] / R[counted]).mean())
+    return float((matches[counted] / R[counted]).mean())
 
 
 def _two_classes(y: Labels) -> bool:

@@ -1,6 +1,6 @@
-"""Whether a layer's embedding is fit to be scored, and how many classes it would say there are.
+"""Health checks of a layer's embedding, and an estimate of the number of classes.
 
-N images, D features. Nothing here looks at labels, but that as many clusters are made as there are classes.
+N images, D features. No function uses labels.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from raysep.scoring.split_half import COMPONENTS, adjusted_rand, components
 
 Matrix = NDArray[np.float32]
 
-# Silhouettes are of at most this many images: they need all distances between them.
+# Largest sample for silhouettes, which need all pairwise distances.
 SILHOUETTE_IMAGES = 1000
 SILHOUETTE_STARTS = 3
-# Rows that are looked at at once.
+# Rows per block.
 BLOCK = 4096
 
 
 def nonfinite_rows(X: Matrix) -> int:
-    """Images with NaN or infinity in their vector.
+    """Number of images with NaN or infinity in their vector.
 
     >>> nonfinite_rows(np.array([[1, np.nan], [np.inf, np.inf], [1, 2]], np.float32))
     2
@@ -31,7 +31,7 @@ def nonfinite_rows(X: Matrix) -> int:
 
 
 def constant_features(X: Matrix) -> int:
-    """Features that are the same for every image.
+    """Number of features with the same value in every image.
 
     >>> constant_features(np.array([[1, 2], [1, 3]], np.float32))
     1
@@ -40,10 +40,9 @@ def constant_features(X: Matrix) -> int:
 
 
 def effective_rank(rows: Matrix) -> float | None:
-    """In how many directions the images differ: the exponential of the entropy of the singular values.
+    """Effective rank of (N, D) mean-centred rows: the exponential of the entropy of the singular values.
 
-    Of rows around their mean, between 1 and min(N - 1, D) (Roy and Vetterli 2007, 15th EUSIPCO). None where all
-    images are the same.
+    Between 1 and min(N - 1, D) (Roy and Vetterli 2007, 15th EUSIPCO); None where all images are the same.
 
     >>> effective_rank(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32))
     2.0
@@ -57,10 +56,10 @@ def effective_rank(rows: Matrix) -> float | None:
 
 
 def start_agreement(labels: NDArray[np.integer[Any]]) -> float | None:
-    """How far k-means starts agree: the mean adjusted Rand index over all pairs of starts; 1 if all do.
+    """Mean adjusted Rand index over all pairs of k-means starts; 1 if all agree, None for fewer than two starts.
 
     Args:
-        labels: (S, N) clusters of each start. None for fewer than two starts.
+        labels: (S, N) clusters of each start.
     """
     if len(labels) < 2:
         return None
@@ -73,31 +72,31 @@ def start_agreement(labels: NDArray[np.integer[Any]]) -> float | None:
 def estimated_classes(X: Matrix, backend: Backend, seed: int, largest: int) -> int | None:
     """The number of clusters with the highest mean silhouette (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7).
 
-    For category discovery, where the number of classes is not known. Silhouettes can't say 1.
+    For category discovery, where the number of classes is unknown. Silhouettes can't detect a single class.
 
     Args:
-        X: (N, D); at most `SILHOUETTE_IMAGES` of the images, drawn at random, are looked at.
-        backend: clusters them.
-        seed: of the draw and of the starts.
-        largest: numbers from 2 to this, less than the number of images, are tried.
+        X: (N, D); a random sample of at most `SILHOUETTE_IMAGES` images is used.
+        backend: clusters the sample.
+        seed: of the sample and of the k-means starts.
+        largest: largest number of clusters to try, limited to the number of images minus 1.
 
     Returns:
-        None for fewer than three images, or where all are the same.
+        2 or more; None for fewer than three images, or where all are the same.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:SILHOUETTE_IMAGES])
-    X = X[chosen]
-    moved = centred(X)
-    squares = (moved.astype(np.float64) ** 2).sum(axis=1)
-    distances = np.sqrt(np.clip(squares[:, None] + squares - 2 * (moved @ moved.T), 0, None))
+    sample = np.sort(np.random.default_rng(seed).permutation(len(X))[:SILHOUETTE_IMAGES])
+    X = X[sample]
+    rows = centred(X)
+    squares = (rows.astype(np.float64) ** 2).sum(axis=1)
+    distances = np.sqrt(np.clip(squares[:, None] + squares - 2 * (rows @ rows.T), 0, None))
     np.fill_diagonal(distances, 0)
     if len(X) < 3 or not distances.any():
         return None
-    placed = backend.place(components(moved, max(COMPONENTS, 2 * largest)))
-    found = {
-        k: _silhouette(distances, backend.kmeans(placed, k, SILHOUETTE_STARTS, seed).best)
+    on_device = backend.to_device(components(rows, max(COMPONENTS, 2 * largest)))
+    silhouettes = {
+        k: _silhouette(distances, backend.kmeans(on_device, k, SILHOUETTE_STARTS, seed).best)
         for k in range(2, min(largest, len(X) - 1) + 1)
     }
-    return max(found, key=lambda k: found[k])
+    return max(silhouettes, key=lambda k: silhouettes[k])
 
 
 def _silhouette(distances: NDArray[np.float64], clusters: NDArray[np.integer[Any]]) -> float:
@@ -106,10 +105,10 @@ def _silhouette(distances: NDArray[np.float64], clusters: NDArray[np.integer[Any
         return -1.0
     sums = distances @ np.eye(len(sizes))[index]
     rows = np.arange(len(index))
-    own = sums[rows, index] / np.maximum(sizes[index] - 1, 1)
-    others = sums / sizes
-    others[rows, index] = np.inf
-    nearest = others.min(axis=1)
-    widths = (nearest - own) / np.maximum(np.maximum(own, nearest), np.finfo(np.float64).tiny)
-    # An image alone in its cluster has silhouette 0.
+    within = sums[rows, index] / np.maximum(sizes[index] - 1, 1)
+    between = sums / sizes
+    between[rows, index] = np.inf
+    nearest = between.min(axis=1)
+    widths = (nearest - within) / np.maximum(np.maximum(within, nearest), np.finfo(np.float64).tiny)
+    # Singleton clusters have silhouette 0.
     return float(np.where(sizes[index] > 1, widths, 0.0).mean())

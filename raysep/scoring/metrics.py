@@ -1,4 +1,4 @@
-"""The metrics: each a function of a layer, registered by name. To add one, write it here and test it."""
+"""The built-in metrics: functions of a layer, registered by name."""
 
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from raysep.scoring.split_half import HalfValues
 if TYPE_CHECKING:
     from raysep.scoring.cache import LayerScores
 
-# What the reference code of the paper divides the count of neighbours by.
+# Divisor of the neighbour count in the paper's reference code.
 PAPER_K = 500
 
 
@@ -58,31 +58,31 @@ def _clustering(name: str, layer: "LayerScores") -> Measured:
     value = score(layer.y, layer.clusters)
     if value is None:
         return Measured(None, layer.n_classes)
-    each = [score(layer.y, start) for start in layer.starts.labels]
-    by_chance = chance_level.of_clusters(name, layer.y, layer.clusters)
-    starts_sd = float(np.std([one for one in each if one is not None]))
-    measured = Measured(value, layer.n_classes, starts_sd=starts_sd, shuffled=by_chance)
+    values = [score(layer.y, labels) for labels in layer.starts.labels]
+    chance = chance_level.of_clusters(name, layer.y, layer.clusters)
+    starts_sd = float(np.std([v for v in values if v is not None]))
+    measured = Measured(value, layer.n_classes, starts_sd=starts_sd, shuffled=chance)
     if layer.cluster_halves is None:
         return measured
     on_halves = layer.cluster_halves[name]
-    se = intervals.jumping_se(on_halves, value, by_chance, intervals.RARER[name])
+    se = intervals.nonsmooth_se(on_halves, value, chance, intervals.JUMP_SHARE[name])
     return with_interval(name, measured, on_halves, se, len(layer.y))
 
 
 @metric(
     "knn_purity",
-    "Share of the k nearest neighbours that have the class of an image; k is the smallest class less 1.",
+    "Share of the k nearest neighbours that have the class of an image; k is the size of the smallest class minus 1.",
     shared=False,
     least_images=2,
 )
 def knn_purity(layer: "LayerScores") -> Measured:
-    """See `formulas.knn_purity`. Under protocol `paper` k is at most 500, and the divisor always."""
+    """See `formulas.knn_purity`. Protocol `paper` uses k of at most 500, and always the divisor 500."""
     k, divisor = layer.purity_k, PAPER_K if layer.paper else None
-    reached = k / divisor if divisor else 1.0
+    highest = k / divisor if divisor else 1.0
     value = formulas.knn_purity(layer.y, layer.hits, k, divisor)
-    by_chance = partial(chance_level.of_neighbors, layer.y, reached)
+    chance = partial(chance_level.of_neighbors, layer.y, highest)
     counted = np.full(len(layer.y), k)
-    return Measured(None, k) if value is None else _purity("knn_purity", layer, value, k, by_chance(), counted, reached)
+    return Measured(None, k) if value is None else _purity("knn_purity", layer, value, k, chance(), counted, highest)
 
 
 @metric("nn1", "Share of images whose nearest neighbour has their class.")
@@ -95,10 +95,10 @@ def nn1(layer: "LayerScores") -> Measured:
     if layer.in_a is None:
         return measured
     on_halves = split_half.nearest_on_halves(layer.hits, layer.neighbors, layer.in_a, layer.queries)
-    return with_interval("nn1", measured, on_halves, intervals.jumping_se(on_halves), len(layer.neighbors))
+    return with_interval("nn1", measured, on_halves, intervals.nonsmooth_se(on_halves), len(layer.neighbors))
 
 
-@metric("r_precision", "Purity of the R nearest neighbours, R being the size of an image's own class less 1.")
+@metric("r_precision", "Purity of the R nearest neighbours, where R is the size of an image's class minus 1.")
 def r_precision(layer: "LayerScores") -> Measured:
     """See `formulas.r_precision`."""
     value = formulas.r_precision(layer.y, layer.hits, layer.queries)
@@ -113,17 +113,17 @@ def _purity(
     layer: "LayerScores",
     value: float,
     k: int | None,
-    by_chance: float,
+    chance: float,
     counted: "split_half.Positions",
-    reached: float = 1.0,
+    highest: float = 1.0,
 ) -> Measured:
-    """A purity with its interval.
+    """Add the interval to a neighbour purity.
 
     Args:
-        counted: (N,) neighbours of each image that count.
-        reached: the highest possible value.
+        counted: (N,) number of neighbours of each image that count.
+        highest: the highest possible value.
     """
-    measured = Measured(value, k, shuffled=by_chance)
+    measured = Measured(value, k, shuffled=chance)
     queries, in_a = layer.queries, layer.in_a
     if in_a is None:
         return measured
@@ -133,12 +133,12 @@ def _purity(
         on_halves = split_half.purity_on_halves(layer.hits, layer.neighbors, counted, in_a, queries)
         return on_halves, intervals.neighbor_se(on_halves, layer.hits, counted, layer.y, layer.neighbors, queries)
 
-    # With classes of one size, both purities count the same neighbours.
-    on_halves, se = layer.once("purity_halves", counted.tobytes(), compute=with_error)
-    sure = with_interval(name, replace(measured, value=value / reached), on_halves, se, len(layer.neighbors))
-    low, high = sure.interval or (0.0, 1.0)
+    # With equal class sizes, `knn_purity` and `r_precision` count the same neighbours.
+    on_halves, se = layer.cached("purity_halves", counted.tobytes(), compute=with_error)
+    scaled = with_interval(name, replace(measured, value=value / highest), on_halves, se, len(layer.neighbors))
+    low, high = scaled.interval or (0.0, 1.0)
     return replace(
-        sure, value=value, interval=(reached * low, reached * high), se=reached * se, halves=reached * on_halves
+        scaled, value=value, interval=(highest * low, highest * high), se=highest * se, halves=highest * on_halves
     )
 
 
@@ -149,23 +149,24 @@ def _purity(
     least_images=4,
 )
 def probe(layer: "LayerScores") -> Measured:
-    """See `probe.linear_probe`. The chance level is that of the strongest penalty on labels shuffled once.
+    """See `probe.linear_probe`. The chance level is the accuracy of the strongest penalty on labels shuffled once.
 
-    The standard error is that of a share of N images, and at chance level, where predictions depend on the training
-    images alone, larger by their part: test by training images (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366).
+    The standard error is that of a proportion of N images. At chance level, where predictions depend on the training
+    images alone, the variance is larger by the ratio of test to training images (Nadeau, Bengio 2003,
+    doi:10.1023/A:1024068626366).
     """
-    right = layer.probed
-    if right is None:
+    correct = layer.probed
+    if correct is None:
         return Measured(None)
-    value, N = float(right.mean()), len(right)
-    by_chance = linear_probe(layer.placed, layer.shuffled(), layer.backend, layer.seed, STRENGTHS[:1])
-    measured = Measured(value, shuffled=None if by_chance is None else float(by_chance.mean()))
+    value, N = float(correct.mean()), len(correct)
+    on_shuffled = linear_probe(layer.on_device, layer.shuffled(), layer.backend, layer.seed, STRENGTHS[:1])
+    measured = Measured(value, shuffled=None if on_shuffled is None else float(on_shuffled.mean()))
     if layer.in_a is None:
         return measured
-    # The fits are those on all images, so that halves of a small sample are not quite independent.
-    on_halves = split_half.mean_on_halves(right.astype(np.float64), layer.in_a)
+    # Both halves share the fits on all images, so that halves of a small sample are not quite independent.
+    on_halves = split_half.mean_on_halves(correct.astype(np.float64), layer.in_a)
     variance = value * (1 - value) / N
-    # Without information the largest class is the best prediction; near it is within about twice this error.
+    # An uninformative layer scores the largest class's share; two standard errors count as near it.
     near = intervals.at_chance(value, float(layer.class_sizes.max() / N), 2 * float(np.sqrt(variance)))
     se = float(np.sqrt(variance * (1 + near / (OUTER_FOLDS - 1))))
     return with_interval("linear_probe", measured, on_halves, se, N)
@@ -173,16 +174,16 @@ def probe(layer: "LayerScores") -> Measured:
 
 def few_shot(shots: int, layer: "LayerScores") -> Measured:
     """Mean accuracy of the nearest class mean over draws of `shots` labelled images per class."""
-    name, found = f"few_shot_{shots}", layer.few_shot(shots)
-    if found is None:
+    name, result = f"few_shot_{shots}", layer.few_shot(shots)
+    if result is None:
         return Measured(None, shots)
-    by_chance = chance_level.of_few_shot(layer.y)
-    measured = Measured(float(found.accuracies.mean()), shots, shuffled=by_chance)
+    chance = chance_level.of_few_shot(layer.y)
+    measured = Measured(float(result.accuracies.mean()), shots, shuffled=chance)
     if not layer.config.resamples:
         return measured
-    # The error is that of the draws: known even where halves have too few images to label.
-    se = intervals.few_shot_se(found, layer.y, by_chance)
-    return with_interval(name, measured, layer.few_shot_halves(shots), se, len(found.queries))
+    # The standard error comes from the draws, and exists even where halves have too few images to label.
+    se = intervals.few_shot_se(result, layer.y, chance)
+    return with_interval(name, measured, layer.few_shot_halves(shots), se, len(result.queries))
 
 
 for _shots in (1, 2, 5, 10, 20):

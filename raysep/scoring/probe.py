@@ -1,4 +1,4 @@
-"""The linear probe: held-out accuracy of a regularised linear classifier on one layer."""
+"""The linear probe: cross-validated accuracy of a regularised linear classifier on one layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,35 +10,35 @@ from raysep.scoring.backend import Backend, Fold
 from raysep.scoring.subsample import balanced
 
 OUTER_FOLDS, INNER_FOLDS = 5, 3
-# C of scikit-learn, the inverse of the penalty, strongest penalty first.
+# Values of scikit-learn's C, the inverse of the penalty, strongest penalty first.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def linear_probe(
-    placed: Any,
+    on_device: Any,
     y: NDArray[np.integer[Any]],
     backend: Backend,
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
     sample: int | None = None,
 ) -> NDArray[np.bool_] | None:
-    """What L2-regularised multinomial logistic regression is right about, on images that it wasn't fitted on.
+    """Whether L2-regularised multinomial logistic regression classifies each image correctly when held out.
 
-    Five stratified folds; features are standardised by the training images of each. The penalty is the
-    one of `STRENGTHS` with the best accuracy over three folds inside the training images (the strongest
-    among equals), so that no held-out image has a part in it.
+    Nested cross-validation: five stratified outer folds, with features standardised by the training images. The penalty
+    is the value of `strengths` with the best accuracy over three inner folds of the training images (the strongest of
+    several), so that no held-out image affects it.
 
     Args:
-        placed: N rows, as the backend placed them.
+        on_device: N rows, from `Backend.to_device`.
         y: (N,) labels.
         backend: fits the regressions.
         seed: of the folds.
-        strengths: values of C to choose from, strongest penalty first; a single one is not chosen.
-        sample: of more training images than this, the penalty is chosen on so many of them, per image the same.
+        strengths: values of C to choose from, strongest penalty first; a single value skips the inner folds.
+        sample: largest number of training images to choose the penalty on, with the same penalty per image.
 
     Returns:
-        (N,), whose mean is the probe's accuracy; None for fewer than two classes, or classes of fewer than four
-        images, which leave the inner folds without one of their own. Folds are fewer where classes are small.
+        (N,), with the accuracy as mean; None for fewer than two classes, or a class of fewer than four images, too few
+        for nested folds. Small classes reduce the number of folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -50,29 +50,29 @@ def linear_probe(
     for train, test in outer.split(y, y):
         best = strengths[0]
         if len(strengths) > 1:
-            best = _best_strength(placed, y, train, backend, seed, strengths, sample)
+            best = _best_strength(on_device, y, train, backend, seed, strengths, sample)
         folds.append(Fold(train, test, [best]))
-    right = np.zeros(len(y), dtype=bool)
-    for fold, (predicted,) in zip(folds, backend.predict(placed, y, folds), strict=True):
-        right[fold.test] = predicted == y[fold.test]
-    return right
+    correct = np.zeros(len(y), dtype=bool)
+    for fold, (predicted,) in zip(folds, backend.predict(on_device, y, folds), strict=True):
+        correct[fold.test] = predicted == y[fold.test]
+    return correct
 
 
 def _best_strength(
-    placed: Any, y: Any, train: Any, backend: Backend, seed: int, strengths: Sequence[float], sample: int | None
+    on_device: Any, y: Any, train: Any, backend: Backend, seed: int, strengths: Sequence[float], sample: int | None
 ) -> float:
-    """The C that predicts best over folds of the training images."""
+    """The C with the best cross-validated accuracy on the training images."""
     from sklearn.model_selection import StratifiedKFold
 
     chosen = None if sample is None else balanced(y[train], sample, INNER_FOLDS + 1, seed)
-    of = train if chosen is None else train[chosen]
-    # scikit-learn's penalty stands against a sum over images: fewer of them weigh less against the same C.
-    scaled = [C * len(train) / len(of) for C in strengths]
-    smallest = int(np.unique(y[of], return_counts=True)[1].min())
+    images = train if chosen is None else train[chosen]
+    # The loss is a sum over images: on fewer images, C must be larger for the same penalty per image.
+    scaled = [C * len(train) / len(images) for C in strengths]
+    smallest = int(np.unique(y[images], return_counts=True)[1].min())
     inner = StratifiedKFold(min(INNER_FOLDS, smallest), shuffle=True, random_state=seed)
-    folds = [Fold(of[inner_train], of[inner_test], scaled) for inner_train, inner_test in inner.split(of, y[of])]
+    folds = [Fold(images[fit], images[test], scaled) for fit, test in inner.split(images, y[images])]
     hits = sum(
         (predicted == y[fold.test]).sum(axis=1)
-        for fold, predicted in zip(folds, backend.predict(placed, y, folds), strict=True)
+        for fold, predicted in zip(folds, backend.predict(on_device, y, folds), strict=True)
     )
     return strengths[int(np.argmax(hits))]

@@ -1,4 +1,4 @@
-"""What a metric returns, the decorator that registers it, and the certainty of its value."""
+"""The `@metric` decorator, the result type of a metric, and helpers for its interval."""
 
 import math
 from collections.abc import Callable
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A score and its certainty.
+    """A score, its uncertainty and its chance level.
 
     Attributes:
         value: None where the metric isn't defined for the input.
-        k: clusters for clusterings, neighbours for `knn_purity` and `nn1`, labelled images per class for
-            few-shot; None for metrics without such a number.
-        interval: 95 % over images; None where no standard error could be estimated.
-        se: standard error.
-        halves: (S, 2) the score on each half, for the comparison of layers; None without halves.
+        k: number of clusters for clusterings, of neighbours for `knn_purity` and `nn1`, of labelled images per class
+            for few-shot; None for other metrics.
+        interval: 95 % confidence interval over images; None where no standard error could be estimated.
+        se: standard error over images.
+        halves: (S, 2) the score on both halves of each split, to compare layers; None without split-halves.
         starts_sd: population standard deviation of the score over single k-means starts.
         shuffled: chance level: the mean score of the same embedding over shuffles of the labels.
     """
@@ -54,13 +54,13 @@ def metric(
     least_images: int = 1,
     large: bool = False,
 ) -> Callable[[Compute], Compute]:
-    """Register a metric: a function of a layer. See `MetricSpec` for the arguments.
+    """Register a metric: a function from a layer to a score. `MetricSpec` describes the arguments.
 
-    The function is called with finite embeddings of two classes or more, and returns None as the value where it isn't
-    defined. Higher is better, 1 is the highest. `from_embeddings` makes one of a function of X and y.
+    The function gets finite embeddings of at least two classes, and returns the value None where the metric isn't
+    defined. Higher is better; the maximum is 1. `from_embeddings` adapts a plain function of X and y.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: another metric has this name.
     """
 
     def register(compute: Compute) -> Compute:
@@ -74,14 +74,14 @@ def metric(
 def from_embeddings(
     layer: "LayerScores", name: str, score: Callable[[NDArray[np.float32], NDArray[np.integer[Any]]], float]
 ) -> Measured:
-    """A metric of any function of embeddings and labels, with its interval and chance level.
+    """Compute a score function on a layer, with interval and chance level.
 
-    The score is computed on all images, once on shuffled labels, and on every half: 200 more times by default, on at
-    most 3,000 images. It should change little with any single image (`intervals.smooth_se`).
+    The score is computed on all images, once on shuffled labels, and on every split-half: 200 more times by default, on
+    at most 3,000 images. It should change little with any single image (`intervals.smooth_se`).
 
     Args:
         name: of the registered metric.
-        score: (N, D) float32 and (N,) labels to a number.
+        score: maps (N, D) float32 embeddings and (N,) labels to a number.
     """
     measured = Measured(float(score(layer.rows, layer.y)), shuffled=float(score(layer.rows, layer.shuffled())))
     halved = layer.halved_images()
@@ -94,13 +94,13 @@ def from_embeddings(
 
 
 def with_interval(name: str, measured: Measured, on_halves: HalfValues | None, se: float, N: int) -> Measured:
-    """A score with its standard error and interval.
+    """Add standard error and 95 % interval to a score.
 
     Args:
         name: of the registered metric.
-        on_halves: (S, 2).
+        on_halves: (S, 2) the score on both halves of each split.
         se: standard error of the score on all images.
-        N: images.
+        N: number of images.
     """
     assert measured.value is not None
     se = 0.0 if se < intervals.ROUNDING else se

@@ -1,4 +1,4 @@
-"""One layer's X and y to its scores. Clusters, neighbours and fits are computed once and shared by the metrics."""
+"""Computes all scores of one layer from X and y. Metrics share clusters, neighbours and fits."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from raysep.scoring.registry import Measured
 
 @dataclass(frozen=True)
 class Score:
-    """One number.
+    """One score of a layer: a row of the score table.
 
     Attributes:
-        n: images that it was computed on.
-        backend: who computed it.
-        seconds: its own time; what scores share is in the first that asked for it.
+        n: number of images.
+        backend: name of the backend that computed it.
+        seconds: computation time. Shared intermediates count for the first score that needs them.
     """
 
     protocol: str
@@ -39,7 +39,7 @@ class Score:
     seconds: float
 
 
-def score_layer_somewhere(
+def score_layer_with_fallback(
     X: NDArray[np.float32],
     y: NDArray[np.integer[Any]],
     wanted: Sequence[Wanted],
@@ -47,20 +47,20 @@ def score_layer_somewhere(
     config: ScoreConfig,
     on_fallback: Callable[[], None],
 ) -> list[Score]:
-    """`score_layer` with the first backend whose GPU has the memory for it, or that has no GPU.
+    """Score a layer as `score_layer`, with the next backend when one runs out of GPU memory.
 
     Args:
-        X: may be changed.
-        backends: in the order in which they are tried. The scores say which one it was.
-        on_fallback: called when one is given up.
+        X: may be modified.
+        backends: in the order of preference. The scores name the backend that succeeded.
+        on_fallback: called before each fallback.
     """
-    for backend, following in pairwise([*backends, None]):
+    for backend, fallback in pairwise([*backends, None]):
         assert backend is not None
         try:
-            # The next backend would find X as this one left it: around its mean, which no score notices.
-            return score_layer(X, y, wanted, backend, config, own=True)
+            # This backend may leave X mean-centred for the next one, which changes no score.
+            return score_layer(X, y, wanted, backend, config, overwrite=True)
         except Exception as error:
-            if not backend.gpu or following is None or not out_of_memory(error):
+            if not backend.gpu or fallback is None or not out_of_memory(error):
                 raise
         return_gpu_memory()
         on_fallback()
@@ -73,51 +73,51 @@ def score_layer(
     wanted: Sequence[Wanted],
     backend: Backend,
     config: ScoreConfig,
-    own: bool = False,
+    overwrite: bool = False,
 ) -> list[Score]:
-    """All wanted scores of one layer.
+    """Compute all wanted scores of one layer.
 
-    Rows are taken as they come: k-means starts and halves depend on their order, so callers sort by image_id.
+    k-means starts and split-halves depend on the order of the rows, so callers sort by image_id.
 
     Args:
         X: (N, D) float32.
         y: (N,) labels.
-        wanted: protocol and metric of each score, or `diagnostic` and one of `names.DIAGNOSTICS`.
+        wanted: (protocol, metric) of each score, or `diagnostic` and one of `names.DIAGNOSTICS`.
         backend: for protocol `default` and diagnostics.
         config: seeds, resamples, sample.
-        own: X is the caller's to give away: it may be changed, and is not copied where nothing needs it as it was.
+        overwrite: X may be modified, which saves a copy unless protocol `paper` needs the unmodified X.
 
     Returns:
-        A score for each wanted one, in their order. A layer with NaN or infinity, or with fewer than two
-        classes, has None for all of them but the diagnostics that say so.
+        Scores in the order of `wanted`. A layer with NaN or infinity, or with fewer than two classes, has the value
+        None, except for diagnostics in `diagnostics.ALWAYS`.
     """
     shared: dict[tuple[Any, ...], Any] = {}
-    own = own and all(protocol != "paper" for protocol, _ in wanted)
+    overwrite = overwrite and all(protocol != "paper" for protocol, _ in wanted)
     layers: dict[str, LayerScores] = {}
     scores: dict[Wanted, Score] = {}
-    for protocol, metric in sorted(wanted, key=_turn):
-        # What both protocols define alike is computed once for both.
+    for protocol, metric in sorted(wanted, key=_order):
+        # Metrics with the same definition in both protocols are computed once.
         kind = "default" if protocol != DIAGNOSTIC and METRICS[metric].shared else protocol
         if kind not in layers:
-            layers[kind] = LayerScores(X, y, backend, config, kind, shared, own)
+            layers[kind] = LayerScores(X, y, backend, config, kind, shared, overwrite)
         layer = layers[kind]
         start = time.perf_counter()
         if protocol == DIAGNOSTIC:
             measured = Measured(diagnose(layer, metric))
         elif layer.scorable:
-            measured = layer.once("measured", metric, kind, compute=partial(METRICS[metric].compute, layer))
+            measured = layer.cached("measured", metric, kind, compute=partial(METRICS[metric].compute, layer))
         else:
             measured = Measured(None)
         if X.nbytes >= LARGE_BYTES:
             return_freed_memory()
-        took = time.perf_counter() - start
-        scores[protocol, metric] = Score(protocol, metric, measured, len(y), layer.backend.name, took)
-    return [scores[one] for one in wanted]
+        seconds = time.perf_counter() - start
+        scores[protocol, metric] = Score(protocol, metric, measured, len(y), layer.backend.name, seconds)
+    return [scores[name] for name in wanted]
 
 
-def _turn(one: Wanted) -> int:
+def _order(wanted: Wanted) -> int:
     """Sort key: diagnostics that need the unmodified X first; metrics with large cached intermediates last."""
-    protocol, metric = one
+    protocol, metric = wanted
     if protocol == DIAGNOSTIC and metric in ALWAYS:
         return 0
     return 2 if protocol != DIAGNOSTIC and METRICS[metric].large else 1

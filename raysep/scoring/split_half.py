@@ -1,15 +1,13 @@
-"""The same score on many random halves of the images: where intervals and the test of the best layer come from.
+"""Split-half resampling: scores on many random halves of the images, for intervals and the test of the best layer.
 
-N images, K clusters, C classes, S splits. Each split deals the images of every class into two halves, a
-and b; a score is computed on both, so that there are 2 S half-samples. Why halves and not a bootstrap with
-replacement: a drawn twin of an image would be its own nearest neighbour and would end up in its cluster,
-which makes every layer look better than it is. In a half, neighbours are simply the first ones of the
-full list that are in it, so one neighbour search serves all halves exactly.
+N images, K clusters, C classes, S splits. Each split partitions the images of every class into two halves, a and b,
+which gives 2 S half-samples. A bootstrap with replacement would be biased: duplicates of an image are its nearest
+neighbours and join its cluster, which raises every score. The neighbours within a half are the first entries of the
+full neighbour list that belong to it, so that one neighbour search serves all halves exactly.
 
-Halves of one split have no image in common, so they are independent samples: what is true of one can be
-checked on the other (`report/selection.py`), and how they differ tells how sure the full sample's score is
-(`certainty.py`). Two things are shared all the same, for their cost: the fits of the linear probe, which are
-those on all images, and the directions that k-means of wide embeddings is reduced to.
+The halves of a split are disjoint, hence independent samples: a selection on one can be tested on the other
+(`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). To save
+time, halves share the fits of the linear probe, and the principal components for k-means of wide embeddings.
 """
 
 from typing import Any
@@ -24,37 +22,37 @@ from raysep.scoring.kmeans import kmeans_on_subsets
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Positions = NDArray[np.integer[Any]]
-# (S, 2): the score on half a and on half b of each split.
+# (S, 2): the score on halves a and b of each split.
 HalfValues = NDArray[np.float64]
 
-# k-means starts of each half, and draws of labelled images within it.
+# k-means starts, and draws of labelled images, per half.
 STARTS, DRAWS_PER_HALF = 3, 4
-# Images whose neighbours are counted at once.
+# Query images per block.
 BLOCK = 1024
-# Components of the features that halves are clustered in, or twice as many as clusters; k-means hardly sees the others.
+# Bounds of the number of principal components for k-means, else twice the clusters. The rest hardly changes clusters.
 COMPONENTS, MOST_COMPONENTS = 32, 64
 
 
 def can_be_halved(sizes: NDArray[np.integer[Any]]) -> bool:
-    """Whether halves say how sure a score is: two classes of `LEAST_HALVED` images or more, and so many on average.
+    """Whether classes are large enough for split-halves: `LEAST_HALVED` images in two classes, and on average.
 
     Args:
-        sizes: (K,) images of each class.
+        sizes: (K,) number of images of each class.
     """
     return bool((sizes >= LEAST_HALVED).sum() > 1 and sizes.mean() >= LEAST_HALVED)
 
 
 def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
-    """Deal the images of each class into two halves, many times.
+    """Draw S random stratified splits into halves.
 
     Args:
-        y: (N,) labels. The same labels in the same order get the same halves, so that layers,
-            checkpoints and models are compared on the same images.
+        y: (N,) labels. Equal labels in equal order get equal halves, so that layers, checkpoints and models are
+            compared on the same images.
         resamples: 2 S, the number of halves.
-        seed: of the draws.
+        seed: of the splits.
 
     Returns:
-        (N, S), True for half a. Classes of odd size give the odd image to either half in turn.
+        (N, S), True for half a. For classes of odd size, the extra image goes to a and b in turn.
     """
     rng = np.random.default_rng(seed)
     splits = resamples // 2
@@ -69,16 +67,16 @@ def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
 
 
 def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
-    """A score that is a mean over images: its mean over the images of each half.
+    """Mean of per-image scores over each half.
 
-    For scores whose value for one image hardly depends on which others are there, such as whether a
-    classifier that was fitted on thousands of other images is right about it.
+    For scores of an image that hardly depend on the other images, such as the correctness of a classifier that was
+    fitted on thousands of them.
 
     Args:
         per_image: (N,) the score of each image.
-        in_a: (N, S) as `draw_halves` gives it.
+        in_a: (N, S) from `draw_halves`.
     """
-    # einsum reads booleans piece by piece; a product would make floats of all of them first.
+    # einsum casts booleans in chunks; a matrix product would first copy all of them to floats.
     of_a, in_all = np.einsum("n,ns->s", per_image, in_a), in_a.sum(axis=0)
     return np.stack([of_a / in_all, (per_image.sum() - of_a) / (len(in_a) - in_all)], axis=1)
 
@@ -86,46 +84,46 @@ def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
 def purity_on_halves(
     hits: NDArray[Any], neighbors: Positions, k: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
 ) -> HalfValues:
-    """Neighbour purity within each half: of an image's k nearest, those that are in its own half.
+    """Neighbour purity within each half: over those of an image's k nearest that are in its half.
 
-    About k/2 of the k nearest are in the half, and they are the half's own nearest ones.
+    These are about k/2 neighbours, and the nearest ones within the half.
 
     Args:
-        hits: (Q, at least max k) whether a neighbour has the image's label, as `ties.hits` gives it.
+        hits: (Q, at least max k) whether a neighbour has the image's label, from `ties.hits`.
         neighbors: (Q, at least max k), nearest first.
-        k: (Q,) how many of them count for each image; 0 leaves the image out.
+        k: (Q,) number of neighbours of each image that count; 0 leaves the image out.
         in_a: (N, S).
-        queries: (Q,) positions of the images; unset: all.
+        queries: (Q,) positions of the query images; unset: all.
     """
-    asked = np.arange(len(in_a)) if queries is None else queries
+    positions = np.arange(len(in_a)) if queries is None else queries
     inside = in_a.astype(np.float32)
     sums, counts = np.zeros((2, *in_a.shape[1:])), np.zeros((2, *in_a.shape[1:]))
-    for first in range(0, len(asked), BLOCK):
+    for first in range(0, len(positions), BLOCK):
         block = slice(first, first + BLOCK)
-        near, own_k, own = neighbors[block], k[block], asked[block]
-        wanted = np.arange(near.shape[1]) < own_k[:, None]
-        same = wanted * hits[block]
-        # Of the two halves of a split, what isn't in one is in the other.
-        there_a, right_a = (_counts(near, weights, inside) for weights in (wanted, same))
-        mine = in_a[own]
-        there = np.where(mine, there_a, own_k[:, None] - there_a)
-        right = np.where(mine, right_a, same.sum(axis=1)[:, None] - right_a)
-        purity = np.where(there > 0, right / np.maximum(there, 1), 0)
-        for half, members in enumerate((mine, ~mine)):
+        near, block_k, block_positions = neighbors[block], k[block], positions[block]
+        within_k = np.arange(near.shape[1]) < block_k[:, None]
+        matches = within_k * hits[block]
+        # Counts of half b are the totals minus those of half a.
+        count_a, matches_a = (_counts(near, weights, inside) for weights in (within_k, matches))
+        is_a = in_a[block_positions]
+        count = np.where(is_a, count_a, block_k[:, None] - count_a)
+        matching = np.where(is_a, matches_a, matches.sum(axis=1)[:, None] - matches_a)
+        purity = np.where(count > 0, matching / np.maximum(count, 1), 0)
+        for half, members in enumerate((is_a, ~is_a)):
             sums[half] += (purity * members).sum(axis=0)
-            counts[half] += (members & (there > 0)).sum(axis=0)
+            counts[half] += (members & (count > 0)).sum(axis=0)
     values: HalfValues = (sums / np.maximum(counts, 1)).T
     return values
 
 
 def _counts(near: Positions, weights: NDArray[Any], inside: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(Q, S) how many of the neighbours are inside each set of images, by the weight of each."""
+    """(Q, S) weighted number of neighbours in each half."""
     from scipy.sparse import csr_matrix
 
-    which = weights > 0
-    starts = np.concatenate([[0], np.cumsum(which.sum(axis=1))])
-    found = csr_matrix((weights[which].astype(np.float32), near[which], starts), shape=(len(near), len(inside)))
-    counts: NDArray[np.float32] = found @ inside
+    used = weights > 0
+    starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    matrix = csr_matrix((weights[used].astype(np.float32), near[used], starts), shape=(len(near), len(inside)))
+    counts: NDArray[np.float32] = matrix @ inside
     return counts
 
 
@@ -135,42 +133,42 @@ def nearest_on_halves(
     """Share of images whose nearest neighbour within their half has their label.
 
     Args:
-        hits: (Q, k) whether a neighbour has the image's label, as `ties.hits` gives it.
-        neighbors: (Q, k), nearest first. The few images with none of them in their half don't count.
+        hits: (Q, k) whether a neighbour has the image's label, from `ties.hits`.
+        neighbors: (Q, k), nearest first. Images without a neighbour in their half don't count; they are few.
         in_a: (N, S).
-        queries: (Q,) positions of the images; unset: all.
+        queries: (Q,) positions of the query images; unset: all.
     """
-    asked = np.arange(len(in_a)) if queries is None else queries
+    positions = np.arange(len(in_a)) if queries is None else queries
     neighbors = neighbors[:, :32]
-    rows = np.arange(len(asked))
+    rows = np.arange(len(positions))
     S = in_a.shape[1]
     values = np.empty((S, 2))
     for split in range(S):
-        mine = in_a[asked, split]
-        own = in_a[neighbors, split] == mine[:, None]
-        first = own.argmax(axis=1)
-        has = own[rows, first]
-        right = hits[rows, first] * has
-        for half, members in enumerate((mine, ~mine)):
-            values[split, half] = right[members].sum() / max(1, has[members].sum())
+        is_a = in_a[positions, split]
+        same_half = in_a[neighbors, split] == is_a[:, None]
+        first = same_half.argmax(axis=1)
+        exists = same_half[rows, first]
+        matches = hits[rows, first] * exists
+        for half, members in enumerate((is_a, ~is_a)):
+            values[split, half] = matches[members].sum() / max(1, exists[members].sum())
     return values
 
 
 def few_shot_on_halves(classifier: NearestMeans, shots: int, in_a: NDArray[np.bool_], seed: int) -> HalfValues | None:
-    """Few-shot accuracy within each half: its labelled images and the classified ones are all its own.
+    """Few-shot accuracy within each half: labelled and classified images belong to the same half.
 
     Args:
         classifier: of the layer.
         shots: labelled images per class.
         in_a: (N, S).
-        seed: of the draws, which depend on the labels and the halves alone.
+        seed: of the draws, which depend on nothing but labels and halves.
 
     Returns:
-        None where a class has no image of a half beyond the labelled ones.
+        None where a class has too few images in a half to leave any unlabelled.
     """
     subsets = np.concatenate([in_a, ~in_a], axis=1)
-    found = classifier.accuracy_within(subsets, shots, DRAWS_PER_HALF, seed)
-    return None if found is None else found.reshape(2, -1).T
+    accuracies = classifier.accuracy_within(subsets, shots, DRAWS_PER_HALF, seed)
+    return None if accuracies is None else accuracies.reshape(2, -1).T
 
 
 def clusters_on_halves(
@@ -178,16 +176,15 @@ def clusters_on_halves(
 ) -> dict[str, HalfValues]:
     """NMI, AMI and ARI of k-means on each half.
 
-    Each half is clustered from nothing. Clusters of all images can't stand in for its own: they hang on
-    both halves, so that what is chosen on one would still be favoured on the other (measured: a quarter of
-    the winner's curse stays).
+    Each half is clustered independently. Clusters of all images depend on both halves, so that a selection on one half
+    would still be favoured on the other (measured: a quarter of the selection bias remains).
 
     Args:
-        rows: (N, D) around their mean.
+        rows: (N, D), mean-centred.
         y: (N,) labels.
-        K: clusters.
+        K: number of clusters.
         in_a: (N, S).
-        seed: of the starts.
+        seed: of the k-means starts.
     """
     classes, labels = np.unique(y, return_inverse=True)
     one_hot = np.eye(len(classes), dtype=np.float32)[labels]
@@ -202,17 +199,16 @@ def clusters_on_halves(
 
 
 def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """NMI, AMI and ARI of many contingency tables at once.
+    """NMI, AMI and ARI of a batch of contingency tables.
 
-    The chance term of AMI depends on the margins only. Halves have the same class sizes and much the same
-    cluster sizes, so that of the first table serves all. AMI is 0 where there is no more entropy than chance
-    makes of it.
+    The chance term of AMI depends on the margins only. Halves have equal class sizes and similar cluster sizes, so that
+    the term of the first table serves all. AMI is 0 where the mean entropy doesn't exceed this term.
 
     Args:
         tables: (T, C, K) counts.
 
     Returns:
-        (T,) each.
+        (T,) values of each.
     """
     from sklearn.metrics.cluster import expected_mutual_information
 
@@ -221,7 +217,7 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     h_rows, h_columns = _entropy(rows, n), _entropy(columns, n)
     mutual = h_rows + h_columns - _entropy(tables.reshape(len(tables), -1), n)
     mean_entropy = (h_rows + h_columns) / 2
-    # Groups without an image change nothing but make scikit-learn warn of their logarithm.
+    # Empty rows and columns only make scikit-learn warn about log(0).
     first = tables[0][rows[0] > 0][:, columns[0] > 0]
     chance = float(expected_mutual_information(first.astype(np.int64), int(n[0])))
     tiny = np.finfo(np.float64).tiny
@@ -233,24 +229,24 @@ def agreement(tables: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def adjusted_rand(tables: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The adjusted Rand index of many contingency tables at once (Hubert and Arabie 1985, doi:10.1007/BF01908075).
+    """The adjusted Rand index of a batch of contingency tables (Hubert and Arabie 1985, doi:10.1007/BF01908075).
 
     Args:
         tables: (T, C, K) counts.
 
     Returns:
-        (T,); 1 where both sides are all one group, or all of single images.
+        (T,); 1 where both partitions are a single group, or all singletons.
     """
     n = tables.sum(axis=(1, 2))
     counts = (tables.reshape(len(tables), -1), tables.sum(axis=2), tables.sum(axis=1))
     pairs, row_pairs, column_pairs = ((np.einsum("tc,tc->t", t, t) - t.sum(axis=1)) / 2 for t in counts)
-    # All of it times the number of pairs: whole numbers, which are exact.
+    # Multiplied by the number of pairs, to compute with exact integers.
     all_pairs = n * (n - 1) / 2
     expected, pairs = row_pairs * column_pairs, pairs * all_pairs
-    most = (row_pairs + column_pairs) / 2 * all_pairs
-    found = np.ones(len(tables))
-    np.divide(pairs - expected, most - expected, out=found, where=most > expected)
-    return found
+    maximum = (row_pairs + column_pairs) / 2 * all_pairs
+    index = np.ones(len(tables))
+    np.divide(pairs - expected, maximum - expected, out=index, where=maximum > expected)
+    return index
 
 
 def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -262,9 +258,9 @@ def _entropy(counts: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.
 
 
 def components(rows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Rows around their mean in their `count` leading principal components: k-means is little changed by the others.
+    """Project mean-centred rows on their `count` leading principal components, which hardly changes k-means.
 
-    A projection on about K/e components keeps the cost of every clustering to a factor of 1 + e (Cohen,
+    A projection on about K/e components preserves the cost of every clustering to a factor of 1 + e (Cohen,
     Elder, Musco, Musco, Persu 2015, doi:10.1145/2746539.2746569).
     """
     if min(rows.shape) <= count:

@@ -1,4 +1,4 @@
-"""Which images stand for all of them, where all would cost too much. N images, M of them chosen."""
+"""Subsampling of large data sets: stratified, class-balanced, uniform. M of N images."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ Positions = NDArray[np.int64]
 
 
 def stratified(y: Labels, size: int, seed: int) -> Positions | None:
-    """Each image with the same probability, and of each class its share to within one image.
+    """Sample images with equal probability, and each class in proportion to its size, to within one image.
 
-    Means over these images are unbiased for means over all: every so-many-th image of a random order within
-    classes (systematic sampling; Cochran 1977, Sampling Techniques, chapter 8).
+    Systematic sampling in random order within classes (Cochran 1977, Sampling Techniques, chapter 8): sample means are
+    unbiased for the means over all images.
 
     Args:
         y: (N,) labels.
         size: M.
-        seed: of the order. The same labels give the same images, so that layers are compared on the same ones.
+        seed: of the order. Equal labels give equal samples, so that layers are compared on the same images.
 
     Returns:
-        (M,) positions, sorted; None where M >= N: all of them.
+        (M,) positions, sorted; None for all images, where M >= N.
     """
     if size >= len(y):
         return None
@@ -33,16 +33,16 @@ def stratified(y: Labels, size: int, seed: int) -> Positions | None:
 
 
 def balanced(y: Labels, size: int, least: int, seed: int) -> Positions | None:
-    """About its share of each class, and not less than so many images of any that has them.
+    """Sample each class in proportion to its size, with a minimum number of images per class.
 
     Args:
         y: (N,) labels.
-        size: about so many images in all.
-        least: of each class.
-        seed: of the draw.
+        size: approximate sample size.
+        least: minimum per class; smaller classes are taken completely.
+        seed: of the sample.
 
     Returns:
-        Positions, sorted; None where size >= N: all of them.
+        Positions, sorted; None for all images, where size >= N.
     """
     if size >= len(y):
         return None
@@ -56,7 +56,7 @@ def balanced(y: Labels, size: int, least: int, seed: int) -> Positions | None:
 
 
 def uniform(N: int, size: int, seed: int) -> Positions | None:
-    """(M,) positions drawn without a look at the labels, sorted; None where M >= N."""
+    """Sample (M,) sorted positions uniformly, regardless of labels; None for all images, where M >= N."""
     if size >= N:
         return None
     return np.sort(np.random.default_rng(seed).choice(N, size, replace=False))

@@ -1,4 +1,4 @@
-"""scores.parquet: long form, one row a score. The table is the only record of what has been scored."""
+"""The score table `scores.parquet`: one row per score. It is the only record of finished scores."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -42,22 +42,23 @@ SCHEMA = pa.schema(
         ("backend", pa.string()),
         ("seconds", pa.float64()),
         ("key", pa.string()),
-        # The score on both halves of each split, a and b in turn: what compares layers is made from them.
+        # The score on both halves of each split, interleaved (a, b, a, b, ...), for the comparison of layers.
         ("halves", pa.list_(pa.float32())),
     ]
 )
 Row = dict[str, Any]
-# What a score is known by.
+# The columns that identify a score.
 NAMES = ("model", "trial", "step", "split", "layer", "key", "protocol", "metric")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One layer of one shard set, and the scores that are missing of it.
+    """One layer of one shard set, and the scores to compute.
 
     Attributes:
-        seed: of the trial that the checkpoint is from.
-        key: hash of the embeddings and of how they are scored; rows with another key don't count.
+        seed: of the checkpoint's trial.
+        key: hash of the embeddings and the scoring configuration; rows with another key are outdated.
+        wanted: (protocol, metric) of each score.
     """
 
     shard_set: ShardSet
@@ -68,8 +69,8 @@ class Task:
     wanted: Sequence[Wanted]
 
     @property
-    def place(self) -> dict[str, Any]:
-        """What names the layer, in the table and in the log."""
+    def coordinates(self) -> dict[str, Any]:
+        """The columns that identify the layer, in the table and in the log."""
         return {
             "model": self.shard_set.model_id,
             "trial": self.shard_set.trial,
@@ -79,9 +80,9 @@ class Task:
         }
 
     def rows(self, scores: Iterable["Score"]) -> list[Row]:
-        """The table's rows of the scores."""
-        place = {
-            **self.place,
+        """Convert scores to rows of the table."""
+        shared = {
+            **self.coordinates,
             "seed": self.seed,
             "layer_name": self.layer.name,
             "depth": self.layer.depth,
@@ -89,34 +90,34 @@ class Task:
             "pooling": self.layer.pooling,
             "key": self.key,
         }
-        return [{**place, **_numbers(score)} for score in scores]
+        return [{**shared, **_numbers(score)} for score in scores]
 
 
 def _numbers(score: "Score") -> Row:
-    found = score.measured
-    low, high = found.interval or (None, None)
+    measured = score.measured
+    low, high = measured.interval or (None, None)
     return {
         "protocol": score.protocol,
         "metric": score.metric,
-        "value": found.value,
+        "value": measured.value,
         "ci_low": low,
         "ci_high": high,
-        "se": found.se,
-        "starts_sd": found.starts_sd,
-        "shuffled": found.shuffled,
+        "se": measured.se,
+        "starts_sd": measured.starts_sd,
+        "shuffled": measured.shuffled,
         "n": score.n,
-        "k": found.k,
+        "k": measured.k,
         "backend": score.backend,
         "seconds": score.seconds,
-        "halves": None if found.halves is None else found.halves.astype("float32").ravel().tolist(),
+        "halves": None if measured.halves is None else measured.halves.astype("float32").ravel().tolist(),
     }
 
 
 def read(store: Storage, *, names_only: bool = False) -> list[Row]:
-    """All rows, or none where there is no table yet.
+    """Read all rows; none where the table doesn't exist yet.
 
     Args:
-        names_only: only the columns that name a score, which tell what is there in a fraction of the time.
+        names_only: read only the columns in `NAMES`, which is much faster.
     """
     try:
         content = store.read_bytes(FILE)
@@ -124,14 +125,14 @@ def read(store: Storage, *, names_only: bool = False) -> list[Row]:
         return []
     columns = list(NAMES) if names_only else None
     with store.understood(FILE):
-        # Threads of Arrow's that are still starting when a finished run exits at once would abort the process.
+        # Without threads: those still starting when a finished run exits would abort the process.
         table = pq.read_table(io.BytesIO(content), schema=SCHEMA, columns=columns, use_threads=False, pre_buffer=False)
         rows: list[Row] = table.to_pylist()
     return rows
 
 
 def write(store: Storage, rows: Sequence[Row]) -> None:
-    """Replace the table, atomically, sorted by everything that names a score."""
+    """Replace the table atomically, sorted by `NAMES` without the key."""
     names = ("model", "trial", "step", "split", "layer", "protocol", "metric")
     ordered = sorted(rows, key=lambda row: tuple(row[name] for name in names))
     sink = io.BytesIO()
@@ -140,25 +141,25 @@ def write(store: Storage, rows: Sequence[Row]) -> None:
 
 
 def missing(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Task]:
-    """The tasks with what the rows don't have yet; tasks with nothing to do are left out."""
+    """Reduce tasks to the scores that the rows lack; finished tasks are dropped."""
     done = {_name(row) for row in rows}
-    left = []
+    remaining = []
     for task in tasks:
         wanted = [
-            (protocol, metric) for protocol, metric in task.wanted if (*_place(task), protocol, metric) not in done
+            (protocol, metric) for protocol, metric in task.wanted if (*_layer_key(task), protocol, metric) not in done
         ]
         if wanted:
-            left.append(Task(task.shard_set, task.manifest, task.layer, task.seed, task.key, wanted))
-    return left
+            remaining.append(Task(task.shard_set, task.manifest, task.layer, task.seed, task.key, wanted))
+    return remaining
 
 
 def belonging(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Row]:
-    """The rows that the tasks stand for: rows of other embeddings or settings are not carried along."""
-    names = {(*_place(task), protocol, metric) for task in tasks for protocol, metric in task.wanted}
+    """The rows that match a wanted score of a task, which drops outdated embeddings and settings."""
+    names = {(*_layer_key(task), protocol, metric) for task in tasks for protocol, metric in task.wanted}
     return [row for row in rows if _name(row) in names]
 
 
-def _place(task: Task) -> tuple[Any, ...]:
+def _layer_key(task: Task) -> tuple[Any, ...]:
     s = task.shard_set
     return s.model_id, s.trial, s.step, s.split, task.layer.index, task.key
 

@@ -1,7 +1,7 @@
-"""Equal vectors: which neighbours they are of others must not depend on the order of the rows.
+"""Ties between duplicate vectors, resolved so that neighbour scores don't depend on the order of the rows.
 
-N images, D features, Q queries. Among neighbours that are equal vectors any order is as good as another; scores are
-their mean over all orders, exactly, from the share of labels among each group of equal vectors.
+N images, D features, Q queries. Duplicates are neighbours at equal distance, in arbitrary order: scores are the exact
+mean over all orders, computed from the share of each label within a group of duplicates.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.integer[Any]]
 Positions = NDArray[np.integer[Any]]
-# Rows that are copied at once.
+# Rows per block.
 BLOCK = 4096
 
 
 def groups_of(X: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N,) the position of the first row that is equal to each row.
+    """(N,) position of the first row that equals each row.
 
     Args:
         X: (N, D).
@@ -26,48 +26,48 @@ def groups_of(X: NDArray[np.float32]) -> NDArray[np.int64]:
     [0, 1, 0]
     """
     first: dict[bytes, int] = {}
-    found: list[int] = []
+    groups: list[int] = []
     for begin in range(0, len(X), BLOCK):
-        # 0 and -0 are equal and have other bytes.
+        # Adding 0 turns -0 into 0: equal values with different bytes.
         for row in np.ascontiguousarray(X[begin : begin + BLOCK]) + np.float32(0):
-            found.append(first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), len(found)))
-    return np.array(found, dtype=np.int64)
+            groups.append(first.setdefault(hashlib.blake2b(row, digest_size=16).digest(), len(groups)))
+    return np.array(groups, dtype=np.int64)
 
 
 def hits(
     y: Labels, neighbors: Positions, groups: NDArray[np.int64], queries: Positions | None = None
 ) -> NDArray[np.float32] | NDArray[np.bool_]:
-    """Whether neighbours have the label of their image, or how often over all orders of equal vectors.
+    """Whether each neighbour has the label of its image; among duplicates, the mean over all orders.
 
     Args:
         y: (N,) labels.
-        neighbors: (Q, k) positions, the image itself left out.
-        groups: (N,) as `groups_of` gives it.
-        queries: (Q,) positions of the images; unset: all.
+        neighbors: (Q, k) positions, without the image itself.
+        groups: (N,) from `groups_of`.
+        queries: (Q,) positions of the query images; unset: all.
 
     Returns:
-        (Q, k). A sum over the k nearest is the mean over all orders: a group that is cut off after some of its
-        members gives so many times the share of its members, without the image itself, that have the label.
+        (Q, k). A neighbour with duplicates gets the share of its group, without the image itself, that has the label,
+        so that sums over the k nearest are exact means over all orders, even where k cuts a group.
 
     >>> hits(np.array([0, 0, 1]), np.array([[1], [0], [0]]), np.array([0, 1, 1])).tolist()
     [[0.5], [1.0], [0.0]]
     """
-    asked = np.arange(len(y)) if queries is None else queries
-    same: NDArray[np.bool_] = y[neighbors] == y[asked][:, None]
+    positions = np.arange(len(y)) if queries is None else queries
+    same: NDArray[np.bool_] = y[neighbors] == y[positions][:, None]
     sizes = np.bincount(groups, minlength=len(y))
-    several = sizes[groups[neighbors]] > 1
-    if not several.any():
+    tied = sizes[groups[neighbors]] > 1
+    if not tied.any():
         return same
     _, index = np.unique(y, return_inverse=True)
     K = int(index.max()) + 1
-    # Only of groups of two or more: there may be as many groups as images.
+    # Number only groups with duplicates, since there may be as many groups as images.
     rank = np.cumsum(sizes > 1) - 1
     members = np.flatnonzero(sizes[groups] > 1)
     of_label = np.bincount(rank[groups[members]] * K + index[members]).astype(np.int64)
     of_label = np.pad(of_label, (0, (rank[-1] + 1) * K - len(of_label)))
-    row, column = np.nonzero(several)
-    group, image = groups[neighbors[row, column]], asked[row]
-    itself = (group == groups[image]).astype(np.int64)
-    found: NDArray[np.float32] = same.astype(np.float32)
-    found[row, column] = (of_label[rank[group] * K + index[image]] - itself) / (sizes[group] - itself)
-    return found
+    row, column = np.nonzero(tied)
+    group, image = groups[neighbors[row, column]], positions[row]
+    is_member = (group == groups[image]).astype(np.int64)
+    shares: NDArray[np.float32] = same.astype(np.float32)
+    shares[row, column] = (of_label[rank[group] * K + index[image]] - is_member) / (sizes[group] - is_member)
+    return shares

@@ -1,12 +1,11 @@
-"""Many L2-regularised multinomial logistic regressions on the same rows at once.
+"""Batched L2-regularised multinomial logistic regressions on the same rows.
 
-N rows, D features, K classes, P problems. All problems advance together: an iteration of limited-memory BFGS (Liu and
-Nocedal 1989, doi:10.1007/BF01589116) is two matrix products of the rows for all of them. What keeps the iterations
-few is their first guess of the curvature: one eigendecomposition of the features' correlations, which every training
-set and every penalty shares, and the probabilities that the classes have by then. The length of a step is tried on
-the scores of the rows, which are linear in it and need no product.
+N rows, D features, K classes, P problems. All problems advance together: an L-BFGS iteration (Liu and Nocedal 1989,
+doi:10.1007/BF01589116) is two matrix products of the rows for all problems. A preconditioner keeps the iterations few:
+one eigendecomposition of the feature correlations, shared by all training sets and penalties, times the current
+class variances. The line search works on the logits, which are linear in the step length and need no product.
 
-Standardising is part of the weights: no training set has a copy of its own.
+Standardisation is folded into the weights, so that no training set needs a copy of the rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,30 +14,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Converged is what has no larger entry in its mean gradient, and whose next step promises to lower the loss by less
-# than this share of it: the first says little where few rows still matter, the second where the penalty is strong.
-GRADIENT, PROMISE = 3e-4, 1e-2
+# Convergence: largest entry of the mean gradient, and predicted relative decrease of the loss. Both, since the gradient
+# is uninformative where few rows still matter, and the decrease where the penalty is strong.
+GRADIENT_TOLERANCE, DECREASE_TOLERANCE = 3e-4, 1e-2
 ITERATIONS, MEMORY = 200, 8
-# Armijo's condition, and how often a step is halved at most.
+# Armijo's condition, and the maximum number of step halvings.
 DECREASE, HALVINGS = 1e-4, 20
-# Of so many features all directions of variance are looked for, of more only the leading ones.
+# Up to this many features: full eigendecomposition; beyond: this many leading eigenvectors.
 ALL_DIRECTIONS, LEADING = 1024, 256
-# A class that is certain everywhere still has some curvature.
-LEAST_SPREAD = 1e-4
-# Scores that are worked on at once.
+# Lower bound of the class variance, for classes that are certain everywhere.
+MIN_SPREAD = 1e-4
+# Memory for the logits of a block of rows.
 BLOCK_BYTES = 4 * 2**20
-# A variance of less than so many roundings of the squared mean is that of a constant.
+# Features with a variance below this multiple of the rounding error of the squared mean are constant.
 ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
 class Problems:
-    """What is fitted.
+    """The regression problems to fit.
 
     Attributes:
-        weights: (P, N) 1 for rows that a problem is trained on, else 0.
+        weights: (P, N) 1 for training rows of a problem, else 0.
         strengths: (P,) C, the inverse of the penalty.
-        mean, scale: (P, D) of the features over each problem's training rows.
+        mean, scale: (P, D) mean and standard deviation of the features over the training rows.
     """
 
     weights: Tensor
@@ -47,18 +46,18 @@ class Problems:
     scale: Tensor
 
     def only(self, chosen: Tensor) -> "Problems":
-        """Some of the problems."""
+        """Select problems by mask or index."""
         return Problems(self.weights[chosen], self.strengths[chosen], self.mean[chosen], self.scale[chosen])
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """Directions in which standardised features vary, and how much.
+    """Eigendecomposition of the correlation matrix of the features, possibly truncated.
 
     Attributes:
-        values: (r,) variances.
-        directions: (D, r), a column each.
-        rest: mean variance in all other directions.
+        values: (r,) eigenvalues.
+        directions: (D, r) eigenvectors, as columns.
+        rest: mean eigenvalue of all other directions.
     """
 
     values: Tensor
@@ -67,7 +66,7 @@ class Curvature:
 
 
 def curvature_of(rows: Tensor) -> Curvature:
-    """Of (N, D) rows around their mean: all directions; of many features the leading ones, by subspace iteration."""
+    """Decompose (N, D) mean-centred rows: fully, or by subspace iteration for more than `ALL_DIRECTIONS` features."""
     N, D = rows.shape
     scale = torch.linalg.vector_norm(rows, dim=0) / N**0.5
     varying = int((scale > 0).sum())
@@ -79,48 +78,48 @@ def curvature_of(rows: Tensor) -> Curvature:
     for _ in range(2):
         basis = torch.linalg.qr(start).Q
         start = rows.T @ (rows @ (basis / scale)) / (N * scale)
-    values, turn = torch.linalg.eigh(basis.T @ start)
+    values, rotation = torch.linalg.eigh(basis.T @ start)
     values = values.clamp(min=0)
     rest = (varying - float(values.sum())) / (D - LEADING)
-    return Curvature(values, basis @ turn, max(rest, float(values.min()) / 10))
+    return Curvature(values, basis @ rotation, max(rest, float(values.min()) / 10))
 
 
 def problems_of(rows: Tensor, training: Tensor, strengths: Sequence[Sequence[float]]) -> Problems:
-    """A problem for each training set and each of its strengths.
+    """Create a problem for each training set and strength.
 
     Args:
         rows: (N, D).
-        training: (F, N) whether a row is in each training set.
+        training: (F, N) masks of the training sets.
         strengths: values of C for each of the F sets.
     """
     weights = training.double()
     sums, squares = (weights.new_zeros(len(weights), rows.shape[1]) for _ in range(2))
-    for block, own in zip(rows.split(2048), weights.split(2048, dim=1), strict=True):
-        wide = block.double()
-        sums += own @ wide
-        squares += own @ wide.square_()
+    for block, mask in zip(rows.split(2048), weights.split(2048, dim=1), strict=True):
+        block64 = block.double()
+        sums += mask @ block64
+        squares += mask @ block64.square_()
     n = weights.sum(dim=1, keepdim=True)
     mean = sums / n
     variance = squares / n - mean.square()
     constant = variance <= ROUNDINGS * torch.finfo(rows.dtype).eps * mean.square()
     scale = torch.where(constant, 1, variance.clamp(min=0).sqrt())
-    times = torch.tensor([len(own) for own in strengths], device=rows.device)
-    flat = torch.tensor([C for own in strengths for C in own], dtype=rows.dtype, device=rows.device)
-    weights, mean, scale = (part.to(rows.dtype).repeat_interleave(times, dim=0) for part in (weights, mean, scale))
+    counts = torch.tensor([len(values) for values in strengths], device=rows.device)
+    flat = torch.tensor([C for values in strengths for C in values], dtype=rows.dtype, device=rows.device)
+    weights, mean, scale = (part.to(rows.dtype).repeat_interleave(counts, dim=0) for part in (weights, mean, scale))
     return Problems(weights, flat, mean, scale)
 
 
 def fit_predict(rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: Curvature) -> Tensor:
-    """Fit all problems and predict all rows.
+    """Fit all P problems and predict all rows.
 
     Args:
         rows: (N, D) float32.
         y: (N,) int64 classes, 0 to K - 1.
-        problems: P of them.
-        curvature: of the rows, or of rows like them.
+        problems: the P problems.
+        curvature: of these or similar rows.
 
     Returns:
-        (P, N) int64 classes.
+        (P, N) int64 predicted classes.
     """
     fits = _Fits(rows, y, K, problems, curvature)
     for _ in range(ITERATIONS):
@@ -132,7 +131,7 @@ def fit_predict(rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: 
 
 @dataclass(frozen=True)
 class _Point:
-    """Weights of standardised features (P, K, D) and intercepts (P, K), or a gradient or a step of them."""
+    """Weights (P, K, D) and intercepts (P, K) on standardised features; also their gradients and steps."""
 
     V: Tensor
     b: Tensor
@@ -140,10 +139,10 @@ class _Point:
     def dot(self, other: "_Point") -> Tensor:
         return (self.V * other.V).sum(dim=(1, 2)) + (self.b * other.b).sum(dim=1)
 
-    def plus(self, other: "_Point", times: Tensor) -> "_Point":
-        """(P,) times the other one added."""
+    def plus(self, other: "_Point", factors: Tensor) -> "_Point":
+        """Add (P,) multiples of another point."""
         return _Point(
-            torch.addcmul(self.V, times[:, None, None], other.V), torch.addcmul(self.b, times[:, None], other.b)
+            torch.addcmul(self.V, factors[:, None, None], other.V), torch.addcmul(self.b, factors[:, None], other.b)
         )
 
     def only(self, chosen: Tensor) -> "_Point":
@@ -152,7 +151,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Step:
-    """A step that was taken, how it changed the gradient, and their product (P,)."""
+    """A past L-BFGS step, the change of the gradient, and their inner product (P,)."""
 
     step: _Point
     change: _Point
@@ -163,10 +162,9 @@ class _Step:
 
 
 class _Fits:
-    """The problems that are not done yet, all at the same iteration.
+    """Optimizer state of the unconverged problems, all at the same iteration.
 
-    The rows are the last axis of everything that has one: products with few columns and softmax over few classes are
-    several times as fast as the other way round.
+    Rows are the last axis of every tensor: products and softmax over few classes are several times as fast this way.
     """
 
     def __init__(self, rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: Curvature) -> None:
@@ -175,8 +173,8 @@ class _Fits:
         self.predicted = torch.zeros(P, N, dtype=torch.int64, device=rows.device)
         self.alive = torch.arange(P, device=rows.device)
         self.n = problems.weights.sum(dim=1)
-        self.at = _Point(rows.new_zeros(P, K, D), rows.new_zeros(P, K))
-        self.scores = rows.new_zeros(P, K, N)
+        self.x = _Point(rows.new_zeros(P, K, D), rows.new_zeros(P, K))
+        self.logits = rows.new_zeros(P, K, N)
         self.steps: list[_Step] = []
         self.gradient: _Point
         self.loss: Tensor
@@ -184,66 +182,66 @@ class _Fits:
         self._evaluate()
 
     def advance(self) -> bool:
-        """One iteration; False where no problem is left."""
+        """Run one iteration; return whether unconverged problems remain."""
         direction = self._direction()
         slope = direction.dot(self.gradient)
         largest = torch.maximum(self.gradient.V.abs().amax(dim=(1, 2)), self.gradient.b.abs().amax(dim=1))
-        settled = (largest <= GRADIENT) & (-slope <= PROMISE * self.loss)
-        if settled.any():
-            self.retire(settled)
-            direction, slope = direction.only(~settled), slope[~settled]
+        converged = (largest <= GRADIENT_TOLERANCE) & (-slope <= DECREASE_TOLERANCE * self.loss)
+        if converged.any():
+            self.retire(converged)
+            direction, slope = direction.only(~converged), slope[~converged]
         if not len(self.alive):
             return False
-        move = self._scores_of(direction)
-        length = self._length(direction, slope, move)
+        logit_step = self._logits_of(direction)
+        length = self._length(direction, slope, logit_step)
         before = self.gradient
-        self.at = self.at.plus(direction, length)
-        self.scores.addcmul_(length[:, None, None], move)
+        self.x = self.x.plus(direction, length)
+        self.logits.addcmul_(length[:, None, None], logit_step)
         self._evaluate()
         step = _Point(direction.V * length[:, None, None], direction.b * length[:, None])
         change = _Point(self.gradient.V - before.V, self.gradient.b - before.b)
         self.steps = [*self.steps[1 - MEMORY :], _Step(step, change, step.dot(change))]
-        # What no step improves any more, for the rounding of its loss, is as good as it gets.
+        # A failed line search means that the loss is minimal up to rounding.
         self.retire(length == 0)
         return bool(len(self.alive))
 
     def retire(self, done: Tensor) -> None:
-        """Keep what finished problems predict, and go on without them."""
+        """Store the predictions of converged problems and drop their state."""
         if not done.any():
             return
         for block in self._blocks():
-            self.predicted[self.alive[done], block] = self.scores[done, :, block].max(dim=1).indices
+            self.predicted[self.alive[done], block] = self.logits[done, :, block].max(dim=1).indices
         keep = ~done
-        self.problems, self.at, self.gradient = self.problems.only(keep), self.at.only(keep), self.gradient.only(keep)
+        self.problems, self.x, self.gradient = self.problems.only(keep), self.x.only(keep), self.gradient.only(keep)
         self.steps = [step.only(keep) for step in self.steps]
         self.alive, self.n, self.loss, self.spread = self.alive[keep], self.n[keep], self.loss[keep], self.spread[keep]
-        self.scores = self.scores[keep]
+        self.logits = self.logits[keep]
 
     def _blocks(self) -> Iterator[slice]:
-        """Rows in blocks whose scores are worked on at once."""
+        """Slices of rows whose logits fit into `BLOCK_BYTES`."""
         at_once = max(1, BLOCK_BYTES // (4 * max(1, len(self.alive) * self.K)))
         for first in range(0, len(self.rows), at_once):
             yield slice(first, first + at_once)
 
-    def _losses(self, block: slice, scores: Tensor) -> Tensor:
-        """(P,) sums over the training rows of a block, of scores (P, K, B)."""
-        own = scores.gather(1, self.y[None, None, block].expand(len(scores), 1, -1))[:, 0]
-        return ((scores.logsumexp(dim=1) - own) * self.problems.weights[:, block]).sum(dim=1)
+    def _losses(self, block: slice, logits: Tensor) -> Tensor:
+        """(P,) sums of the cross-entropy over the training rows of a block, from logits (P, K, B)."""
+        of_label = logits.gather(1, self.y[None, None, block].expand(len(logits), 1, -1))[:, 0]
+        return ((logits.logsumexp(dim=1) - of_label) * self.problems.weights[:, block]).sum(dim=1)
 
     def _penalty(self, V: Tensor) -> Tensor:
         return V.square().sum(dim=(1, 2)) / (2 * self.problems.strengths * self.n)
 
     def _evaluate(self) -> None:
-        """The mean loss, its gradient, and each class's mean p (1 - p), at the present weights."""
+        """Update the mean loss, its gradient and the class variances, mean p (1 - p), at the current point."""
         p = self.problems
         P, D = p.mean.shape
         product = self.rows.new_zeros(P * self.K, D)
-        residuals, spread = (torch.zeros_like(self.at.b) for _ in range(2))
+        residuals, spread = (torch.zeros_like(self.x.b) for _ in range(2))
         loss = torch.zeros_like(self.n)
         for block in self._blocks():
-            scores, weights = self.scores[:, :, block], p.weights[:, None, block]
-            loss += self._losses(block, scores)
-            residual = scores.softmax(dim=1).mul_(weights)
+            logits, weights = self.logits[:, :, block], p.weights[:, None, block]
+            loss += self._losses(block, logits)
+            residual = logits.softmax(dim=1).mul_(weights)
             spread += residual.sum(dim=2) - residual.square().sum(dim=2)
             residual.scatter_add_(1, self.y[None, None, block].expand(P, 1, -1), -weights)
             residuals += residual.sum(dim=2)
@@ -251,26 +249,26 @@ class _Fits:
         gb = residuals / self.n[:, None]
         gV = product.reshape(P, self.K, D) / self.n[:, None, None]
         gV = (gV - p.mean[:, None] * gb[:, :, None]) / p.scale[:, None]
-        self.gradient = _Point(gV + self.at.V / (p.strengths * self.n)[:, None, None], gb)
-        self.loss = loss / self.n + self._penalty(self.at.V)
-        self.spread = (spread / self.n[:, None]).clamp(min=LEAST_SPREAD)
+        self.gradient = _Point(gV + self.x.V / (p.strengths * self.n)[:, None, None], gb)
+        self.loss = loss / self.n + self._penalty(self.x.V)
+        self.spread = (spread / self.n[:, None]).clamp(min=MIN_SPREAD)
 
     def _direction(self) -> _Point:
-        """Where the two-loop recursion of L-BFGS points."""
+        """The descent direction, by the two-loop recursion of L-BFGS."""
         q = self.gradient
-        used = []
-        for pair in reversed(self.steps):
-            rho = torch.where(pair.curved > 0, 1 / pair.curved, 0)
-            a = rho * pair.step.dot(q)
-            q = q.plus(pair.change, -a)
-            used.append((a, rho))
-        q = self._divided_by_curvature(q)
-        for pair, (a, rho) in zip(self.steps, reversed(used), strict=True):
-            q = q.plus(pair.step, a - rho * pair.change.dot(q))
+        coefficients = []
+        for past in reversed(self.steps):
+            rho = torch.where(past.curved > 0, 1 / past.curved, 0)
+            a = rho * past.step.dot(q)
+            q = q.plus(past.change, -a)
+            coefficients.append((a, rho))
+        q = self._preconditioned(q)
+        for past, (a, rho) in zip(self.steps, reversed(coefficients), strict=True):
+            q = q.plus(past.step, a - rho * past.change.dot(q))
         return _Point(-q.V, -q.b)
 
-    def _divided_by_curvature(self, q: _Point) -> _Point:
-        """As if no class saw the others and every training set had the features of all rows."""
+    def _preconditioned(self, q: _Point) -> _Point:
+        """Apply the preconditioner, which treats classes as independent and shares `curvature` among training sets."""
         P, K, D = q.V.shape
         Q, penalty = self.curvature.directions, (1 / (self.problems.strengths * self.n))[:, None, None]
         spread = self.spread[:, :, None]
@@ -282,25 +280,25 @@ class _Fits:
         back = ((divided - inside / outside).reshape(P * K, -1) @ Q.T).reshape(P, K, D)
         return _Point(q.V / outside + back, q.b / self.spread)
 
-    def _scores_of(self, point: _Point) -> Tensor:
-        """(P, K, N) what weights make of the rows."""
+    def _logits_of(self, point: _Point) -> Tensor:
+        """(P, K, N) logits of all rows at a point."""
         scaled = point.V / self.problems.scale[:, None]
         offset = point.b - (self.problems.mean[:, None] * scaled).sum(dim=2)
         product = scaled.reshape(-1, scaled.shape[2]) @ self.rows.T
         return product.reshape(*offset.shape, -1).add_(offset[:, :, None])
 
-    def _length(self, direction: _Point, slope: Tensor, move: Tensor) -> Tensor:
-        """(P,) the longest of 1, 1/2, 1/4, ... that lowers the loss as it should; 0 where none does."""
+    def _length(self, direction: _Point, slope: Tensor, logit_step: Tensor) -> Tensor:
+        """(P,) step lengths by backtracking: the longest of 1, 1/2, 1/4, ... with sufficient decrease; 0 for none."""
         length = torch.ones_like(slope)
-        good = torch.zeros_like(slope, dtype=torch.bool)
+        sufficient = torch.zeros_like(slope, dtype=torch.bool)
         for _ in range(HALVINGS):
             loss = torch.zeros_like(self.loss)
             for block in self._blocks():
-                tried = torch.addcmul(self.scores[:, :, block], length[:, None, None], move[:, :, block])
-                loss += self._losses(block, tried)
-            loss = loss / self.n + self._penalty(self.at.V + length[:, None, None] * direction.V)
-            good = loss <= self.loss + DECREASE * length * slope
-            if good.all():
+                trial = torch.addcmul(self.logits[:, :, block], length[:, None, None], logit_step[:, :, block])
+                loss += self._losses(block, trial)
+            loss = loss / self.n + self._penalty(self.x.V + length[:, None, None] * direction.V)
+            sufficient = loss <= self.loss + DECREASE * length * slope
+            if sufficient.all():
                 break
-            length = torch.where(good, length, length / 2)
-        return torch.where(good, length, 0)
+            length = torch.where(sufficient, length, length / 2)
+        return torch.where(sufficient, length, 0)

@@ -1,10 +1,10 @@
-"""The scores of one layer of a shard set, read from its Parquet files."""
+"""Scores one layer of a shard set at a time, from its Parquet files."""
 
 from raysep.config import ScoreConfig
 from raysep.embed.shards import read_layer
 from raysep.scoring.backends import open_with_fallback
 from raysep.scoring.memory import return_gpu_memory
-from raysep.scoring.scoring import score_layer_somewhere
+from raysep.scoring.scoring import score_layer_with_fallback
 from raysep.scoring.table import Row, Task
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter, Report
@@ -21,12 +21,12 @@ class Scorer:
         self._backends = open_with_fallback(config.backend)
 
     def __call__(self, task: Task) -> tuple[list[Row], Report]:
-        """The missing rows of a layer, and what the work took."""
+        """Compute the missing rows of a layer, with the worker's report."""
         before = self._iterations
         with self._meter.piece():
             _, y, X = read_layer(self._store, task.shard_set, task.manifest, task.layer.index)
             self._meter.count("bytes_read", X.nbytes)
-            scores = score_layer_somewhere(
+            scores = score_layer_with_fallback(
                 X, y, task.wanted, self._backends, self._config, lambda: self._meter.again("memory")
             )
             self._meter.count("kmeans_iterations", self._iterations - before)

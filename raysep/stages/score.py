@@ -45,7 +45,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
 
         def on_retry(task: table.Task) -> None:
             telemetry.retried("score", "process")
-            telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.place)
+            telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.coordinates)
 
         try:
             for task, new, worker in run.executor.score_all(run.store, config.score, missing, pool, on_retry):
@@ -54,7 +54,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 telemetry.worked("score", worker, place.model_id)
                 telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
                 telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
-                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
+                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.coordinates)
                 bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
                 start = time.monotonic()
                 if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):

@@ -1,4 +1,4 @@
-"""A trial that was stopped goes on as if it had not been."""
+"""An interrupted trial resumes to the same weights."""
 
 import io
 from pathlib import Path
@@ -37,37 +37,37 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 3, 4])
-def test_it_goes_on_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+def test_it_resumes_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
-    whole, broken = Storage(str(tmp_path / "whole")), Storage(str(tmp_path / "broken"))
-    expected = list(train(trial(), CONFIG, whole, split, source))
-    assert resume.load(whole, trial()) is None
+    uninterrupted, interrupted = Storage(str(tmp_path / "whole")), Storage(str(tmp_path / "broken"))
+    expected = list(train(trial(), CONFIG, uninterrupted, split, source))
+    assert resume.load(uninterrupted, trial()) is None
 
-    monkeypatch.setattr(resume, "KEEP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(resume, "SAVE_INTERVAL_S", 0.0)
     steps: list[int] = []
 
     def stop(step: int) -> None:
         steps.append(step)
-        # In the step after that, so that the state of this one is kept.
+        # One step later, after the state of this step is saved.
         if step == after + 1:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        list(train(trial(), CONFIG, broken, split, source, on_step=stop))
+        list(train(trial(), CONFIG, interrupted, split, source, on_step=stop))
     steps.clear()
-    found = list(train(trial(), CONFIG, broken, split, source, on_step=steps.append))
+    resumed = list(train(trial(), CONFIG, interrupted, split, source, on_step=steps.append))
     assert steps == list(range(after + 1, 7))
-    # What was evaluated before comes again: schedulers see the whole history.
-    assert [(e.step, e.val_accuracy, e.seen_accuracy, e.loss) for e in found] == [
+    # Earlier evaluations are yielded again: schedulers see the whole history.
+    assert [(e.step, e.val_accuracy, e.seen_accuracy, e.loss) for e in resumed] == [
         (e.step, e.val_accuracy, e.seen_accuracy, e.loss) for e in expected
     ]
-    hashes = [read_meta(run, f"{trial().directory}/step=6").sha256 for run in (whole, broken)]
+    hashes = [read_meta(store, f"{trial().directory}/step=6").sha256 for store in (uninterrupted, interrupted)]
     assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("content", [b"", saved({"step": 3}), b"PK\x03\x04 no", b"cposix\nsystem\n(S'true'\ntR."])
-def test_what_is_no_state_is_none(tmp_path: Path, content: bytes):
-    run = Storage(str(tmp_path))
-    run.write_bytes(f"{trial().directory}/{resume.FILE}", content)
-    assert resume.load(run, trial()) is None
+def test_an_invalid_state_is_none(tmp_path: Path, content: bytes):
+    store = Storage(str(tmp_path))
+    store.write_bytes(f"{trial().directory}/{resume.FILE}", content)
+    assert resume.load(store, trial()) is None

@@ -31,54 +31,54 @@ def world(tree: Path, tmp_path: Path):
     return Storage(str(tmp_path / "run")), draw_split(source.records(), SplitConfig(unseen=["d", "e"])), source
 
 
-def test_a_trial_learns_and_leaves_a_checkpoint_at_each_evaluation(world):
-    run, split, source = world
-    evaluations = list(train(trial(), CONFIG, run, split, source))
+def test_a_trial_learns_and_saves_a_checkpoint_at_each_evaluation(world):
+    store, split, source = world
+    evaluations = list(train(trial(), CONFIG, store, split, source))
     assert [e.step for e in evaluations] == [0, 6, 12]
     assert evaluations[0].loss is None
     assert evaluations[2].loss < evaluations[1].loss
     assert evaluations[2].seen_accuracy > 0.8
     for evaluation in evaluations:
-        meta = read_meta(run, f"checkpoints/test_resnet/trial=0/step={evaluation.step}")
+        meta = read_meta(store, f"checkpoints/test_resnet/trial=0/step={evaluation.step}")
         assert (meta.val_accuracy, meta.seen_accuracy) == (evaluation.val_accuracy, evaluation.seen_accuracy)
         assert meta.classes == ["a", "b", "c"]
     first, last = (
-        load_checkpoint(run, read_meta(run, f"checkpoints/test_resnet/trial=0/step={s}")).state_dict() for s in (0, 12)
+        load_checkpoint(store, read_meta(store, f"{trial().directory}/step={step}")).state_dict() for step in (0, 12)
     )
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
-def test_seeds_decide_everything(world, tmp_path: Path):
+def test_seeds_determine_the_weights(world, tmp_path: Path):
     _, split, source = world
 
     def weights(seed: int, name: str) -> str:
-        run = Storage(str(tmp_path / name))
-        list(train(trial(seed=seed), CONFIG, run, split, source))
-        return read_meta(run, "checkpoints/test_resnet/trial=0/step=12").sha256
+        store = Storage(str(tmp_path / name))
+        list(train(trial(seed=seed), CONFIG, store, split, source))
+        return read_meta(store, "checkpoints/test_resnet/trial=0/step=12").sha256
 
     assert weights(1, "x") == weights(1, "y") != weights(2, "z")
 
 
-def test_a_model_may_be_evaluated_as_it_is(world):
-    run, split, _ = world
-    prepare(Trial(ModelConfig(**TINY_CNN), 0, 0), run, split)
-    meta = read_meta(run, "checkpoints/test_resnet/trial=0/step=0")
+def test_a_model_may_be_evaluated_without_training(world):
+    store, split, _ = world
+    prepare(Trial(ModelConfig(**TINY_CNN), 0, 0), store, split)
+    meta = read_meta(store, "checkpoints/test_resnet/trial=0/step=0")
     assert meta.seen_accuracy is None
 
 
-def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_do(world):
-    run, split, source = world
+def test_a_nonfinite_loss_raises_an_error_with_advice(world):
+    store, split, source = world
     with pytest.raises(StageError, match=r"loss is nan .*smaller learning rate"):
-        list(train(trial(rate=1e30), CONFIG, run, split, source))
+        list(train(trial(rate=1e30), CONFIG, store, split, source))
 
 
-def test_unreadable_images_are_left_out_counted_and_limited(world, tree: Path):
-    run, split, source = world
+def test_unreadable_images_are_skipped_counted_and_limited(world, tree: Path):
+    store, split, source = world
     (tree / "a" / "000.png").write_bytes(b"broken")
-    *_, last = train(trial(), CONFIG, run, split, source, max_failed_share=0.1)
+    *_, last = train(trial(), CONFIG, store, split, source, max_failed_share=0.1)
     assert list(last.unreadable) == ["a/000.png"]
     with pytest.raises(StageError, match=r"1 of 36 images can't be read.*a/000.png"):
-        list(train(trial(), CONFIG, run, split, source, max_failed_share=0.01))
+        list(train(trial(), CONFIG, store, split, source, max_failed_share=0.01))
 
 
 def test_images_are_the_same_with_and_without_the_cache(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -100,7 +100,7 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_zero():
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 120))
-def test_the_rate_is_between_nothing_and_all(steps: int, warmup: int, step: int):
+def test_the_rate_factor_is_between_0_and_1(steps: int, warmup: int, step: int):
     factor = rate_factor(step, FinetuneConfig(steps=steps, warmup_steps=warmup, schedule="cosine"))
     assert 0 <= factor <= 1
     assert math.isfinite(factor)

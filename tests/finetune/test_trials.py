@@ -29,8 +29,8 @@ def result(model: str, number: int, rate: float, accuracy: float, state="finishe
 
 
 def test_grids_are_crossed():
-    found = candidates(FinetuneConfig(learning_rate=[1e-3, 1e-2], weight_decay=[0.0, 0.1, 0.1]), never)
-    assert found == [
+    settings = candidates(FinetuneConfig(learning_rate=[1e-3, 1e-2], weight_decay=[0.0, 0.1, 0.1]), never)
+    assert settings == [
         {"learning_rate": 1e-3, "weight_decay": 0.0},
         {"learning_rate": 1e-3, "weight_decay": 0.1},
         {"learning_rate": 1e-2, "weight_decay": 0.0},
@@ -38,7 +38,7 @@ def test_grids_are_crossed():
     ]
 
 
-def test_random_spaces_are_drawn_alike_every_time():
+def test_random_spaces_are_sampled_reproducibly():
     config = FinetuneConfig(learning_rate={"loguniform": [1e-5, 1e-2]}, weight_decay=[0.0, 0.1], num_samples=3)
     calls = []
 
@@ -46,10 +46,10 @@ def test_random_spaces_are_drawn_alike_every_time():
         calls.append((space, arguments, seed))
         return seed + 1.0
 
-    found = candidates(config, sample)
-    assert len(found) == 6
+    settings = candidates(config, sample)
+    assert len(settings) == 6
     assert {call[:2] for call in calls} == {("loguniform", (1e-5, 1e-2))}
-    assert {setting["learning_rate"] for setting in found} == {1.0, 2.0, 3.0}
+    assert {setting["learning_rate"] for setting in settings} == {1.0, 2.0, 3.0}
 
 
 def test_trials_are_models_by_settings_by_seeds():
@@ -60,8 +60,8 @@ def test_trials_are_models_by_settings_by_seeds():
         "baselines": {"untrained": False, "pixels": None},
     }
     trials = plan(build_config(values), never)
-    own = [trial for trial in trials if trial.model.id == "test_vit"]
-    assert [(t.number, t.seed, t.hyperparameters["learning_rate"]) for t in own] == [
+    trials_of_model = [trial for trial in trials if trial.model.id == "test_vit"]
+    assert [(t.number, t.seed, t.hyperparameters["learning_rate"]) for t in trials_of_model] == [
         (0, 3, 1e-3),
         (1, 4, 1e-3),
         (2, 3, 1e-2),
@@ -72,21 +72,21 @@ def test_trials_are_models_by_settings_by_seeds():
     ] * 2
 
 
-def test_rotations_have_trials_of_their_own():
+def test_each_rotation_has_separate_trials():
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen_fraction": 0.3, "rotations": 3}},
         "models": [TINY_CNN],
         "finetune": {"learning_rate": [1e-3, 1e-2], "seeds": [3, 4]},
     }
     trials = plan(build_config(values), never)
-    own = [t for t in trials if t.model.id == "test_resnet"]
-    assert [t.number for t in own] == list(range(2 * 3 * 2))
-    assert [(t.rotation, t.seed) for t in own[:6]] == [(r, s) for r in (0, 1, 2) for s in (3, 4)]
+    trials_of_model = [t for t in trials if t.model.id == "test_resnet"]
+    assert [t.number for t in trials_of_model] == list(range(2 * 3 * 2))
+    assert [(t.rotation, t.seed) for t in trials_of_model[:6]] == [(r, s) for r in (0, 1, 2) for s in (3, 4)]
     untrained = [t for t in trials if t.model.id == "test_resnet--untrained"]
     assert [(t.number, t.rotation, t.hyperparameters) for t in untrained] == [(0, 0, {}), (1, 1, {}), (2, 2, {})]
 
 
-def test_models_that_see_the_same_images_share_their_pixels():
+def test_models_with_the_same_preprocessing_share_a_pixel_baseline():
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
         "models": [
@@ -130,7 +130,7 @@ def test_stopped_and_failed_trials_are_not_chosen_and_ties_go_to_the_smaller_rat
     assert choose(results[:1]) == []
 
 
-def test_a_setting_that_lost_a_seed_comes_after_one_that_did_not():
+def test_a_setting_with_a_failed_seed_ranks_below_a_complete_one():
     results = [
         result("a", 0, 0.1, 0.9),
         result("a", 1, 0.1, 0.9, "failed"),
@@ -154,21 +154,21 @@ def trial() -> Trial:
     )[0]
 
 
-def test_a_trial_has_ended_when_its_result_and_checkpoints_are_there(tmp_path: Path, trial: Trial):
-    run = Storage(str(tmp_path))
-    assert read_result(run, trial, [0, 10]) is None
-    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5))
-    assert read_result(run, trial, [0, 10]) is None
+def test_a_trial_has_ended_when_its_result_and_checkpoints_exist(tmp_path: Path, trial: Trial):
+    store = Storage(str(tmp_path))
+    assert read_result(store, trial, [0, 10]) is None
+    write_result(store, trial, result("test_resnet", 0, 0.1, 0.5))
+    assert read_result(store, trial, [0, 10]) is None
     for step in (0, 10):
         for name in ("meta.json", "model.safetensors"):
-            run.write_bytes(f"{trial.directory}/step={step}/{name}", b"x")
-    assert read_result(run, trial, [0, 10]) == result("test_resnet", 0, 0.1, 0.5)
-    assert read_result(run, trial, [0, 5, 10]) is None
+            store.write_bytes(f"{trial.directory}/step={step}/{name}", b"x")
+    assert read_result(store, trial, [0, 10]) == result("test_resnet", 0, 0.1, 0.5)
+    assert read_result(store, trial, [0, 5, 10]) is None
 
 
 def test_stopped_trials_have_ended_and_failed_ones_have_not(tmp_path: Path, trial: Trial):
-    run = Storage(str(tmp_path))
-    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5, "stopped"))
-    assert read_result(run, trial, [0, 10]) is not None
-    write_result(run, trial, result("test_resnet", 0, 0.1, 0.5, "failed", error="x"))
-    assert read_result(run, trial, [0, 10]) is None
+    store = Storage(str(tmp_path))
+    write_result(store, trial, result("test_resnet", 0, 0.1, 0.5, "stopped"))
+    assert read_result(store, trial, [0, 10]) is not None
+    write_result(store, trial, result("test_resnet", 0, 0.1, 0.5, "failed", error="x"))
+    assert read_result(store, trial, [0, 10]) is None

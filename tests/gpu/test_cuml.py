@@ -1,4 +1,4 @@
-"""cuML's values against scikit-learn's. These need a GPU; nothing else in the suite does."""
+"""cuML against scikit-learn. The only tests that need a GPU."""
 
 import numpy as np
 import pytest
@@ -31,10 +31,10 @@ def test_values_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread
 def test_neighbours_far_from_the_origin_are_those_of_the_reference():
     X, _ = blobs([50, 50], D=32)
     backend = CumlBackend()
-    near, far = (backend.neighbors(backend.place(rows), 10) for rows in (X, X + np.float32(1000)))
+    near, far = (backend.neighbors(backend.to_device(rows), 10) for rows in (X, X + np.float32(1000)))
     assert (near == SklearnBackend().neighbors(X, 10)).mean() > 0.99
     assert (far == near).mean() > 0.95
 
 
-def test_auto_takes_cuml():
+def test_auto_selects_cuml():
     assert open_backend("auto").name == open_backend("cuml").name == "cuml"

@@ -12,7 +12,7 @@ SHUFFLES = 100
 
 @settings(max_examples=5)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(0, 999))
-def test_it_is_the_mean_over_shuffles(sizes: list[int], seed: int):
+def test_chance_level_is_the_mean_over_shuffles(sizes: list[int], seed: int):
     rng = np.random.default_rng(seed)
     y = np.repeat(np.arange(len(sizes)), sizes)
     N = len(y)
@@ -20,22 +20,22 @@ def test_it_is_the_mean_over_shuffles(sizes: list[int], seed: int):
     clusters = rng.integers(0, 3, N)
     drawn = [rng.permutation(y) for _ in range(SHUFFLES)]
 
-    def mean_is(value: float, scores: list) -> None:
+    def assert_mean(value: float, scores: list) -> None:
         assert np.mean(scores) == pytest.approx(value, abs=5 * np.std(scores) / np.sqrt(SHUFFLES) + 1e-9)
 
-    mean_is(chance_level.of_neighbors(y), [formulas.nn1(one, right(one, neighbors)) for one in drawn])
+    assert_mean(chance_level.of_neighbors(y), [formulas.nn1(z, right(z, neighbors)) for z in drawn])
     k = min(3, N - 1)
-    mean_is(
+    assert_mean(
         chance_level.of_neighbors(y, k / 500),
-        [formulas.knn_purity(one, right(one, neighbors), k, 500) for one in drawn],
+        [formulas.knn_purity(z, right(z, neighbors), k, 500) for z in drawn],
     )
     if max(sizes) > 1:
-        mean_is(chance_level.of_r_precision(y), [formulas.r_precision(one, right(one, neighbors)) for one in drawn])
+        assert_mean(chance_level.of_r_precision(y), [formulas.r_precision(z, right(z, neighbors)) for z in drawn])
     for name in ("nmi", "ami", "ari"):
-        mean_is(chance_level.of_clusters(name, y, clusters), [getattr(formulas, name)(one, clusters) for one in drawn])
+        assert_mean(chance_level.of_clusters(name, y, clusters), [getattr(formulas, name)(z, clusters) for z in drawn])
 
 
-def test_few_labelled_images_of_uneven_classes():
+def test_few_shot_with_uneven_classes():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat([0, 1, 2], [10, 20, 60])
     scores = [NearestMeans(X, rng.permutation(y)).classify(2, 0).accuracies.mean() for _ in range(60)]
@@ -43,5 +43,5 @@ def test_few_labelled_images_of_uneven_classes():
     assert chance_level.of_few_shot(y) == pytest.approx(1 / 3)
 
 
-def test_one_cluster_has_nothing_to_match():
+def test_a_single_cluster_has_nmi_0():
     assert chance_level.of_clusters("nmi", np.array([0, 1, 0, 1]), np.zeros(4, int)) == 0

@@ -15,19 +15,19 @@ from tests.scoring.test_formulas import blobs
 
 
 def by_scikit_learn(X: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """What `NearestCentroid` is right about in each draw."""
+    """(R, N) whether `NearestCentroid` classifies each image correctly in each draw."""
     rows = []
     for chosen in labelled:
-        with np.errstate(invalid="ignore"):  # its deviations within classes, which one image hasn't
+        with np.errstate(invalid="ignore"):  # NearestCentroid divides by zero within-class variance for one image
             model = NearestCentroid().fit(X[chosen].astype(np.float64), y[chosen])
         rows.append((model.predict(X.astype(np.float64)) == y) & ~chosen)
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("kept", [10, 10_000], ids=["products as needed", "products kept"])
+@pytest.mark.parametrize("stored", [10, 10_000], ids=["products per draw", "stored products"])
 @pytest.mark.parametrize("shots", [1, 2, 5])
-def test_it_is_scikit_learns_nearest_centroid(shots: int, kept: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "KEPT_IMAGES", kept)
+def test_predictions_equal_scikit_learns_nearest_centroid(shots: int, stored: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "KEPT_IMAGES", stored)
     monkeypatch.setattr(module, "CHUNK", 1000)
     X, y = blobs([30, 20, 25], spread=1.2)
     X += 100
@@ -46,7 +46,7 @@ def test_draws_depend_on_the_labels_only():
     np.testing.assert_array_equal(one.labelled, two.labelled)
 
 
-def test_some_images_are_classified_as_they_are_among_all():
+def test_queries_are_classified_as_among_all_images():
     X, y = blobs([30, 20, 25], spread=1.2)
     rows, queries = centred(X), np.array([2, 3, 33, 74])
     some, whole = NearestMeans(rows, y, queries).classify(2, 3), NearestMeans(rows, y).classify(2, 3)
@@ -56,29 +56,29 @@ def test_some_images_are_classified_as_they_are_among_all():
     np.testing.assert_allclose(some.accuracies, some.right.sum(axis=1) / counted.sum(axis=1))
 
 
-def test_within_a_subset_nothing_else_is_looked_at():
+def test_accuracy_within_a_subset_ignores_other_images():
     X, y = blobs([30, 20, 25], spread=1.2)
     in_a = draw_halves(y, 20, 0)
     found = NearestMeans(X, y).accuracy_within(in_a, 3, 4, seed=5)
     assert found.shape == (10,)
-    # Whatever the other images are.
+    # Move the other images far away.
     for split in range(10):
         other = np.where(in_a[:, split, None], X, 1e3).astype(np.float32)
         alone = NearestMeans(other, y).accuracy_within(in_a, 3, 4, seed=5)
         assert alone[split] == pytest.approx(found[split], abs=0.02)
 
 
-def test_what_is_not_defined_is_none():
+def test_undefined_accuracies_are_none():
     X, y = blobs([3, 30])
     assert NearestMeans(X, y).classify(3, 0) is None
     assert NearestMeans(X, np.zeros(33, int)).classify(1, 0) is None
     assert NearestMeans(X, y).accuracy_within(draw_halves(y, 20, 0), 2, 4, 0) is None
-    # One image of the small class is labelled in a half, and the others are classified.
+    # Each half has an unlabelled image beside the labelled one of the small class.
     assert NearestMeans(X, y).accuracy_within(draw_halves(y, 20, 0), 1, 4, 0) is not None
 
 
 def by_enumeration(X: np.ndarray, y: np.ndarray, shots: int) -> float:
-    """The mean accuracy over all choices of labelled images, ties shared, one after another."""
+    """Mean accuracy over all draws of labelled images, enumerated, with ties shared."""
     classes = np.unique(y)
     accuracies = []
     for chosen in itertools.product(*(itertools.combinations(np.flatnonzero(y == c), shots) for c in classes)):
@@ -92,14 +92,14 @@ def by_enumeration(X: np.ndarray, y: np.ndarray, shots: int) -> float:
 
 
 @pytest.mark.parametrize(("sizes", "shots"), [([250, 2, 3], 1), ([8, 4, 5], 2), ([2, 2], 1), ([3, 3, 3, 3], 2)])
-def test_all_draws_are_taken_where_they_can_be_enumerated(sizes: list[int], shots: int):
+def test_few_possible_draws_are_enumerated(sizes: list[int], shots: int):
     X, y = blobs(sizes, spread=1.2)
     found = NearestMeans(centred(X), y).classify(shots, seed=0)
     assert found.exact
     assert found.accuracies.mean() == pytest.approx(by_enumeration(X.astype(np.float64), y, shots), abs=1e-5)
 
 
-def test_more_draws_than_can_be_enumerated_are_drawn_and_their_own_error_is_in_the_standard_error():
+def test_random_draws_add_their_variance_to_the_standard_error():
     X, y = blobs([250, 20, 30], spread=1.2)
     classifier = NearestMeans(centred(X), y)
     values, errors = [], []
@@ -108,13 +108,13 @@ def test_more_draws_than_can_be_enumerated_are_drawn_and_their_own_error_is_in_t
         assert not found.exact
         values.append(found.accuracies.mean())
         errors.append(found.accuracies.std() / np.sqrt(len(found.accuracies)))
-    # Of the same images: nothing but the draws.
+    # The images are fixed, so that only the draws vary.
     assert np.std(values) == pytest.approx(np.mean(errors), rel=0.6)
     assert few_shot_se(found, y, 1 / 3) > errors[-1]
 
 
-def test_class_means_that_are_equally_near_share_an_image():
-    # A constant layer, and pairs of equal images in two classes: no order of classes or rows is favoured.
+def test_tied_class_means_share_an_image():
+    # Neither a constant layer nor duplicates in two classes favour an order of classes or rows.
     y = np.repeat([0, 1, 2], [4, 6, 5])
     assert NearestMeans(centred(np.full((15, 3), 0.3, np.float32)), y).classify(1, 0).accuracies.mean() == (
         pytest.approx(1 / 3)
@@ -130,7 +130,7 @@ def test_class_means_that_are_equally_near_share_an_image():
 
 
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=4), st.integers(1, 2), st.integers(0, 99))
-def test_draws_are_different_images_of_the_class_and_the_subset(sizes: list[int], shots: int, seed: int):
+def test_draws_are_distinct_images_of_class_and_subset(sizes: list[int], shots: int, seed: int):
     index = np.repeat(np.arange(len(sizes)), sizes)
     rng = np.random.default_rng(seed)
     subsets = rng.random((len(index), 3)) < 0.9

@@ -19,7 +19,7 @@ def blobs(sizes: list[int], spread: float = 1.0, D: int = 8, seed: int = 0) -> t
 
 
 def right(y: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-    """Whether neighbours have their image's label, where no two vectors are equal."""
+    """Whether neighbours have their image's label, without duplicate vectors."""
     return hits(y, neighbors, np.arange(len(y)))
 
 
@@ -27,7 +27,7 @@ labels = arrays(np.int64, st.integers(4, 40), elements=st.integers(0, 4))
 
 
 @given(labels, st.randoms(use_true_random=False))
-def test_clusterings_equal_scikit_learn_and_ignore_names(y: np.ndarray, random):
+def test_clustering_metrics_equal_scikit_learn_and_ignore_label_names(y: np.ndarray, random):
     clusters = np.array([random.randrange(3) for _ in y])
     if len(np.unique(y)) < 2:
         assert formulas.nmi(y, clusters) is formulas.ami(y, clusters) is formulas.ari(y, clusters) is None
@@ -38,7 +38,7 @@ def test_clusterings_equal_scikit_learn_and_ignore_names(y: np.ndarray, random):
     assert formulas.nmi(y * 7 + 3, 2 - clusters) == pytest.approx(formulas.nmi(y, clusters), abs=1e-12)
 
 
-def test_one_cluster_tells_nothing():
+def test_a_single_cluster_scores_0():
     y = np.array([0, 0, 1, 1])
     assert (
         formulas.nmi(y, np.zeros(4, int)) == formulas.ami(y, np.zeros(4, int)) == formulas.ari(y, np.zeros(4, int)) == 0
@@ -51,7 +51,7 @@ def test_neighbour_metrics_by_hand():
     assert formulas.knn_purity(y, found, 3) == pytest.approx((2 + 2 + 2 + 0) / 12)
     assert formulas.knn_purity(y, found, 3, divisor=500) == pytest.approx(6 / 4 / 500)
     assert formulas.nn1(y, found) == pytest.approx(2 / 4)
-    # The fourth image is alone in its class: R = 0, it doesn't count.
+    # The fourth image has a singleton class: R = 0, so that it doesn't count.
     assert formulas.r_precision(y, found) == pytest.approx((1 / 2 + 2 / 2 + 1 / 2) / 3)
 
 
@@ -75,7 +75,7 @@ def test_r_precision_reaches_one_for_uneven_classes_and_equals_purity_for_even_o
     assert formulas.r_precision(y, found) == pytest.approx(formulas.knn_purity(y, found, 9))
 
 
-def test_what_is_not_defined_is_none():
+def test_undefined_metrics_are_none():
     one, few = np.zeros(4, int), np.ones((4, 2), bool)
     assert formulas.knn_purity(one, few, 2) is formulas.nn1(one, few) is formulas.r_precision(one, few) is None
     assert formulas.r_precision(np.arange(4), few) is None

@@ -20,7 +20,7 @@ def test_effective_rank_counts_directions():
     assert health.effective_rank(np.zeros((5, 3), np.float32)) is None
 
 
-def test_starts_that_agree_and_that_do_not():
+def test_start_agreement_by_hand():
     same = np.array([[0, 0, 1, 1], [1, 1, 0, 0]])
     assert health.start_agreement(same) == 1.0
     assert health.start_agreement(np.array([[0, 0, 1, 1], [0, 1, 0, 1]])) == -0.5
@@ -29,7 +29,7 @@ def test_starts_that_agree_and_that_do_not():
 
 
 @pytest.mark.parametrize("K", [1, 2, 9])
-def test_their_agreement_is_scikit_learns(K: int):
+def test_start_agreement_equals_scikit_learn(K: int):
     labels = np.random.default_rng(K).integers(0, K, (4, 50)).astype(np.int32)
     pairs = [adjusted_rand_score(a, b) for i, a in enumerate(labels) for b in labels[:i]]
     assert health.start_agreement(labels) == pytest.approx(np.mean(pairs), abs=1e-12)
@@ -41,14 +41,14 @@ def test_the_number_of_separated_classes_is_found(K: int):
     assert health.estimated_classes(X, SklearnBackend(), 0, 10) == K
 
 
-def test_the_estimate_is_scikit_learns_silhouette():
+def test_the_estimate_maximises_scikit_learns_silhouette():
     X, _ = blobs([40, 30, 35], spread=1.2)
     backend = SklearnBackend()
     theirs = {k: silhouette_score(X, backend.kmeans(X, k, 3, 0).best) for k in range(2, 9)}
     assert health.estimated_classes(X, backend, 0, 8) == max(theirs, key=lambda k: theirs[k])
 
 
-def test_estimates_of_what_has_no_classes():
+def test_estimates_without_classes():
     backend = SklearnBackend()
     assert health.estimated_classes(np.ones((10, 2), np.float32), backend, 0, 5) is None
     assert health.estimated_classes(np.eye(2, dtype=np.float32), backend, 0, 5) is None

@@ -31,7 +31,7 @@ def test_subsets_are_clustered_as_well_as_scikit_learn_does(spread: float):
         assert min(agree) == 1.0
 
 
-def test_clusters_are_a_fixed_point_and_hang_on_the_subset_alone():
+def test_clusters_are_a_fixed_point_and_depend_on_the_subset_alone():
     X, y = blobs([40, 60, 50], spread=1.0)
     halves = draw_halves(y, 20, 0)
     found = kmeans_on_subsets(X, halves, 3, 2, 1)

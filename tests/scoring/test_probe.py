@@ -19,7 +19,7 @@ def linear_probe(*arguments, **options) -> float | None:
 @pytest.mark.parametrize(("spread", "D"), [(1.0, 6), (2.0, 20), (3.0, 40)])
 def test_the_probe_is_nested_cross_validation(spread: float, D: int):
     X, y = blobs([80, 60, 70], spread=spread, D=D)
-    # Of equal accuracies GridSearchCV takes the first, as the probe does: the strongest penalty.
+    # Among equal accuracies both GridSearchCV and the probe select the first: the strongest penalty.
     grid = {"logisticregression__C": list(STRENGTHS)}
     model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-6, max_iter=2000))
     nested = GridSearchCV(model, grid, cv=StratifiedKFold(3, shuffle=True, random_state=1))

@@ -11,7 +11,7 @@ from raysep.config.registry import METRICS
 from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.backends.torch import TorchBackend
 from raysep.scoring.cache import LayerScores
-from raysep.scoring.scoring import score_layer, score_layer_somewhere
+from raysep.scoring.scoring import score_layer, score_layer_with_fallback
 from tests.scoring.test_formulas import blobs
 
 
@@ -22,7 +22,7 @@ def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
     return {score.metric: score.measured.value for score in scores}
 
 
-def test_the_paper_protocol_is_direct_calls_of_scikit_learn():
+def test_the_paper_protocol_equals_direct_calls_of_scikit_learn():
     X, y = blobs([220, 200, 250], spread=1.5)
     found = values(X, y, "paper")
     clusters = KMeans(3, init="k-means++", n_init=1, random_state=42).fit(X).labels_
@@ -38,7 +38,7 @@ def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
     assert scores[0].measured.value == pytest.approx(19 / 500)
 
 
-def test_the_default_protocol_takes_the_best_of_ten_starts_and_what_the_smallest_class_allows():
+def test_the_default_protocol_uses_the_best_of_ten_starts_and_k_of_the_smallest_class():
     X, y = blobs([30, 50], spread=1.0)
     scores = {
         s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnBackend(), ScoreConfig(seed=3))
@@ -73,7 +73,7 @@ def test_shared_metrics_are_computed_once_for_both_protocols():
     assert together[0].value == together[1].value == alone.value
 
 
-def test_every_score_comes_with_its_certainty():
+def test_every_score_has_interval_halves_and_chance_level():
     X, y = blobs([40, 44, 41], spread=1.5)
     wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
     for score in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(resamples=40)):
@@ -82,12 +82,12 @@ def test_every_score_comes_with_its_certainty():
         assert found.halves.shape == (20, 2)
         assert found.se >= 0
         assert found.halves.mean() == pytest.approx(found.value, abs=0.2), score.metric
-        # The paper divides by 500 whatever the class sizes: all 124 others are neighbours here.
+        # Protocol `paper` counts all 124 other images as neighbours here, and divides by 500.
         assert found.shuffled < found.value or score.protocol == "paper", score.metric
         assert (found.starts_sd is not None) == (score.metric in {"nmi", "ami", "ari"})
 
 
-def test_no_resamples_are_no_intervals():
+def test_without_resamples_there_are_no_intervals():
     X, y = blobs([30, 30])
     for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
         none = score_layer(X, y, [("default", metric)], SklearnBackend(), ScoreConfig(resamples=0))[0].measured
@@ -95,19 +95,19 @@ def test_no_resamples_are_no_intervals():
         assert none.interval is none.halves is none.se is None
 
 
-def test_a_tiny_class_costs_only_what_can_not_be_computed():
+def test_a_tiny_class_makes_only_some_metrics_undefined():
     X, y = blobs([60, 50, 3], spread=1.0)
     wanted = [("default", metric) for metric in METRICS]
     found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig())}
-    # A probe needs four images of a class; five can't be labelled of three.
+    # The probe needs four images per class, few-shot more than `shots`.
     undefined = {"linear_probe", "few_shot_5", "few_shot_10", "few_shot_20"}
-    assert {metric for metric, one in found.items() if one.value is None} == undefined
+    assert {metric for metric, measured in found.items() if measured.value is None} == undefined
     for metric in set(METRICS) - undefined:
-        one = found[metric]
-        assert one.interval[0] <= one.value <= one.interval[1], metric
-        # Two images of three can't be labelled in half of them.
-        assert (one.halves is None) == (metric == "few_shot_2"), metric
-    # Nothing but tiny classes: halves of them say nothing.
+        measured = found[metric]
+        assert measured.interval[0] <= measured.value <= measured.interval[1], metric
+        # Half of three images is too few for two labelled ones.
+        assert (measured.halves is None) == (metric == "few_shot_2"), metric
+    # Only tiny classes: no split-halves.
     tiny = score_layer(*blobs([3, 3, 3, 3]), [("default", "nmi")], SklearnBackend(), ScoreConfig())[0].measured
     assert tiny.value is not None
     assert tiny.interval is tiny.se is None
@@ -146,7 +146,7 @@ def test_more_separation_scores_higher():
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_a_layer_with_values_that_are_not_finite_has_no_scores(broken: float):
+def test_a_layer_with_nonfinite_values_has_no_scores(broken: float):
     X, y = blobs([20, 20])
     X[3, 2] = broken
     assert set(values(X, y).values()) == {None}
@@ -160,8 +160,8 @@ def test_one_class_and_constant_features():
     assert constant["linear_probe"] == 0.5
 
 
-class Small(TorchBackend):
-    """A GPU that has no room for this layer."""
+class FullGpu(TorchBackend):
+    """A GPU backend that runs out of memory."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -174,24 +174,26 @@ class Small(TorchBackend):
 @pytest.mark.parametrize(
     "error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
 )
-def test_a_layer_that_a_gpu_has_no_memory_for_is_scored_on_the_cpu_and_says_so(error: Exception):
+def test_scoring_falls_back_to_the_cpu_when_gpu_memory_runs_out(error: Exception):
     X, y = blobs([30, 30])
-    given_up: list[int] = []
+    fallbacks: list[int] = []
 
     def scored(backends: list) -> list:
-        return score_layer_somewhere(X, y, [("default", "nn1")], backends, ScoreConfig(), lambda: given_up.append(1))
+        return score_layer_with_fallback(
+            X, y, [("default", "nn1")], backends, ScoreConfig(), lambda: fallbacks.append(1)
+        )
 
-    (score,) = scored([Small(error), SklearnBackend()])
+    (score,) = scored([FullGpu(error), SklearnBackend()])
     assert score.backend == "sklearn"
     assert score.measured.value == values(X, y, metrics=["nn1"])["nn1"]
-    assert given_up == [1]
+    assert fallbacks == [1]
     with pytest.raises(type(error)):
-        scored([Small(error)])
+        scored([FullGpu(error)])
     with pytest.raises(ValueError, match="other"):
-        scored([Small(ValueError("other")), SklearnBackend()])
+        scored([FullGpu(ValueError("other")), SklearnBackend()])
 
 
-def test_both_protocols_share_what_they_would_both_compute():
+def test_both_protocols_share_equal_intermediates():
     X, y = blobs([30, 30])
     backend, shared = SklearnBackend(), {}
     calls: list[int] = []
@@ -202,13 +204,13 @@ def test_both_protocols_share_what_they_would_both_compute():
     assert calls == [1]
 
 
-def test_what_is_told_of_x_is_told_of_it_as_it_came():
-    # Around their mean, which is that of two large rows, the first two are the same in float32.
+def test_diagnostics_of_x_use_the_unmodified_x():
+    # Mean-centring makes the first two rows equal in float32.
     X = np.array([[1e-9], [2e-9], [1], [-3]] * 2, np.float32)
     X[4:] += 1
     y = np.arange(8) % 2
     wanted = [("default", "nn1"), (DIAGNOSTIC, "duplicate_rows")]
     alone = score_layer(X, y, wanted[1:], SklearnBackend(), ScoreConfig())[0].measured.value
-    given = score_layer(X.copy(), y, wanted, TorchBackend(), ScoreConfig(), own=True)
-    assert [score.metric for score in given] == ["nn1", "duplicate_rows"]
-    assert given[1].measured.value == alone
+    overwritten = score_layer(X.copy(), y, wanted, TorchBackend(), ScoreConfig(), overwrite=True)
+    assert [score.metric for score in overwritten] == ["nn1", "duplicate_rows"]
+    assert overwritten[1].measured.value == alone

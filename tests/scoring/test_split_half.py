@@ -22,7 +22,7 @@ def test_halves_are_stratified_and_even(sizes: list[int], splits: int, seed: int
     np.testing.assert_array_equal(in_a, split_half.draw_halves(y, 2 * splits, seed))
 
 
-def test_neighbours_within_a_half_are_those_of_a_search_in_it():
+def test_the_nearest_neighbour_within_a_half_equals_a_search_in_it():
     X, y = blobs([30, 40], spread=2.0)
     N, in_a = len(y), split_half.draw_halves(y, 20, 0)
     neighbors = SklearnBackend().neighbors(X, N - 1)
@@ -33,7 +33,7 @@ def test_neighbours_within_a_half_are_those_of_a_search_in_it():
             assert nearest[split, half] == pytest.approx((y[members][own] == y[members]).mean())
 
 
-def test_purity_within_a_half_is_of_the_neighbours_that_are_in_it():
+def test_purity_within_a_half_counts_its_neighbours_alone():
     X, y = blobs([30, 40], spread=2.0)
     in_a, k = split_half.draw_halves(y, 20, 0), np.where(np.arange(70) % 3 == 0, 20, 10)
     neighbors = SklearnBackend().neighbors(X, 25)
@@ -54,7 +54,7 @@ def test_purity_within_a_half_is_of_the_neighbours_that_are_in_it():
             assert some[split, half] == pytest.approx(expected, abs=1e-6)
 
 
-def test_means_of_halves_meet_in_the_mean_of_all():
+def test_the_means_of_both_halves_average_to_the_total_mean():
     y = np.repeat([0, 1], 10)
     per_image = np.random.default_rng(0).random(20)
     found = split_half.mean_on_halves(per_image, split_half.draw_halves(y, 40, 0))
@@ -75,11 +75,11 @@ def test_agreement_equals_scikit_learn():
     for row, (a, b) in enumerate(zip(labels, clusters, strict=True)):
         assert found["nmi"][row] == pytest.approx(reference.normalized_mutual_info_score(a, b))
         assert found["ari"][row] == pytest.approx(reference.adjusted_rand_score(a, b))
-        # One chance term for all tables, whose margins differ more here than those of halves do.
+        # The tables share a chance term, though their margins differ more than those of halves.
         assert found["ami"][row] == pytest.approx(reference.adjusted_mutual_info_score(a, b), abs=0.01)
 
 
-def test_clusters_of_halves_find_what_clusters_of_all_find():
+def test_halves_of_separated_classes_are_clustered_perfectly():
     X, y = blobs([40, 40, 40], spread=0.3)
     in_a = split_half.draw_halves(y, 20, 0)
     assert (split_half.clusters_on_halves(X, y, 3, in_a, 0)["nmi"] == 1).all()
@@ -87,7 +87,7 @@ def test_clusters_of_halves_find_what_clusters_of_all_find():
     assert (split_half.clusters_on_halves(wide, y, 3, in_a, 0)["ari"] == 1).all()
 
 
-def test_few_shot_on_halves_is_of_each_half():
+def test_few_shot_on_halves_has_a_value_per_half():
     X, y = blobs([40, 40, 40], spread=1.5)
     in_a = split_half.draw_halves(y, 20, 0)
     found = split_half.few_shot_on_halves(NearestMeans(X, y), 5, in_a, 0)

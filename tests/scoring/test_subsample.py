@@ -13,7 +13,7 @@ from tests.scoring.test_formulas import blobs
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 999))
-def test_of_each_class_its_share(sizes: list[int], M: int, seed: int):
+def test_stratified_samples_are_proportional(sizes: list[int], M: int, seed: int):
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     chosen = subsample.stratified(y, M, seed)
     if len(y) <= M:
@@ -25,14 +25,14 @@ def test_of_each_class_its_share(sizes: list[int], M: int, seed: int):
         assert abs((y[chosen] == label).sum() - M * size / len(y)) <= 1
 
 
-def test_every_image_is_as_likely_as_every_other():
+def test_every_image_has_the_same_probability():
     y = np.repeat([0, 1, 2], [3, 10, 7])
     times = sum(np.bincount(subsample.stratified(y, 6, seed), minlength=20) for seed in range(3000))
     assert times / 3000 == pytest.approx(6 / 20, abs=0.04)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(1, 6))
-def test_no_class_is_left_out(sizes: list[int], M: int, least: int):
+def test_balanced_samples_contain_every_class(sizes: list[int], M: int, least: int):
     y = np.repeat(np.arange(len(sizes)), sizes)
     chosen = subsample.balanced(y, M, least, 0)
     if chosen is None:
@@ -43,7 +43,7 @@ def test_no_class_is_left_out(sizes: list[int], M: int, least: int):
         assert min(size, least) <= count <= max(least, M * size / len(y) + 1)
 
 
-def test_a_draw_without_labels():
+def test_uniform_samples():
     assert subsample.uniform(5, 5, 0) is None
     chosen = subsample.uniform(50, 20, 0)
     assert len(set(chosen)) == 20
@@ -51,7 +51,7 @@ def test_a_draw_without_labels():
 
 
 @pytest.mark.slow
-def test_scores_of_a_sample_are_those_of_all_and_their_intervals_wider():
+def test_scores_of_a_sample_are_unbiased_with_wider_intervals():
     X, y = blobs([600] * 4, spread=1.2, D=8)
     wanted = [("default", metric) for metric in METRICS]
     whole = {s.metric: s.measured for s in score_layer(X, y, wanted, TorchBackend(), ScoreConfig(resamples=60))}
@@ -71,17 +71,17 @@ def test_scores_of_a_sample_are_those_of_all_and_their_intervals_wider():
     for metric in METRICS:
         values = np.array([scores[metric].value for scores in drawn])
         error = values.std(ddof=1) / np.sqrt(len(values))
-        # Centres that k-means finds on an eighth of the images are a little worse; all else is unbiased, with other
-        # draws of labelled images in each.
+        # k-means centres from an eighth of the images are slightly worse. The other metrics are unbiased; few-shot
+        # draws differ.
         least = 0.03 if metric in {"nmi", "ami", "ari"} else 0.02 if metric.startswith("few_shot") else 0.002
         assert values.mean() == pytest.approx(whole[metric].value, abs=max(4 * error, least)), metric
     for metric in ("nn1", "knn_purity", "r_precision"):
-        # 300 of 2,400 images: the interval says what that costs.
+        # 300 of 2,400 images give larger standard errors.
         assert np.mean([scores[metric].se for scores in drawn]) > 1.3 * whole[metric].se, metric
         assert all(scores[metric].halves.shape == whole[metric].halves.shape for scores in drawn)
 
 
-def test_halves_of_a_sample_have_every_class_and_queries_are_fewer_where_neighbours_are_many(
+def test_halved_samples_contain_every_class_and_many_neighbours_reduce_the_queries(
     monkeypatch: pytest.MonkeyPatch,
 ):
     X, y = blobs([2000, 2000, 5], spread=1.0, D=2)

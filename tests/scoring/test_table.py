@@ -22,13 +22,13 @@ def rows(task: Task = TASK) -> list[dict]:
     return task.rows([Score(p, m, measured, 10, "sklearn", 0.1) for p, m in task.wanted])
 
 
-def test_rows_come_back_in_order_with_unknowns_as_none(tmp_path: Path):
-    run = Storage(str(tmp_path))
-    assert table.read(run) == []
-    table.write(run, rows())
-    found = table.read(run)
+def test_rows_are_read_in_order_with_undefined_values_as_none(tmp_path: Path):
+    store = Storage(str(tmp_path))
+    assert table.read(store) == []
+    table.write(store, rows())
+    found = table.read(store)
     assert [row["metric"] for row in found] == ["ari", "nmi"]
-    names = table.read(run, names_only=True)
+    names = table.read(store, names_only=True)
     assert [set(row) for row in names] == [set(table.NAMES)] * 2
     assert table.missing([TASK], names) == []
     assert found[0]["seed"] == 7
@@ -38,7 +38,7 @@ def test_rows_come_back_in_order_with_unknowns_as_none(tmp_path: Path):
     assert set(found[0]) == set(table.SCHEMA.names)
 
 
-def test_only_what_is_missing_is_left():
+def test_only_missing_scores_remain():
     assert table.missing([TASK], rows()) == []
     assert table.missing([TASK], [])[0].wanted == WANTED
     assert table.missing([TASK], rows()[:1])[0].wanted == [("default", "ari")]

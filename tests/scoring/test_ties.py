@@ -23,7 +23,7 @@ def scores(X: np.ndarray, y: np.ndarray, backend: Backend | None = None) -> dict
 
 
 def over_all_orders(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Each metric's mean over all orders of the rows, where equal distances come in the order of the rows."""
+    """Mean of each metric over all row orders, where ties are sorted by row."""
     sizes = np.bincount(y)
     found: dict[str, list[float]] = {metric: [] for metric in NEIGHBOUR_METRICS}
     for order in itertools.permutations(range(len(y))):
@@ -44,15 +44,15 @@ def over_all_orders(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("backend", [SklearnBackend(), TorchBackend()], ids=["sklearn", "torch"])
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 2), min_size=5, max_size=5), st.integers(0, 9))
-def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, places: list[int], seed: int):
-    # Three vectors at different distances from each other: nothing but equal vectors is equally near.
-    X, y = np.array([[0.0], [1.0], [3.5]])[places], np.random.default_rng(seed).permutation([0, 0, 0, 1, 1])
+def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, rows: list[int], seed: int):
+    # Three vectors at different distances: only duplicates tie.
+    X, y = np.array([[0.0], [1.0], [3.5]])[rows], np.random.default_rng(seed).permutation([0, 0, 0, 1, 1])
     expected = over_all_orders(X, y)
     for metric, value in scores(X, y, backend).items():
         assert value == pytest.approx(expected[metric], abs=1e-6), metric
 
 
-def test_a_constant_layer_has_chance_level_and_so_have_twins_in_other_classes():
+def test_constant_layers_and_duplicates_across_classes():
     y = np.repeat([0, 1, 2], [5, 9, 6])
     found = scores(np.full((20, 4), 0.7), y)
     assert found["nn1"] == pytest.approx(chance_level.of_neighbors(y))
@@ -60,7 +60,7 @@ def test_a_constant_layer_has_chance_level_and_so_have_twins_in_other_classes():
     # Zeros of either sign are equal.
     signs = np.random.default_rng(0).choice([-0.0, 0.0], (20, 4))
     assert scores(signs, y)["nn1"] == pytest.approx(chance_level.of_neighbors(y))
-    # Each image twice, in two classes: the nearest is never of its own class.
+    # Each image twice, in two classes: the nearest neighbour has always the other class.
     X = np.random.default_rng(0).normal(size=(10, 3))
     assert scores(np.concatenate([X, X]), np.repeat([0, 1], 10))["nn1"] == 0
 
@@ -89,6 +89,6 @@ def test_groups_and_shares_of_some_queries():
     groups = ties.groups_of(np.array([[1, 1], [1, 1], [1, 1], [2, 2], [3, 3]], np.float32))
     assert groups.tolist() == [0, 0, 0, 3, 4]
     found = ties.hits(y, np.array([[1, 2], [3, 0]]), groups, np.array([0, 4]))
-    # Of the two others that are equal to the first image one has its label; of the three before the fifth two.
+    # The first image has two duplicates, one with its label; the fifth has three tied neighbours, two with its label.
     np.testing.assert_allclose(found, [[0.5, 0.5], [0, 2 / 3]])
     assert ties.hits(y, np.array([[3], [3], [3], [4], [3]]), groups).dtype == bool

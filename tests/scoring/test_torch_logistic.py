@@ -28,22 +28,22 @@ def folds(N: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("D", "spread"), [(5, 1.5), (60, 3.0), (300, 4.0)])
 @pytest.mark.parametrize("block", [1000, 2**24], ids=["blocks", "one block"])
-def test_every_problem_is_scikit_learns(D: int, spread: float, block: int, monkeypatch: pytest.MonkeyPatch):
+def test_every_problem_equals_scikit_learn(D: int, spread: float, block: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch_logistic, "BLOCK_BYTES", block)
     X, y = blobs([70, 60, 80], spread=spread, D=D)
     training = folds(len(y))
     predicted = fits(X, y, training).predicted.numpy()
     for fold, rows in enumerate(training):
         scaler = StandardScaler().fit(X[rows])
-        for place, C in enumerate(STRENGTHS):
+        for position, C in enumerate(STRENGTHS):
             model = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(scaler.transform(X[rows]), y[rows])
-            ours = predicted[fold * len(STRENGTHS) + place]
+            ours = predicted[fold * len(STRENGTHS) + position]
             assert (ours == model.predict(scaler.transform(X))).mean() > 0.97
             accuracy = (model.predict(scaler.transform(X[~rows])) == y[~rows]).mean()
             assert (ours[~rows] == y[~rows]).mean() == pytest.approx(accuracy, abs=0.03)
 
 
-def test_leading_directions_are_enough_to_start_from(monkeypatch: pytest.MonkeyPatch):
+def test_leading_eigenvectors_suffice_as_preconditioner(monkeypatch: pytest.MonkeyPatch):
     X, y = blobs([70, 60, 80], spread=4.0, D=120)
     whole = fits(X, y, folds(len(y))).predicted
     monkeypatch.setattr(torch_logistic, "ALL_DIRECTIONS", 64)
@@ -53,7 +53,7 @@ def test_leading_directions_are_enough_to_start_from(monkeypatch: pytest.MonkeyP
 
 
 def test_the_loss_never_rises_and_few_iterations_are_enough():
-    # Features that say nearly the same: what makes plain L-BFGS slow.
+    # Strongly correlated features slow down L-BFGS without a preconditioner.
     rng = np.random.default_rng(0)
     X, y = blobs([70, 60, 80], spread=2.0, D=40)
     X = (X @ rng.normal(size=(40, 40)) * np.geomspace(1, 1e-2, 40) @ rng.normal(size=(40, 40))).astype(np.float32)

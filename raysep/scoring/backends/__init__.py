@@ -1,4 +1,4 @@
-"""Backends: scikit-learn, the reference; torch, with shared work; cuML. Each module here defines one, of its own name.
+"""Backends: scikit-learn (the reference), torch (batched) and cuML. Each module defines the backend of its name.
 
 A backend is a class with the methods of `scoring.backend.Backend`, registered by `@backend`.
 """
@@ -15,7 +15,7 @@ B = TypeVar("B", bound=type[Backend])
 
 
 def backend(name: str) -> Callable[[B], B]:
-    """Register a class of backends. Raises ValueError for a name that is taken."""
+    """Register a backend class. Raises ValueError if the name is taken."""
 
     def register(kind: B) -> B:
         BACKENDS.add(name, kind)
@@ -25,14 +25,13 @@ def backend(name: str) -> Callable[[B], B]:
 
 
 def open_backend(name: BackendName) -> Backend:
-    """The backend for a configured name.
+    """Create the backend of a configured name.
 
-    `auto` takes cuML where a GPU and the package are there, else torch, on the GPU if there is one. On CPUs torch was
-    never slower than scikit-learn, from 100 x 16 to 5,000 x 384, so that no size needs the other
-    (`jobs/benchmarks/scoring.py --part sizes`).
+    `auto` selects cuML where both a GPU and the package exist, else torch, on the GPU if there is one. On CPUs torch
+    was never slower than scikit-learn, from 100 x 16 to 5,000 x 384 (`jobs/benchmarks/scoring.py --part sizes`).
 
     Raises:
-        UsageError: the backend can't be used in this process, and why.
+        UsageError: this process can't use the backend; the message says why.
     """
     if name == "auto":
         name = "torch" if BACKENDS["cuml"].problem() else "cuml"
@@ -44,7 +43,7 @@ def open_backend(name: BackendName) -> Backend:
 
 
 def open_with_fallback(name: BackendName) -> list[Backend]:
-    """The backend, and behind one on a GPU torch on the CPU. Raises as `open_backend`."""
+    """The configured backend and, if it uses a GPU, torch on the CPU as fallback. Raises as `open_backend`."""
     first = open_backend(name)
     if not first.gpu:
         return [first]
@@ -54,14 +53,14 @@ def open_with_fallback(name: BackendName) -> list[Backend]:
 
 
 def may_use_gpu(name: BackendName) -> bool:
-    """Whether a GPU is of use to a backend."""
+    """Whether a backend can use a GPU."""
     return name == "auto" or bool(BACKENDS[name].uses_gpu)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a library ran out of memory: torch and RMM raise a type, CUDA's libraries say so in words."""
+    """Whether an error means out of memory: torch and RMM raise a type, CUDA's libraries only a message."""
     import torch
 
     text = str(error).lower()
-    words = isinstance(error, RuntimeError) and ("out of memory" in text or "alloc_failed" in text)
-    return words or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    in_message = isinstance(error, RuntimeError) and ("out of memory" in text or "alloc_failed" in text)
+    return in_message or isinstance(error, MemoryError | torch.OutOfMemoryError)

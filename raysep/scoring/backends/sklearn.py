@@ -1,4 +1,4 @@
-"""The reference: scikit-learn on the CPUs that the process may use."""
+"""The reference backend: scikit-learn on the CPUs available to the process."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts, drop
 from raysep.scoring.backends import backend
 from raysep.scoring.centring import centred
 
-# Rows whose distances are held at once.
+# Rows per block of the inertia computation.
 BLOCK = 4096
 
 
 @backend("sklearn")
 class SklearnBackend:
-    """Calls of scikit-learn, one after another. Every other backend is held to it."""
+    """Calls scikit-learn directly. All other backends are tested against it."""
 
     uses_gpu: ClassVar[bool] = False
     name, gpu = "sklearn", False
@@ -27,70 +27,70 @@ class SklearnBackend:
 
     @staticmethod
     def problem() -> str | None:
-        """None: scikit-learn is always there."""
+        """Return None: scikit-learn is a dependency."""
         return None
 
-    def place(self, X: Matrix, own: bool = False) -> Matrix:  # noqa: ARG002  (nothing is changed)
-        """As it is: scikit-learn centres for itself."""
+    def to_device(self, X: Matrix, overwrite: bool = False) -> Matrix:  # noqa: ARG002  (X stays unmodified)
+        """Return X itself: scikit-learn centres where needed."""
         return X
 
-    def rows(self, placed: Matrix) -> Matrix:
-        """A centred copy."""
-        moved: Matrix = centred(placed)
-        return moved
+    def rows(self, on_device: Matrix) -> Matrix:
+        """Return a mean-centred copy."""
+        rows: Matrix = centred(on_device)
+        return rows
 
-    def kmeans(self, placed: Matrix, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
-        """`sklearn.cluster.KMeans` with k-means++ starts, otherwise its defaults.
+    def kmeans(self, on_device: Matrix, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
+        """Run `sklearn.cluster.KMeans` once per k-means++ start, otherwise with its defaults.
 
-        One random state goes through all starts, as it does inside scikit-learn: the first one is that of
-        `n_init=1`, and the best one that of `n_init`, to the digit, unless others are as good.
+        All starts share one random state, as inside scikit-learn: the first start equals `n_init=1`, and the best
+        one equals `n_init` exactly, unless several are equally good.
         """
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
 
         state = np.random.RandomState(seed)
-        of = placed if sample is None else placed[sample]
+        fitted = on_device if sample is None else on_device[sample]
         with warnings.catch_warnings():
-            # Fewer distinct rows than clusters: the clusters found are what there is to find.
+            # Expected with fewer distinct rows than clusters.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            models = [KMeans(K, init="k-means++", n_init=1, random_state=state).fit(of) for _ in range(n_init)]
+            models = [KMeans(K, init="k-means++", n_init=1, random_state=state).fit(fitted) for _ in range(n_init)]
         self.iterations += sum(int(model.n_iter_) for model in models)
-        labels = [model.labels_ if sample is None else model.predict(placed) for model in models]
-        inertia = [_inertia(placed, m.cluster_centers_, found) for m, found in zip(models, labels, strict=True)]
+        labels = [model.labels_ if sample is None else model.predict(on_device) for model in models]
+        inertia = [_inertia(on_device, m.cluster_centers_, each) for m, each in zip(models, labels, strict=True)]
         return Starts(np.stack(labels), np.array(inertia))
 
-    def neighbors(self, placed: Matrix, k: int, queries: Positions | None = None) -> Positions:
-        """`sklearn.neighbors.NearestNeighbors`, brute force: exact in any number of features."""
+    def neighbors(self, on_device: Matrix, k: int, queries: Positions | None = None) -> Positions:
+        """Search by brute force (`sklearn.neighbors.NearestNeighbors`), which is exact in any number of features."""
         from sklearn.neighbors import NearestNeighbors
 
         if queries is None:
-            found: NDArray[np.int64] = (
-                NearestNeighbors(n_neighbors=k, algorithm="brute").fit(placed).kneighbors(return_distance=False)
+            neighbors: NDArray[np.int64] = (
+                NearestNeighbors(n_neighbors=k, algorithm="brute").fit(on_device).kneighbors(return_distance=False)
             )
-            return found
-        model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(placed)
-        return drop_self(model.kneighbors(placed[queries], return_distance=False), queries)
+            return neighbors
+        model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(on_device)
+        return drop_self(model.kneighbors(on_device[queries], return_distance=False), queries)
 
-    def predict(self, placed: Matrix, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
-        """`sklearn.linear_model.LogisticRegression` (L-BFGS), each fit started from the one before."""
+    def predict(self, on_device: Matrix, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
+        """Fit `sklearn.linear_model.LogisticRegression` (L-BFGS) along the penalties, with warm starts."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
-        found = []
+        predictions = []
         for fold in folds:
-            scaler = StandardScaler().fit(placed[fold.train])
-            X, X_test = scaler.transform(placed[fold.train]), scaler.transform(placed[fold.test])
+            scaler = StandardScaler().fit(on_device[fold.train])
+            X, X_test = scaler.transform(on_device[fold.train]), scaler.transform(on_device[fold.test])
             model = LogisticRegression(warm_start=True, tol=1e-3, max_iter=200)
             with warnings.catch_warnings():
-                # Weak penalties on separable classes go on improving the loss long after the predictions stand.
+                # With weak penalties on separable classes the loss still falls long after the predictions are stable.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                paths = [model.set_params(C=C).fit(X, y[fold.train]).predict(X_test) for C in fold.strengths]
-            found.append(np.stack(paths))
-        return found
+                by_strength = [model.set_params(C=C).fit(X, y[fold.train]).predict(X_test) for C in fold.strengths]
+            predictions.append(np.stack(by_strength))
+        return predictions
 
 
 def _inertia(X: Matrix, centres: Matrix, labels: Labels) -> float:
-    """Sum of squared distances to the centres, in float64: scikit-learn adds them up in X's own precision."""
+    """Sum of squared distances to the centres, accumulated in float64; scikit-learn accumulates in float32."""
     blocks = [slice(first, first + BLOCK) for first in range(0, len(X), BLOCK)]
     return float(sum(np.square(X[block] - centres[labels[block]]).sum(dtype=np.float64) for block in blocks))

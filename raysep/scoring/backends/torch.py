@@ -1,4 +1,4 @@
-"""The shared-work backend: all starts, all queries and all fits of a layer in few large products, on CPU or GPU."""
+"""The torch backend, on CPU or GPU: batches all k-means starts, neighbour queries and fits of a layer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts
 from raysep.scoring.backends import backend
 from raysep.scoring.centring import centred
 
-# Scores of rows, classes and fits that are held at once.
+# Memory for the logits of the fits that run together.
 FIT_BYTES = 8 * 2**20
 
 
-class Placed:
-    """Rows on the device, and what all fits on them share.
+class OnDevice:
+    """Rows on the device, and their curvature, which all fits share.
 
     Args:
-        rows: (N, D) float32 around their mean.
+        rows: (N, D) float32, mean-centred.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -30,16 +30,16 @@ class Placed:
 
     @cached_property
     def curvature(self) -> torch_logistic.Curvature:
-        """Only where iterations start from: images that a fit isn't trained on have no part in what it finds."""
+        """Curvature of all rows. Only preconditions the fits, so that test rows don't leak into their solutions."""
         return torch_logistic.curvature_of(self.rows)
 
 
 @backend("torch")
 class TorchBackend:
-    """k-means, neighbours and logistic regressions by `torch_kmeans`, `torch_knn` and `torch_logistic`.
+    """Runs `torch_kmeans`, `torch_knn` and `torch_logistic`.
 
     Args:
-        device: a torch device; unset: the GPU of this process, if there is one. Products stay float32 there, not TF32.
+        device: a torch device; unset: the GPU of this process, else the CPU. GPU products are float32, not TF32.
     """
 
     uses_gpu: ClassVar[bool] = True
@@ -52,69 +52,70 @@ class TorchBackend:
 
     @staticmethod
     def problem() -> str | None:
-        """None: torch is always there."""
+        """Return None: torch is a dependency."""
         return None
 
-    def place(self, X: Matrix, own: bool = False) -> Placed:
-        """On the device, around their mean: distances keep their digits."""
-        return Placed(torch.from_numpy(centred(X, X if own else None)).to(self.device))
+    def to_device(self, X: Matrix, overwrite: bool = False) -> OnDevice:
+        """Copy to the device, mean-centred to avoid cancellation in float32 distances."""
+        return OnDevice(torch.from_numpy(centred(X, X if overwrite else None)).to(self.device))
 
-    def rows(self, placed: Placed) -> Matrix:
-        """On the CPU the same memory."""
-        host: Matrix = placed.rows.cpu().numpy()
+    def rows(self, on_device: OnDevice) -> Matrix:
+        """Return the rows on the host; on the CPU without a copy."""
+        host: Matrix = on_device.rows.cpu().numpy()
         return host
 
-    def kmeans(self, placed: Placed, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
-        """The starts of scikit-learn, all at once."""
-        rows = placed.rows
-        # A sample of the rows has a mean near that of all of them: near enough for distances to keep their digits.
-        of = rows if sample is None else rows[torch.from_numpy(sample).to(self.device)]
-        found = torch_kmeans.kmeans(of, K, n_init, seed)
-        self.iterations += found.iterations
+    def kmeans(self, on_device: OnDevice, K: int, n_init: int, seed: int, sample: Positions | None = None) -> Starts:
+        """Run all starts together, with scikit-learn's random draws."""
+        rows = on_device.rows
+        # Not centred again: the sample's mean is near enough to that of all rows to avoid cancellation.
+        fitted = rows if sample is None else rows[torch.from_numpy(sample).to(self.device)]
+        result = torch_kmeans.kmeans(fitted, K, n_init, seed)
+        self.iterations += result.iterations
         if sample is None:
-            return Starts(found.labels.cpu().numpy(), found.inertia)
-        labels = torch_kmeans.assign(rows, found.centres)
-        return Starts(labels.cpu().numpy(), torch_kmeans.inertia(rows, labels, found.centres))
+            return Starts(result.labels.cpu().numpy(), result.inertia)
+        labels = torch_kmeans.assign(rows, result.centres)
+        return Starts(labels.cpu().numpy(), torch_kmeans.inertia(rows, labels, result.centres))
 
-    def neighbors(self, placed: Placed, k: int, queries: Positions | None = None) -> Positions:
-        """Exact, in blocks."""
-        asked = torch.arange(len(placed.rows)) if queries is None else torch.from_numpy(queries)
-        found: Positions = torch_knn.nearest(placed.rows, k, asked.to(self.device)).cpu().numpy()
-        return found
+    def neighbors(self, on_device: OnDevice, k: int, queries: Positions | None = None) -> Positions:
+        """Search exactly, in blocks of queries."""
+        positions = torch.arange(len(on_device.rows)) if queries is None else torch.from_numpy(queries)
+        neighbors: Positions = torch_knn.nearest(on_device.rows, k, positions.to(self.device)).cpu().numpy()
+        return neighbors
 
-    def predict(self, placed: Placed, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
-        """All fits of all folds at once, as far as they fit into memory."""
+    def predict(self, on_device: OnDevice, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
+        """Fit all folds and penalties together, as far as memory allows."""
         classes, index = np.unique(y, return_inverse=True)
-        used = np.unique(np.concatenate([part for fold in folds for part in (fold.train, fold.test)]))
-        rows, whole = placed.rows, np.arange(len(y))
+        used = np.unique(np.concatenate([rows for fold in folds for rows in (fold.train, fold.test)]))
+        rows, selected = on_device.rows, np.arange(len(y))
         if len(used) < len(y):
-            rows, whole = rows[torch.from_numpy(used).to(self.device)], used
-        place = np.empty(len(y), dtype=np.int64)
-        place[whole] = np.arange(len(whole))
-        labels = torch.from_numpy(index[whole]).to(self.device)
-        pieces = list(_pieces(folds, y, len(whole) * len(classes) * 4))
-        parts: list[list[Labels]] = [[] for _ in folds]
-        for some in _in_memory(pieces):
-            training = torch.zeros(len(some), len(whole), dtype=torch.bool)
-            for row, piece in enumerate(some):
-                training[row, torch.from_numpy(place[folds[piece.fold].train])] = True
-            problems = torch_logistic.problems_of(rows, training.to(self.device), [piece.strengths for piece in some])
-            predicted = torch_logistic.fit_predict(rows, labels, len(classes), problems, placed.curvature).cpu().numpy()
+            rows, selected = rows[torch.from_numpy(used).to(self.device)], used
+        position = np.empty(len(y), dtype=np.int64)
+        position[selected] = np.arange(len(selected))
+        labels = torch.from_numpy(index[selected]).to(self.device)
+        pieces = list(_pieces(folds, y, len(selected) * len(classes) * 4))
+        predictions: list[list[Labels]] = [[] for _ in folds]
+        for batch in _in_memory(pieces):
+            training = torch.zeros(len(batch), len(selected), dtype=torch.bool)
+            for row, piece in enumerate(batch):
+                training[row, torch.from_numpy(position[folds[piece.fold].train])] = True
+            problems = torch_logistic.problems_of(rows, training.to(self.device), [piece.strengths for piece in batch])
+            fitted = torch_logistic.fit_predict(rows, labels, len(classes), problems, on_device.curvature).cpu().numpy()
             first = 0
-            for piece in some:
-                own = predicted[first : first + len(piece.strengths), place[folds[piece.fold].test]]
-                parts[piece.fold].append(classes[own])
+            for piece in batch:
+                encoded = fitted[first : first + len(piece.strengths), position[folds[piece.fold].test]]
+                predictions[piece.fold].append(classes[encoded])
                 first += len(piece.strengths)
-        return [np.concatenate(own) for own in parts]
+        return [np.concatenate(labels_of_fold) for labels_of_fold in predictions]
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some of a fold's fits.
+    """A part of a fold's fits.
 
     Attributes:
-        fold: its position.
-        bytes: of the scores of all of them.
+        fold: index of the fold.
+        strengths: C of each fit.
+        bytes: memory for the logits of these fits.
     """
 
     fold: int
@@ -123,24 +124,24 @@ class _Piece:
 
 
 def _pieces(folds: Sequence[Fold], y: Labels, bytes_per_fit: int) -> Iterator[_Piece]:
-    """The fits of all folds, in pieces that are held at once; one fit at least."""
-    most = max(1, FIT_BYTES // bytes_per_fit)
+    """Split the fits of all folds into pieces of at most `FIT_BYTES`, or a single fit."""
+    at_most = max(1, FIT_BYTES // bytes_per_fit)
     for position, fold in enumerate(folds):
-        # scikit-learn has one vector of weights for two classes, where we have two: the same classifier for half the C.
+        # For two classes scikit-learn fits one weight vector and we fit two: half the C gives the same classifier.
         half = 0.5 if len(np.unique(y[fold.train])) == 2 else 1.0
-        for first in range(0, len(fold.strengths), most):
-            own = [half * C for C in fold.strengths[first : first + most]]
-            yield _Piece(position, own, bytes_per_fit * len(own))
+        for first in range(0, len(fold.strengths), at_most):
+            strengths = [half * C for C in fold.strengths[first : first + at_most]]
+            yield _Piece(position, strengths, bytes_per_fit * len(strengths))
 
 
 def _in_memory(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Pieces in groups that are held at once; each group has one at least."""
+    """Group pieces into batches of at most `FIT_BYTES`, or a single piece."""
     groups: list[list[_Piece]] = [[]]
-    held = 0
+    size = 0
     for piece in pieces:
-        if groups[-1] and held + piece.bytes > FIT_BYTES:
+        if groups[-1] and size + piece.bytes > FIT_BYTES:
             groups.append([])
-            held = 0
+            size = 0
         groups[-1].append(piece)
-        held += piece.bytes
+        size += piece.bytes
     return groups
