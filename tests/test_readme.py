@@ -1,16 +1,24 @@
-"""The READMEs against the code: generated tables, links, and the commands in them."""
+"""The READMEs against the code: generated tables, links, paths, and the code blocks in them."""
 
+import ast
 import os
 import re
 import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
+import yaml
 
 from raysep import cli
 from raysep.config import reference
-from raysep.config.load import load_config
+from raysep.config.load import build_config, load_config
+from raysep.report.tables import columns
 from raysep.sweeps.config import SweepConfig, load_sweep
 from tests.conftest import REPOSITORY
 
@@ -25,26 +33,48 @@ GENERATED = {
     "sweep": lambda: reference.table(SweepConfig) + "\n",
     "metrics": reference.metrics,
 }
-BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w*)\n(?P<code>.*?)\n```", re.DOTALL)
-# Commands of a block that other tests run: the README's two, in a fresh clone (`.ci/run`).
-SET_UP = "python3 -m venv"
+BLOCK = re.compile(r"^(?P<before>[^\n]*)\n```(?P<language>\w*)\n(?P<code>.*?)\n```$", re.DOTALL | re.MULTILINE)
+NEEDS = re.compile(r"<!-- needs: .+ -->")
+# `.ci/run` runs the block below it, in a fresh environment.
+TESTS = "<!-- tests -->"
+LONGEST_LINE = 120
+# The first part of a path in the text that is one of the repository, or of the package.
+ROOTS = {path.name for folder in (REPOSITORY, REPOSITORY / "raysep") for path in folder.iterdir() if path.is_dir()}
+
+every_readme = pytest.mark.parametrize("readme", READMES, ids=NAMES)
 
 
-def commands(readme: Path) -> list[tuple[str, str]]:
-    """The line before each block of commands, and its commands, continued lines joined."""
-    found = []
-    for block in BLOCK.finditer(readme.read_text()):
-        if block["language"] in {"", "sh"}:
-            lines = block["code"].replace("\\\n", " ").splitlines()
-            found += [(block["before"], line.split("  #")[0].strip()) for line in lines if line.strip()]
-    return found
+@dataclass
+class Block:
+    """A code block, with the line before it."""
+
+    before: str
+    language: str
+    code: str
+
+    @property
+    def commands(self) -> Iterator[list[str]]:
+        """The words of each command, continued lines joined."""
+        for line in self.code.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def blocks(readme: Path) -> list[Block]:
+    return [Block(**match.groupdict()) for match in BLOCK.finditer(readme.read_text())]
+
+
+def prose(readme: Path) -> str:
+    """The text without code blocks and tables."""
+    text = re.sub(r"^```.*?^```$", "", readme.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
 
 
 def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("readme", READMES, ids=NAMES)
+@every_readme
 def test_generated_tables_are_those_of_the_code(readme: Path):
     text = readme.read_text()
     for name in re.findall(r"<!-- generated: (\w+) -->", text):
@@ -60,32 +90,101 @@ def test_every_generated_table_is_somewhere():
     assert {name for name in GENERATED if f"<!-- generated: {name} -->" not in everything} == set()
 
 
-@pytest.mark.parametrize("readme", READMES, ids=NAMES)
-def test_links_lead_somewhere(readme: Path):
-    links = re.findall(r"\]\((?!http)([^)#\s]+)\)", readme.read_text())
-    assert [link for link in links if not (readme.parent / link).exists()] == []
+@every_readme
+def test_links_lead_to_files_and_headings(readme: Path):
+    for link in re.findall(r"\]\((?!http)([^)\s]+)\)", readme.read_text()):
+        path, _, anchor = link.partition("#")
+        target = readme.parent / path if path else readme
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, link
 
 
-@pytest.mark.parametrize("readme", READMES, ids=NAMES)
-def test_every_command_is_run_or_says_what_it_needs(readme: Path, monkeypatch: pytest.MonkeyPatch):
-    """A command of raysep parses, with its configuration and overrides; what it needs to be run stands above it."""
+@every_readme
+def test_paths_in_the_text_exist(readme: Path):
+    for path in re.findall(r"`([\w.-]+/[\w./-]*)`", prose(readme)):
+        if path.split("/")[0] in ROOTS - {"runs"}:
+            places = (readme.parent, REPOSITORY, REPOSITORY / "raysep")
+            assert any((place / path).exists() for place in places), path
+
+
+def test_functions_on_the_way_to_g_are_in_their_files():
+    text = (REPOSITORY / "raysep" / "README.md").read_text()
+    steps = re.findall(r"`([\w/]+\.py)`[^`;]*\(`([\w.]+)`\)", text)
+    assert len(steps) >= 10
+    for file, name in steps:
+        code = (REPOSITORY / "raysep" / file).read_text()
+        assert re.search(rf"(def|class) {name.rpartition('.')[2]}\b", code), f"{file}: {name}"
+
+
+def test_the_table_of_the_quickstart_has_the_columns_of_the_command():
+    explained = re.findall(r"^\| ([^|]+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    headings = columns(SimpleNamespace(headline_metric="nmi"))
+    assert explained[1 : 1 + len(headings)] == headings
+
+
+@every_readme
+def test_lines_are_not_too_long(readme: Path):
+    assert [line for line in prose(readme).splitlines() if len(line) > LONGEST_LINE] == []
+
+
+@every_readme
+def test_every_block_is_tested_or_says_what_it_needs(readme: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commands say what they need, and parse; YAML is a valid configuration, TOML and Python are well-formed.
+
+    Blocks of `text` are output.
+    """
     monkeypatch.chdir(REPOSITORY)
-    application = typer.main.get_command(cli.app)
-    assert isinstance(application, typer.core.TyperGroup)
-    for before, line in commands(readme):
-        if line.startswith(SET_UP) or not re.match(r"[\w.$]+( |$)", line) or before.startswith("The quickstart took"):
-            continue
-        assert before.startswith("<!-- needs: "), (
-            f"{readme}: {line}: a test has to run it, or a comment say what it needs"
-        )
-        words = shlex.split(line, comments=True)
-        if words[0] == "raysep":
-            command = application.commands[words[1]]
-            context = command.make_context(words[1], words[2:])
-            path = context.params.get("config") or context.params.get("path")
-            if isinstance(path, str) and path.startswith("jobs/"):
-                load = load_sweep if "sweeps" in path else load_config
-                load(path, context.params.get("overrides") or [])
+    found = blocks(readme)
+    assert len(found) * 2 == len(re.findall(r"^```", readme.read_text(), re.MULTILINE)), "a block without a line before"
+    for block in found:
+        if block.language in {"", "sh"}:
+            assert block.before == TESTS or NEEDS.fullmatch(block.before), f"no test runs this block:\n{block.code}"
+            for words in block.commands:
+                check(words)
+        elif block.language == "yaml":
+            build_config(yaml.safe_load(block.code))
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+        elif block.language == "python":
+            ast.parse(block.code)
+        else:
+            assert block.language == "text", block.language
+
+
+def check(words: list[str]) -> None:
+    """A command of raysep parses, with its configuration and overrides; a program of the repository exists."""
+    files = [word for word in words if re.match(r"(jobs|tests)/", word)]
+    assert [file for file in files if not Path(file).exists()] == []
+    program = next((word for word in files if word.startswith("jobs/benchmarks/")), None)
+    if program is not None:
+        code = Path(program).read_text()
+        parts = [part for option, part in pairwise(words) if option == "--part"]
+        assert [part for part in parts if f'"{part}"' not in code] == []
+    if words[0] == "raysep":
+        application = typer.main.get_command(cli.app)
+        assert isinstance(application, typer.core.TyperGroup)
+        context = application.commands[words[1]].make_context(words[1], words[2:])
+        path = context.params.get("config") or context.params.get("path")
+        if isinstance(path, str) and path.startswith("jobs/"):
+            load = load_sweep if "sweeps" in path else load_config
+            load(path, context.params.get("overrides") or [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["raysep", "run", "jobs/configs/none.yaml"],
+        ["raysep", "run", "jobs/configs/quickstart.yaml", "nam=x"],
+        ["raysep", "sweep", "jobs/sweeps/nightly.yaml", "--no-such-option"],
+        ["python", "jobs/benchmarks/scoring.py", "--part", "none"],
+    ],
+)
+def test_a_command_that_is_wrong_is_found(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(Exception, match=r".+"):
+        check(words)
 
 
 def test_every_command_is_documented():
@@ -100,10 +199,10 @@ def test_every_command_is_documented():
 
 def test_ci_runs_the_command_for_the_tests():
     lines = (REPOSITORY / "README.md").read_text().splitlines()
-    command = lines[lines.index("<!-- tests -->") + 2]
-    assert command.startswith(SET_UP)
+    command = lines[lines.index(TESTS) + 2]
+    assert command.startswith("python3 -m venv")
     assert "lint-imports" in command
     assert command.endswith("pytest")
     ci = (REPOSITORY / ".ci" / "run").read_text()
-    assert "<!-- tests -->" in ci
+    assert TESTS in ci
     assert "pytest -m slow" in ci

@@ -1,6 +1,6 @@
 """Do the intervals hold what they promise? Simulated embeddings of known separability, many times.
 
-python jobs/benchmarks/calibration.py            # the figures of the README, minutes on two cores
+python jobs/benchmarks/calibration.py            # the figures of raysep/scoring/README.md, minutes on two cores
 python jobs/benchmarks/calibration.py --part coverage
 python jobs/benchmarks/calibration.py --quick    # fewer data sets and wider bars, for the tests
 python jobs/benchmarks/calibration.py --part real --run runs/mine        # on embeddings of one's own

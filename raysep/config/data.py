@@ -92,8 +92,8 @@ class DomainConfig(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", description="names the split in results and paths")
-    source: AnySource | None = Field(None, description="other images")
-    corruption: Corruption | None = Field(None, description="of images of the run")
+    source: AnySource | None = Field(None, description="other images, as `data.source`")
+    corruption: Corruption | None = Field(None, description="instead of `source`: images of the run, corrupted")
     severity: int = Field(3, ge=1, le=5, description="of the corruption")
     of: Literal["unseen", "seen"] = Field("unseen", description="which images are corrupted; seen: seen_test")
 
@@ -127,7 +127,10 @@ class DataConfig(Section):
         "are unless fewer are given",
     )
     max_failed_share: Annotated[float, NOT_IN_KEY] = Field(
-        0.01, ge=0, le=1, description="share of images that may be unreadable before the run fails"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of unreadable images before the run fails; they are left out, counted and listed",
     )
 
     @field_validator("domains")

@@ -72,12 +72,17 @@ class FinetuneConfig(Section):
         description="of AdamW: a number, a list (grid), or a space of Ray Tune: `{loguniform: [1e-5, 1e-2]}`",
     )
     weight_decay: Hyperparameter = Field(0.01, description="of AdamW: as `learning_rate`")
-    num_samples: int = Field(4, ge=1, description="draws from random search spaces, if there are any")
+    num_samples: int = Field(
+        4, ge=1, description="draws from the search spaces: uniform, loguniform, quniform, qloguniform, choice"
+    )
     warmup_steps: int = Field(0, ge=0, description="linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate after the warm-up")
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, description="a trial for each")
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of seen_train that chooses the hyperparameters"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of seen_train that chooses the hyperparameters; never seen_test or unseen images",
     )
     asha: AshaConfig | None = Field(None, description="early stopping of trials (ASHA, arXiv:1810.05934); null: none")
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images only")

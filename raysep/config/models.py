@@ -34,19 +34,29 @@ class ModelConfig(Section):
     id: Annotated[str, NOT_IN_KEY] = Field("", description="the name in results and paths; unset: made from `name`")
     kwargs: dict[str, Any] = Field(
         default_factory=dict,
-        description="further arguments of timm.create_model: `{in_chans: 1}` for grey images, `{drop_path_rate: 0.1}`",
+        description="further arguments of timm.create_model: `{drop_path_rate: 0.1}`; `{in_chans: 1}` for grey images, "
+        "with the mean of the colour means and deviations; arguments that raysep sets (num_classes, ...) are refused",
     )
     pretrained: Annotated[bool | str, NOT_IN_KEY] = Field(
         True,
-        description="true: timm's weights; false: from scratch; or a path or URI of a checkpoint: safetensors, or what "
-        "torch.save wrote",
+        description="true: timm's weights; false: from scratch; or a path or URI of a checkpoint: safetensors, or a "
+        "file of torch.save, of which only tensors are read",
     )
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels; unset: the model's own")
-    crop_pct: float | None = Field(None, gt=0, le=1, description="unset: the model's own; 1 crops nothing")
-    layers: list[str] | Literal["all"] = Field(
-        "all", description="`all` stages or blocks, or names and patterns: `[all, blocks.*.mlp.act]`"
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="share of the resized image that the centre crop keeps; unset: the model's own"
     )
-    pooling: list[Pooling] = Field(["auto"], min_length=1, description="one or several; each makes layers of its own")
+    layers: list[str] | Literal["all"] = Field(
+        "all",
+        description="`all` stages or blocks, or names and patterns of layers and modules: `[all, blocks.*.mlp.act]`; "
+        "numbered in the order of execution: the last one is the last block, or a later module (norm, conv_head)",
+    )
+    pooling: list[Pooling] = Field(
+        ["auto"],
+        min_length=1,
+        description="one or several, each of which makes layers of its own; auto: the class token if the model has "
+        "one, else the mean",
+    )
 
     @model_validator(mode="before")
     @classmethod

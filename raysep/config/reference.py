@@ -1,8 +1,9 @@
 """References in Markdown, from the schema and the registries: `python -m raysep.config.reference` prints them."""
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -13,7 +14,7 @@ from raysep.config.run import RunConfig
 HEAD = ("| key | type | default | meaning |", "|---|---|---|---|")
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 TYPES = {"string": "text", "integer": "whole number", "boolean": "true, false", "object": "mapping"}
-# Longer defaults are described instead.
+# The description says what a longer default is.
 LONGEST_DEFAULT = 40
 Schema = dict[str, Any]
 
@@ -24,7 +25,8 @@ def reference() -> str:
     for section in sorted(source_sections(), key=lambda section: str(section.model_fields["kind"].default)):
         kind = section.model_fields["kind"].default
         first = (section.__doc__ or "").strip().splitlines()[0]
-        parts += ["", f"### `data.source: {{kind: {kind}}}`", "", first, "", table(section, "data.source.")]
+        keys = table(section, "data.source.") if len(section.model_fields) > 1 else "No keys besides `kind`."
+        parts += ["", f"### `data.source: {{kind: {kind}}}`", "", first, "", keys]
     return "\n".join(parts) + "\n"
 
 
@@ -41,60 +43,66 @@ def metrics() -> str:
 
 def table(section: type[BaseModel], prefix: str = "") -> str:
     """A row for each key of a section and of the sections in it: type, default, meaning."""
+    return "\n".join([*HEAD, *(f"| {' | '.join(row)} |" for row in rows(section, prefix))])
+
+
+def rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and meaning of each key of a section and of the sections in it."""
     schema = section.model_json_schema()
-    return "\n".join([*HEAD, *_rows(section, schema, schema.get("$defs", {}), prefix)])
-
-
-def _rows(section: type[BaseModel] | None, schema: Schema, definitions: Schema, prefix: str) -> Iterator[str]:
     for name, field in schema["properties"].items():
-        key, inner = f"{prefix}{name}", _sections_of(field, definitions)
         if name == "kind" and prefix:
             continue
+        key, default = f"`{prefix}{name}`", _default(section, name, field)
         if "discriminator" in field or any("discriminator" in each for each in field.get("anyOf", ())):
-            yield f"| `{key}` | mapping | {_default(section, schema, name)} | one of the sources below |"
-        elif inner is not None:
-            dots = "[]." if field.get("type") == "array" else "."
-            kind = "list of mappings" if field.get("type") == "array" else "mapping"
-            text = _text(field.get("description") or inner.get("description", "").split("\n\n")[0])
-            yield f"| `{key}` | {kind} | {_default(section, schema, name)} | {text} |"
-            yield from _rows(None, inner, definitions, f"{key}{dots}")
+            text = field.get("description", "where the images are")
+            yield key, "mapping", default, f"{_text(text)}: one of the sources below"
+        elif (inner := _section_of(section.model_fields[name].annotation)) is not None:
+            is_list = field.get("type") == "array"
+            text = field.get("description") or (inner.__doc__ or "").split("\n\n")[0]
+            yield key, "list of mappings" if is_list else "mapping", default, _text(text)
+            yield from rows(inner, f"{prefix}{name}{'[]' if is_list else ''}.")
         else:
-            text = _text(field.get("description", ""))
-            yield f"| `{key}` | {_type(field)} | {_default(section, schema, name)} | {text} |"
+            yield key, _type(field), default, _text(field.get("description", ""))
 
 
-def _sections_of(field: Schema, definitions: Schema) -> Schema | None:
-    """The one section that a field or its items may be."""
-    several = [field, field.get("items", {}), *field.get("anyOf", ()), *field.get("allOf", ())]
-    found = [each["$ref"] for each in several if "$ref" in each]
-    section: Schema | None = definitions[found[0].rpartition("/")[2]] if len(found) == 1 else None
-    return section if section is not None and "properties" in section else None
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that the value of a field, or each of its items, is; None for other types, and unions with them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    return _section_of(options[0]) if len(options) == 1 else None
 
 
 def _type(field: Schema) -> str:
-    if several := field.get("anyOf") or field.get("oneOf"):
-        return " or ".join(dict.fromkeys(_type(each) for each in several))
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(dict.fromkeys(_type(option) for option in options))
     if "enum" in field or "const" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field.get("type") == "array":
-        return f"list of {_type(field['items'])}" if len(_type(field.get("items", {}))) < LONGEST_DEFAULT else "list"
+        items = re.sub(r"^(whole number|number|mapping)\b", r"\1s", _type(field.get("items", {})))
+        return f"list of {items}" if len(items) < LONGEST_DEFAULT else "list"
     if "$ref" in field:
         return "mapping"
-    bounds = " ".join(f"{sign} {field[name]:g}" for name, sign in BOUNDS if name in field)
     kind = field.get("type", "any")
-    return f"{TYPES.get(kind, kind)} {bounds}".strip()
+    return f"{TYPES.get(kind, kind)} {_range(field)}".strip()
 
 
-def _default(section: type[BaseModel] | None, schema: Schema, name: str) -> str:
-    if name in schema.get("required", ()):
+def _range(field: Schema) -> str:
+    if "minimum" in field and "maximum" in field:
+        return f"from {field['minimum']:.10g} to {field['maximum']:.10g}"
+    return ", ".join(f"{sign} {field[name]:.10g}" for name, sign in BOUNDS if name in field)
+
+
+def _default(section: type[BaseModel], name: str, field: Schema) -> str:
+    info = section.model_fields[name]
+    if info.is_required():
         return "required"
-    default = schema["properties"][name].get("default", ...)
-    if default is ...:
-        factory = section.model_fields[name].default_factory if section is not None else None
-        default = factory() if callable(factory) else ...  # type: ignore[call-arg]
-    if isinstance(default, dict) or default is ...:
-        return ""
-    text = json.dumps(default).replace('"', "") or "unset"
+    default = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, BaseModel):
+        return "see below"
+    if default in ("", [], {}):
+        return "unset"
+    text = json.dumps(field.get("default", default)).replace('"', "")
     return f"`{text}`" if len(text) <= LONGEST_DEFAULT else "all"
 
 

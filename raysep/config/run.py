@@ -32,7 +32,11 @@ class EmbedConfig(Section):
         1024, ge=1, description="rows of a Parquet file, and images of one unit of work"
     )
     precision: Precision = Field("float32", description="of the forward pass")
-    compile: bool = Field(False, description="torch.compile the blocks of a model, except blocks with hooks")
+    compile: bool = Field(
+        False,
+        description="torch.compile the blocks of a model, except blocks with hooks (the stem's block of a ViT, named "
+        "modules), which the log names",
+    )
 
     @field_validator("splits")
     @classmethod
@@ -51,7 +55,7 @@ class ScoreConfig(Section):
     metrics: Annotated[list[Metric], NOT_IN_KEY] = Field(
         default_factory=built_in_metrics, min_length=1, description="names of metrics; unset: all of this package"
     )
-    backend: BackendName = Field("auto", description="auto: cuML where it can be used, else torch")
+    backend: BackendName = Field("auto", description="auto: cuML where it can be used, else torch; the scores name it")
     seed: int = Field(42, ge=0, description="of k-means, halves and subsamples")
     resamples: int = Field(
         200, ge=0, le=10_000, multiple_of=2, description="halves of the images, for intervals; 0: no intervals"

@@ -16,7 +16,7 @@ class NodeShape(Section):
 
 
 class ComputeConfig(Section):
-    """Resources of each process; unset: planned."""
+    """Resources of each process, planned by CPUs, GPUs and memory where unset. They may change between two calls."""
 
     cpus_per_trial: float | None = Field(None, gt=0, description="CPUs of a training process")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs of a training process")

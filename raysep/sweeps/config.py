@@ -25,7 +25,7 @@ class MatrixConfig(Section):
     models: list[dict[str, Any]] = Field(default_factory=list, description="as `models` of a run; unset: those of base")
     domains: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name: as `data` of a run")
     seeds: list[int] = Field(default_factory=list, description="each becomes `finetune.seeds` of its cells")
-    protocols: list[Protocol] = Field(default_factory=list)
+    protocols: list[Protocol] = Field(default_factory=list, description="each becomes `score.protocols` of its cells")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="name: keys and values, as in {finetune.steps: 100}"
     )
@@ -34,11 +34,11 @@ class MatrixConfig(Section):
 class Pattern(Section):
     """Names a cell, or for `exclude` all that agree with what is given."""
 
-    model: str | None = None
-    domain: str | None = None
-    seed: int | None = None
-    protocol: Protocol | None = None
-    override: str | None = None
+    model: str | None = Field(None, description="id of a model")
+    domain: str | None = Field(None, description="name of a domain")
+    seed: int | None = Field(None, description="one of the seeds")
+    protocol: Protocol | None = Field(None, description="one of the protocols")
+    override: str | None = Field(None, description="name of an override")
 
 
 class GateConfig(Section):
@@ -65,19 +65,21 @@ class GateConfig(Section):
 class SweepConfig(Section):
     """A whole sweep."""
 
-    name: str = Field("sweep", pattern=NAME)
+    name: str = Field("sweep", pattern=NAME, description="of the sweep")
     root: str = Field("", description="directory or URI of everything it writes; unset: runs/sweeps/<name>")
-    results: str = Field("", description="directory or URI of the results table; unset: <root>/results")
+    results: str = Field(
+        "", description="directory or URI of the results table, which several sweeps may share; unset: <root>/results"
+    )
     base: dict[str, Any] = Field(description="a run's configuration, or the path of one, that all cells share")
     matrix: MatrixConfig
     include: list[Pattern] = Field(default_factory=list, description="cells beside those of the matrix")
-    exclude: list[Pattern] = Field(default_factory=list)
+    exclude: list[Pattern] = Field(default_factory=list, description="patterns of cells that are left out")
     round: str = Field(
         "once", description="label of a round; a strftime pattern, as %Y-%m-%d, makes a round of each day"
     )
     timezone: str = Field("UTC", description="of rounds and schedules")
     parallel: int | None = Field(None, ge=1, description="cells at once; unset: one for each GPU or each four CPUs")
-    baseline: GateConfig | None = Field(None, description="null: no regression gate")
+    baseline: GateConfig | None = Field(None, description="regression gate of each round; null: none")
     monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="before")

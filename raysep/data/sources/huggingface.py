@@ -24,7 +24,7 @@ class HuggingFace(Source):
     """
 
     class Config(SourceConfig):
-        """A data set of Hugging Face `datasets`: a name on the hub, or a local directory."""
+        """A data set of Hugging Face `datasets` (extra `huggingface`): a name on the hub, or a local directory."""
 
         kind: Literal["huggingface"] = "huggingface"
         path: str = Field(description="name on the hub, or a directory that `save_to_disk` or `load_dataset` knows")
