@@ -36,9 +36,10 @@ from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import embed_plan
-from raysep.embed.blocks import Embedding, WorkGroup, references
+from raysep.embed.blocks import Embedding
 from raysep.embed.embedder import Embedder
 from raysep.embed.shards import ShardSet
+from raysep.embed.work import WorkGroup, references
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
 from raysep.models.meta import CheckpointMeta, read_meta

@@ -19,16 +19,8 @@ from raysep.config import EmbedConfig
 from raysep.data.source import Reader
 from raysep.distributed.connect import errors_of
 from raysep.distributed.placement import EmbedPlan, Pool
-from raysep.embed.blocks import (
-    RESULT,
-    BlockResult,
-    CountAttempt,
-    Decoding,
-    Embedding,
-    WorkGroup,
-    parse_result,
-    references,
-)
+from raysep.embed.blocks import CountAttempt, Decoding, Embedding
+from raysep.embed.work import RESULT, BlockResult, WorkGroup, parse_result, references
 from raysep.storage.retries import Attempts
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter

@@ -3,155 +3,38 @@
 For GPUs, decoding is a separate step on CPUs that outputs uint8 pixels; on CPUs, one step decodes and embeds.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from raysep.config import EmbedConfig
 from raysep.data.source import Reader
-from raysep.embed.ledger import Record, read_records, write_record
-from raysep.embed.shards import ShardFile, ShardSet
+from raysep.embed.ledger import Record, write_record
+from raysep.embed.work import (
+    HEADER,
+    HEADER_JSON,
+    PIXELS,
+    RESULT,
+    RESULT_JSON,
+    BlockResult,
+    BlockWork,
+    DecodedHeader,
+    work_of,
+)
 from raysep.errors import StageError
-from raysep.models.layers import Layer
-from raysep.models.meta import CheckpointMeta, directory, read_meta
+from raysep.models.meta import CheckpointMeta, read_meta
 from raysep.storage.retries import WORKER_RETRIES
 from raysep.storage.store import Storage
-from raysep.telemetry.worker_stats import Meter, Report
+from raysep.telemetry.worker_stats import Meter
 
 if TYPE_CHECKING:
     from raysep.embed.embedder import Decoded
 
-# Columns: the work of a reference block; header and pixels of a decoded block; the result of an embedded block.
-WORK, HEADER, PIXELS, RESULT = "work", "header", "pixels", "result"
 # Counts attempts at a named step of a block: name -> number of this attempt, starting at 1.
 CountAttempt = Callable[[str], int]
-
-
-@dataclass(frozen=True)
-class WorkGroup:
-    """Checkpoints of one model and the images of one split: the unit that decodes each image once.
-
-    Attributes:
-        shard_sets, keys: shard set and its cache key, per checkpoint.
-        rows: table of the images, for the reader.
-    """
-
-    metas: Sequence[CheckpointMeta]
-    shard_sets: Sequence[ShardSet]
-    keys: Sequence[str]
-    rows: pa.Table
-    reader: Reader
-
-
-@dataclass(frozen=True)
-class BlockWork:
-    """Parameters of a block, sent to the worker with its image references.
-
-    Attributes:
-        group: index of the work group.
-        reader: index of the group's reader.
-        first: position of the block's first image in the group.
-        checkpoints, directories, keys: checkpoint directory, shard directory and cache key, per shard set.
-    """
-
-    group: int
-    reader: int
-    first: int
-    checkpoints: list[str]
-    directories: list[str]
-    keys: list[str]
-
-
-@dataclass(frozen=True)
-class DecodedHeader:
-    """Metadata of a decoded block.
-
-    Attributes:
-        ids, labels: (n,) image ids and labels, with unreadable images.
-        good: positions of the readable images, in the order of the pixels.
-        failed: reason by position of each unreadable image.
-        shape: shape of the pixels, (len(good), C, H, W).
-    """
-
-    work: BlockWork
-    ids: list[str]
-    labels: list[int]
-    good: list[int]
-    failed: dict[int, str]
-    shape: tuple[int, ...]
-    report: Report
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """The result of an embedded block.
-
-    Attributes:
-        group: index of the work group.
-        first: position of the block's first image in the group.
-        images: number of images, with unreadable ones.
-        files: shard file per shard set of the group; empty where all images are unreadable.
-        failed: reason by image_id of each unreadable image.
-        layers: layers of the model.
-        uncompiled: blocks of the model that failed to compile.
-        reports: worker reports, decoding first.
-    """
-
-    group: int
-    first: int
-    images: int
-    files: list[ShardFile]
-    failed: dict[str, str]
-    layers: list[Layer]
-    uncompiled: list[str]
-    reports: list[Report]
-
-
-_WORK, _HEADER, _RESULT = TypeAdapter(BlockWork), TypeAdapter(DecodedHeader), TypeAdapter(BlockResult)
-
-
-def parse_result(text: str) -> BlockResult:
-    """Parse the column `RESULT` of an embedded block."""
-    return _RESULT.validate_json(text)
-
-
-def references(index: int, group: WorkGroup, reader: int, rows: int, done: Container[int] = ()) -> Iterator[pa.Table]:
-    """Split the image references of a group into blocks.
-
-    Args:
-        index: index of the group.
-        reader: index of the group's reader.
-        rows: block size, in images.
-        done: positions of the first images of finished blocks, which are skipped.
-    """
-    checkpoints = [directory(meta.model.id, meta.trial, meta.step) for meta in group.metas]
-    work = BlockWork(index, reader, 0, checkpoints, [each.directory for each in group.shard_sets], list(group.keys))
-    columns = group.rows.select(["image_id", "path", "row", "label"])
-    for first in range(0, columns.num_rows, rows):
-        if first in done:
-            continue
-        block = columns.slice(first, rows)
-        text = _WORK.dump_json(replace(work, first=first)).decode()
-        yield block.append_column(
-            WORK, pa.DictionaryArray.from_arrays(pa.array([0] * block.num_rows, pa.int32()), [text])
-        )
-
-
-def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> list[BlockResult]:
-    """Results of the blocks of a group that have a ledger record for every checkpoint."""
-    ledgers = [read_records(store, *each) for each in zip(group.shard_sets, group.keys, strict=True)]
-    results = []
-    for first in range(0, group.rows.num_rows, rows):
-        records = [ledger[first] for ledger in ledgers if first in ledger]
-        if len(records) == len(ledgers) and records[0].images == min(rows, group.rows.num_rows - first):
-            files = [record.file for record in records if record.file is not None]
-            failed, layers = records[0].failed, records[0].layers
-            results.append(BlockResult(index, first, records[0].images, files, failed, layers, [], []))
-    return results
 
 
 def first_attempt(step: str) -> int:  # noqa: ARG001
@@ -209,7 +92,7 @@ class Decoding:
     def __call__(self, block: pa.Table) -> pa.Table:
         """Decode a block of references to a block of pixels."""
         with self._meter.piece():
-            work, ids = _work_of(block), block["image_id"].to_pylist()
+            work, ids = work_of(block), block["image_id"].to_pylist()
             check_attempts("decode", work, ids[0], self._count, self._meter)
             decoded = list(self.batches(work, block))
             pixels = np.concatenate([batch.pixels.numpy() for batch in decoded])
@@ -225,7 +108,7 @@ class Decoding:
         offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
         # Wraps the memory of the array without a copy.
         content = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(pixels)])
-        return pa.table({HEADER: [_HEADER.dump_json(header).decode()], PIXELS: content})
+        return pa.table({HEADER: [HEADER_JSON.dump_json(header).decode()], PIXELS: content})
 
 
 class Embedding:
@@ -246,19 +129,19 @@ class Embedding:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Embed a block; return one row with its `BlockResult`."""
-        return pa.table({RESULT: [_RESULT.dump_json(self.embed(block)).decode()]})
+        return pa.table({RESULT: [RESULT_JSON.dump_json(self.embed(block)).decode()]})
 
     def embed(self, block: pa.Table) -> BlockResult:
         """Embed the images of a block, and write its shard files and ledger records."""
         reports = []
         with self._meter.piece():
             if PIXELS in block.column_names:
-                header = _HEADER.validate_json(block[HEADER][0].as_py())
+                header = HEADER_JSON.validate_json(block[HEADER][0].as_py())
                 work, ids, labels = header.work, header.ids, header.labels
                 batches = self._unpack(header, block)
                 reports.append(header.report)
             else:
-                work, ids, labels = _work_of(block), block["image_id"].to_pylist(), block["label"].to_pylist()
+                work, ids, labels = work_of(block), block["image_id"].to_pylist(), block["label"].to_pylist()
                 batches = self._decoding.batches(work, block)
             check_attempts("embed", work, ids[0], self._count, self._meter)
             result = self._embed(work, ids, labels, batches)
@@ -302,10 +185,6 @@ class Embedding:
         return BlockResult(
             work.group, work.first, len(ids), files, failed, layers, self._embedder.uncompiled, reports=[]
         )
-
-
-def _work_of(block: pa.Table) -> BlockWork:
-    return _WORK.validate_json(block[WORK][0].as_py())
 
 
 class CountingReader:

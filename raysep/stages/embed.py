@@ -15,7 +15,7 @@ from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
 
 if TYPE_CHECKING:
-    from raysep.embed.blocks import BlockResult, WorkGroup
+    from raysep.embed.work import BlockResult, WorkGroup
 
 # Checkpoints of a model that one actor holds at once, so that they share each decoded image.
 CHECKPOINTS_AT_ONCE = 8
@@ -29,7 +29,7 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Embed the shard sets that are missing, all of them in one stream."""
-    from raysep.embed.blocks import WorkGroup, finished_blocks
+    from raysep.embed.work import WorkGroup, finished_blocks
 
     config, telemetry = run.config, run.telemetry
     metas = worklist.checkpoints_of(run)

@@ -15,7 +15,7 @@ from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter, Report
 
 if TYPE_CHECKING:
-    from raysep.embed.blocks import BlockResult, WorkGroup
+    from raysep.embed.work import BlockResult, WorkGroup
     from raysep.finetune.run_trial import Job, Progress
     from raysep.scoring.worker import Scored
 
@@ -145,7 +145,8 @@ class LocalExecutor:
         done: Sequence[Container[int]],
     ) -> Iterator["BlockResult"]:
         """Embed the blocks in order."""
-        from raysep.embed.blocks import Embedding, references
+        from raysep.embed.blocks import Embedding
+        from raysep.embed.work import references
 
         embedding = Embedding([group.reader for group in groups], store, config, _device(), Meter(self.node))
         for index, group in enumerate(groups):

@@ -15,9 +15,10 @@ from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.distributed.stream import embed_all
-from raysep.embed.blocks import BlockResult, Embedding, WorkGroup, finished_blocks, references
+from raysep.embed.blocks import Embedding
 from raysep.embed.embedder import Embedded, Embedder, load_all
 from raysep.embed.shards import Manifest, ShardSet, read_layer
+from raysep.embed.work import BlockResult, WorkGroup, finished_blocks, references
 from raysep.errors import StageError
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
