@@ -145,4 +145,5 @@ def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> 
 
 
 def work_of(block: pa.Table) -> BlockWork:
+    """The work of a block of references."""
     return WORK_JSON.validate_json(block[WORK][0].as_py())
