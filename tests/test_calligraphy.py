@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.shared_data, pytest.mark.slow, pytest.mark.xdist_group
 
 
 @pytest.fixture(scope="module")
-def run_dir(ray_session, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(ray_session: None, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("calligraphy") / "run"
     config = load_config(
         str(REPOSITORY / "jobs" / "configs" / "calligraphy-mobilenet.yaml"),
@@ -39,7 +39,7 @@ def run_dir(ray_session, shared_data: Path, tmp_path_factory: pytest.TempPathFac
     return place
 
 
-def test_the_middle_of_a_pretrained_network_is_best(run_dir: Path):
+def test_the_middle_of_a_pretrained_network_is_best(run_dir: Path) -> None:
     rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
     nmi = [row["value"] for row in rows if row["metric"] == "nmi" and row["protocol"] == "paper"]
     # An independent script found .05 to .42 with the middle stage best, layer 0 aside.
@@ -50,7 +50,7 @@ def test_the_middle_of_a_pretrained_network_is_best(run_dir: Path):
     assert nmi[-1] < nmi[3] - 0.1
 
 
-def test_protocol_paper_is_scikit_learn_on_the_same_rows(run_dir: Path):
+def test_protocol_paper_is_scikit_learn_on_the_same_rows(run_dir: Path) -> None:
     rows = pq.read_table(run_dir / "scores.parquet").to_pylist()
     score = {(row["layer"], row["metric"]): row["value"] for row in rows if row["protocol"] == "paper"}
     (shards,) = run_dir.glob("embeddings/model=*/trial=0/step=0/split=unseen")

@@ -20,7 +20,7 @@ from tests.serial import configuration, results
 
 
 @pytest.mark.slow
-def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wherever_a_run_is_ended_it_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "SAVE_INTERVAL_S", 0.0)
     # A layer's scores are one file operation, however many they are.
     monkeypatch.setattr(worklist, "DIAGNOSTICS", ("nonfinite_rows",))

@@ -106,7 +106,7 @@ def raysep(directory: Path, environment: dict[str, str], *arguments: str) -> sub
     return subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, check=False)
 
 
-def test_a_run_with_the_metric_source_backend_and_corruption_of_another_package(tmp_path: Path):
+def test_a_run_with_the_metric_source_backend_and_corruption_of_another_package(tmp_path: Path) -> None:
     done = raysep(tmp_path, installed(tmp_path), "run", "config.yaml", "--local", "--run-dir", "run")
     assert done.returncode == 0, done.stderr
     assert "with same_side " in done.stdout
@@ -131,7 +131,7 @@ def test_a_run_with_the_metric_source_backend_and_corruption_of_another_package(
         (ENTRY_POINTS.replace("stripes =", "striped ="), "entry point and name must agree"),
     ],
 )
-def test_an_entry_point_that_is_wrong_is_named(tmp_path: Path, points: str, message: str):
+def test_an_entry_point_that_is_wrong_is_named(tmp_path: Path, points: str, message: str) -> None:
     done = raysep(tmp_path, installed(tmp_path, points), "run", "config.yaml", "--local", "--run-dir", "run")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert message in done.stderr

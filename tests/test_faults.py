@@ -56,7 +56,7 @@ def nobody() -> Iterator[None]:
 @as_root
 def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     config = configuration(tmp_path)
     pipeline.run(config.model_copy(update={"run_dir": str(tmp_path / "roomy")}), executor=LocalExecutor())
     tight = config.model_copy(update={"run_dir": str(small_disk / "run")})
@@ -81,7 +81,7 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(
 
 
 @as_root
-def test_a_directory_that_is_read_only_or_another_users_is_refused(small_disk: Path, tmp_path: Path):
+def test_a_directory_that_is_read_only_or_another_users_is_refused(small_disk: Path, tmp_path: Path) -> None:
     small_disk.chmod(0o755)
     with nobody(), pytest.raises(RaysepError, match="Permission denied"), lease.held(Storage(str(small_disk)), "it"):
         pass
@@ -93,7 +93,7 @@ def test_a_directory_that_is_read_only_or_another_users_is_refused(small_disk: P
 
 
 @as_root
-def test_images_that_this_user_may_not_read():
+def test_images_that_this_user_may_not_read() -> None:
     # pytest's own directories are closed to other users.
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -54,7 +54,7 @@ class InMemory:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000"])
-def test_300_damaged_images_of_each_kind_are_decoded_or_failed(kind: str):
+def test_300_damaged_images_of_each_kind_are_decoded_or_failed(kind: str) -> None:
     rng = np.random.default_rng(0)
     plain = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(plain, kind)
@@ -71,7 +71,7 @@ def test_300_damaged_images_of_each_kind_are_decoded_or_failed(kind: str):
     "kind", ["16 bits", "12 bits by sBIT, not spread", "32 bits", "floats to 1", "12 bits by maxval"]
 )
 @pytest.mark.parametrize("bit_depth", [None, 12])
-def test_300_damaged_images_of_many_bits_are_decoded_or_unreadable(kind: str, bit_depth: int | None):
+def test_300_damaged_images_of_many_bits_are_decoded_or_unreadable(kind: str, bit_depth: int | None) -> None:
     rng = np.random.default_rng(1)
     contents = [mutated(GREYS[kind][0], rng) for _ in range(300)]
     failed = 0
@@ -85,7 +85,7 @@ def test_300_damaged_images_of_many_bits_are_decoded_or_unreadable(kind: str, bi
     assert 0 < failed < 300 or (bit_depth == 12 and not kind.startswith("12"))
 
 
-def test_500_damaged_parquet_files_are_read_failed_or_refused(tmp_path: Path):
+def test_500_damaged_parquet_files_are_read_failed_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     plain = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(plain, "PNG")
@@ -110,7 +110,7 @@ def test_500_damaged_parquet_files_are_read_failed_or_refused(tmp_path: Path):
     assert read > 50
 
 
-def test_500_damaged_checkpoints_are_loaded_or_refused(tmp_path: Path):
+def test_500_damaged_checkpoints_are_loaded_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     model = torch.nn.Linear(3, 2)
     content = save({key: value.contiguous() for key, value in model.state_dict().items()})
@@ -128,7 +128,7 @@ def test_500_damaged_checkpoints_are_loaded_or_refused(tmp_path: Path):
     assert refused > 100
 
 
-def test_damaged_manifests_and_states_are_nothing_or_refused(tmp_path: Path):
+def test_damaged_manifests_and_states_are_nothing_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     run, shard_set = Storage(str(tmp_path)), ShardSet("m", 0, 0, "unseen")
     plain = (

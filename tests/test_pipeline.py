@@ -76,7 +76,7 @@ def finished(tree: Path, tmp_path: Path) -> tuple[RunConfig, Path]:
     return found, run_dir
 
 
-def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
+def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -> None:
     found, run_dir = finished
     summary = Summary.model_validate(json.loads((run_dir / "summary.json").read_text()))
     assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
@@ -147,7 +147,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]):
 @pytest.mark.slow
 def test_on_ray_a_run_finds_what_it_finds_in_one_process(
     ray_session: None, finished: tuple[RunConfig, Path], tmp_path: Path
-):
+) -> None:
     alone, run_dir = finished
     # One thread each, as in this process: sums of several are rounded in another order.
     compute = ComputeConfig(cpus_per_trial=1, embed_actors=1, cpus_per_embed_actor=1, score_actors=1)
@@ -155,7 +155,7 @@ def test_on_ray_a_run_finds_what_it_finds_in_one_process(
     assert scores(tmp_path / "on ray") == scores(run_dir)
 
 
-def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
+def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_images(other, {"x": 6, "y": 6}, seed=5)
     found = config(
@@ -205,7 +205,7 @@ def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path):
     assert model.headline in page
 
 
-def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Path, tmp_path: Path):
+def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Path, tmp_path: Path) -> None:
     found = config(
         tree,
         tmp_path / "run",
@@ -236,7 +236,7 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
     assert {row["protocol"] for row in rows} == {"default", "paper", "diagnostic"}
 
 
-def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(tree: Path, tmp_path: Path):
+def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(tree: Path, tmp_path: Path) -> None:
     for name in ("d/001.png", "a/001.png"):
         (tree / name).write_bytes(b"not an image")
     found = config(
@@ -253,7 +253,7 @@ def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(
     assert summary.models[0].hyperparameters["learning_rate"] == 1e-3
 
 
-def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(tree: Path, tmp_path: Path):
+def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(tree: Path, tmp_path: Path) -> None:
     every = config(
         tree, tmp_path / "none", models=[TINY_CNN], finetune={"steps": 2, "batch_size": 8, "learning_rate": 1e30}
     )
@@ -286,13 +286,13 @@ def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(t
 )
 def test_bad_input_is_refused_before_anything_is_written(
     tree: Path, tmp_path: Path, sections: dict[str, Any], error: type[Exception], part: str
-):
+) -> None:
     with pytest.raises(error, match=part):
         go(config(tree, tmp_path / "run", **sections))
     assert not (tmp_path / "run").exists()
 
 
-def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path):
+def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path) -> None:
     wrong = config(
         tree,
         tmp_path / "run",
@@ -306,7 +306,7 @@ def test_problems_of_data_and_models_come_together(tree: Path, tmp_path: Path):
         assert part in text
 
 
-def test_a_run_directory_of_another_configuration_is_refused_untouched(tree: Path, tmp_path: Path):
+def test_a_run_directory_of_another_configuration_is_refused_untouched(tree: Path, tmp_path: Path) -> None:
     found = config(tree, tmp_path / "run", models=[TINY_CNN], finetune=None)
     go(found, "finetune")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -318,7 +318,7 @@ def test_a_run_directory_of_another_configuration_is_refused_untouched(tree: Pat
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_report(tree: Path, tmp_path: Path):
+def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_report(tree: Path, tmp_path: Path) -> None:
     # 12 bits in files of 16, and what lies beside them.
     for number, path in enumerate(sorted(tree.rglob("*.png"))):
         values = np.random.default_rng(number).integers(0, 4096, (16, 16), dtype=np.uint16)

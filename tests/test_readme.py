@@ -70,12 +70,12 @@ def prose(readme: Path) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
 
 
-def test_the_readme_is_short():
+def test_the_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
 
 
 @every_readme
-def test_generated_tables_are_those_of_the_code(readme: Path):
+def test_generated_tables_are_those_of_the_code(readme: Path) -> None:
     text = readme.read_text()
     for name in re.findall(r"<!-- generated: (\w+) -->", text):
         marked = re.compile(rf"(<!-- generated: {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -85,13 +85,13 @@ def test_generated_tables_are_those_of_the_code(readme: Path):
     assert readme.read_text() == text, "UPDATE_REFERENCE=1 pytest -n 0 tests/test_readme.py writes it anew"
 
 
-def test_every_generated_table_is_somewhere():
+def test_every_generated_table_is_somewhere() -> None:
     everything = "".join(readme.read_text() for readme in READMES)
     assert {name for name in GENERATED if f"<!-- generated: {name} -->" not in everything} == set()
 
 
 @every_readme
-def test_links_lead_to_files_and_headings(readme: Path):
+def test_links_lead_to_files_and_headings(readme: Path) -> None:
     for link in re.findall(r"\]\((?!http)([^)\s]+)\)", readme.read_text()):
         path, _, anchor = link.partition("#")
         target = readme.parent / path if path else readme
@@ -102,14 +102,14 @@ def test_links_lead_to_files_and_headings(readme: Path):
 
 
 @every_readme
-def test_paths_in_the_text_exist(readme: Path):
+def test_paths_in_the_text_exist(readme: Path) -> None:
     for path in re.findall(r"`([\w.-]+/[\w./-]*)`", prose(readme)):
         if path.split("/")[0] in ROOTS - {"runs"}:
             places = (readme.parent, REPOSITORY, REPOSITORY / "raysep")
             assert any((place / path).exists() for place in places), path
 
 
-def test_functions_on_the_way_to_g_are_in_their_files():
+def test_functions_on_the_way_to_g_are_in_their_files() -> None:
     text = (REPOSITORY / "raysep" / "README.md").read_text()
     steps = re.findall(r"`([\w/]+\.py)`[^`;]*\(`([\w.]+)`\)", text)
     assert len(steps) >= 10
@@ -118,19 +118,19 @@ def test_functions_on_the_way_to_g_are_in_their_files():
         assert re.search(rf"(def|class) {name.rpartition('.')[2]}\b", code), f"{file}: {name}"
 
 
-def test_the_table_of_the_quickstart_has_the_columns_of_the_command():
+def test_the_table_of_the_quickstart_has_the_columns_of_the_command() -> None:
     explained = re.findall(r"^\| ([^|]+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     headings = columns(SimpleNamespace(headline_metric="nmi"))
     assert explained[1 : 1 + len(headings)] == headings
 
 
 @every_readme
-def test_lines_are_not_too_long(readme: Path):
+def test_lines_are_not_too_long(readme: Path) -> None:
     assert [line for line in prose(readme).splitlines() if len(line) > LONGEST_LINE] == []
 
 
 @every_readme
-def test_every_block_is_tested_or_says_what_it_needs(readme: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_block_is_tested_or_says_what_it_needs(readme: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands say what they need, and parse; YAML is a valid configuration, TOML and Python are well-formed.
 
     Blocks of `text` are output.
@@ -181,13 +181,13 @@ def check(words: list[str]) -> None:
         ["python", "jobs/benchmarks/scoring.py", "--part", "none"],
     ],
 )
-def test_a_command_that_is_wrong_is_found(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_command_that_is_wrong_is_found(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(Exception, match=r".+"):
         check(words)
 
 
-def test_every_command_is_documented():
+def test_every_command_is_documented() -> None:
     everything = "".join(readme.read_text() for readme in READMES)
     names = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
     assert {name for name in names if not re.search(rf"raysep [a-z|]*\b{name}\b", everything)} <= {
@@ -197,7 +197,7 @@ def test_every_command_is_documented():
     }
 
 
-def test_ci_runs_the_command_for_the_tests():
+def test_ci_runs_the_command_for_the_tests() -> None:
     lines = (REPOSITORY / "README.md").read_text().splitlines()
     command = lines[lines.index(TESTS) + 2]
     assert command.startswith("python3 -m venv")

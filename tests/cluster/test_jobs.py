@@ -44,7 +44,9 @@ def config(tmp_path: Path) -> str:
     return str(file)
 
 
-def test_rays_own_client_and_ours_run_the_entry_point_and_exit_as_it_does(head: Head, config: str, tmp_path: Path):
+def test_rays_own_client_and_ours_run_the_entry_point_and_exit_as_it_does(
+    head: Head, config: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     submit = [RAY, "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--"]
     done = head.run(*submit, "python", "jobs/evaluate.py", config, "--run-dir", str(out))
@@ -73,7 +75,7 @@ def test_rays_own_client_and_ours_run_the_entry_point_and_exit_as_it_does(head: 
     assert re.search(rf"{job.group(1)}.*SUCCEEDED", listed.stdout)
 
 
-def test_a_sweep_is_submitted_like_a_run(head: Head, tmp_path: Path):
+def test_a_sweep_is_submitted_like_a_run(head: Head, tmp_path: Path) -> None:
     file, root = tmp_path / "sweep.yaml", tmp_path / "sweep"
     base = {key: value for key, value in CONFIG.items() if key != "models"}
     file.write_text(yaml.safe_dump({"name": "s", "root": str(root), "base": base, "matrix": {"models": [TINY_VIT]}}))
@@ -82,7 +84,7 @@ def test_a_sweep_is_submitted_like_a_run(head: Head, tmp_path: Path):
     assert (root / "report" / "once" / "leaderboard.csv").is_file()
 
 
-def test_a_job_is_stopped_and_an_unknown_one_is_named(head: Head, config: str, tmp_path: Path):
+def test_a_job_is_stopped_and_an_unknown_one_is_named(head: Head, config: str, tmp_path: Path) -> None:
     done = head.run(RAYSEP, "submit", config, "--run-dir", str(tmp_path / "out"))
     assert done.returncode == 0
     stopped = head.run(RAYSEP, "stop", done.stdout.strip())
@@ -93,7 +95,7 @@ def test_a_job_is_stopped_and_an_unknown_one_is_named(head: Head, config: str, t
     assert "no job nobody" in unknown.stderr
 
 
-def test_without_a_token_it_is_said_what_to_set(head: Head, config: str, tmp_path: Path):
+def test_without_a_token_it_is_said_what_to_set(head: Head, config: str, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": None, "RAY_AUTH_MODE": None}
     for arguments in (["submit", config], ["jobs"], ["stop", "x"]):
         done = head.run(RAYSEP, *arguments, **home)
@@ -105,7 +107,7 @@ def test_without_a_token_it_is_said_what_to_set(head: Head, config: str, tmp_pat
     assert "token" in wrong.stderr
 
 
-def test_what_is_wrong_is_said_before_anything_is_submitted(head: Head, config: str):
+def test_what_is_wrong_is_said_before_anything_is_submitted(head: Head, config: str) -> None:
     for arguments, code, words in (
         ([config, "models.0.nam=x"], 2, "Did you mean 'name'"),
         ([config, "--address", "127.0.0.1:8265"], 2, "expected http://HOST:8265"),
@@ -118,7 +120,7 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(head: Head, config: 
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_a_deadline_ends_the_command_and_with_the_option_the_job(head: Head, tmp_path: Path, stop: bool):
+def test_a_deadline_ends_the_command_and_with_the_option_the_job(head: Head, tmp_path: Path, stop: bool) -> None:
     file = tmp_path / "run.yaml"
     long = {**CONFIG, "finetune": {"steps": 50_000, "evaluate_at": [50_000]}, "run_dir": str(tmp_path / "out")}
     file.write_text(yaml.safe_dump(long))

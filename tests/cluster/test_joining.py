@@ -60,14 +60,14 @@ def joined(config: str) -> bool:
     return bool(manifest["machines"] == {f"{CPUS} CPUs": 1})
 
 
-def test_the_ray_of_ray_start_is_found_where_ray_itself_looks(head: Head, config: str):
+def test_the_ray_of_ray_start_is_found_where_ray_itself_looks(head: Head, config: str) -> None:
     only_with_tokens(head)
     done = run(head, config, TMPDIR=head.temporary)
     assert done.returncode == 0, done.stderr
     assert joined(config)
 
 
-def test_an_address_is_joined_with_the_token_that_is_there(head: Head, config: str):
+def test_an_address_is_joined_with_the_token_that_is_there(head: Head, config: str) -> None:
     # A head without tokens, too, whatever the mode of the environment: its workers could not answer a driver with one.
     nobody = "http://127.0.0.1:9"
     done = run(head, config, RAY_ADDRESS=head.gcs, RAY_AUTH_MODE="token", HTTP_PROXY=nobody, http_proxy=nobody)
@@ -75,7 +75,7 @@ def test_an_address_is_joined_with_the_token_that_is_there(head: Head, config: s
     assert joined(config)
 
 
-def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: str, tmp_path: Path):
+def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: str, tmp_path: Path) -> None:
     only_with_tokens(head)
     for changes, words in (
         ({"HOME": str(tmp_path)}, "which asks for a token, and there is none here. Set RAY_AUTH_MODE=token"),
@@ -91,7 +91,7 @@ def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: st
 
 
 @pytest.mark.parametrize("versions", [{"ray_version": "2.9.3"}, {"python_version": "3.9.1"}])
-def test_other_versions_are_named(head: Head, config: str, versions: dict[str, str]):
+def test_other_versions_are_named(head: Head, config: str, versions: dict[str, str]) -> None:
     only_with_tokens(head)
 
     def put(values: dict[str, str]) -> None:
@@ -115,13 +115,13 @@ def test_other_versions_are_named(head: Head, config: str, versions: dict[str, s
     assert "Traceback" not in done.stderr
 
 
-def test_no_proxy_stands_between_this_machine_and_itself(head: Head):
+def test_no_proxy_stands_between_this_machine_and_itself(head: Head) -> None:
     nobody = "http://127.0.0.1:9"
     listed = head.run(sys.executable, "-m", "raysep", "jobs", HTTP_PROXY=nobody, http_proxy=nobody, ALL_PROXY=nobody)
     assert listed.returncode == 0, listed.stderr
 
 
-def test_the_last_line_after_a_loss_says_what_is_lost_and_what_is_kept(tmp_path: Path):
+def test_the_last_line_after_a_loss_says_what_is_lost_and_what_is_kept(tmp_path: Path) -> None:
     """Ray's core ends the process in C++, for want of a head: nothing in Python hears of it."""
     out, file = tmp_path / "out", tmp_path / "run.yaml"
     long = {**CONFIG, "finetune": {"steps": 50_000, "evaluate_at": [50_000]}, "models": [TINY_VIT]}

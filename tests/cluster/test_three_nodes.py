@@ -66,7 +66,9 @@ def config(place: str) -> dict[str, Any]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
-def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(nodes: Nodes, tmp_path: Path, ray_session):
+def test_a_run_spreads_over_three_nodes_and_finds_what_one_finds(
+    nodes: Nodes, tmp_path: Path, ray_session: None
+) -> None:
     import timm
     from safetensors.torch import save_file
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def write(store: Storage, ids: list[str], dtype="float32", seed=0) -> tuple[ShardFile, list[np.ndarray]]:
+def write(store: Storage, ids: list[str], dtype: Any = "float32", seed: Any = 0) -> tuple[ShardFile, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     vectors = [rng.normal(size=(len(ids), layer.dim)).astype(np.float32) for layer in LAYERS]
     return write_part(store, SET.directory, ids, list(range(len(ids))), vectors, LAYERS, dtype), vectors
@@ -38,7 +39,7 @@ def manifest(files: list[ShardFile]) -> Manifest:
     return Manifest("key", sum(f.rows for f in files), files, LAYERS, {"z": "broken"}, "float32", "sha", {"ray": "1"})
 
 
-def test_layers_are_read_by_image_id_from_several_files(store: Storage):
+def test_layers_are_read_by_image_id_from_several_files(store: Storage) -> None:
     first, a = write(store, ["d", "a"], seed=1)
     second, b = write(store, ["c", "b"], seed=2)
     commit(store, SET, manifest([first, second]))
@@ -51,7 +52,7 @@ def test_layers_are_read_by_image_id_from_several_files(store: Storage):
     assert X.dtype == np.float32
 
 
-def test_the_files_have_the_documented_schema(store: Storage):
+def test_the_files_have_the_documented_schema(store: Storage) -> None:
     file, _ = write(store, ["a", "b"])
     table = pq.read_table(f"{store.root}/{SET.directory}/{file.name}")
     assert table.schema.equals(schema(LAYERS, "float32"))
@@ -59,7 +60,7 @@ def test_the_files_have_the_documented_schema(store: Storage):
     assert table.schema.field("layer_01").type.list_size == 5
 
 
-def test_files_that_the_manifest_does_not_list_are_ignored(store: Storage):
+def test_files_that_the_manifest_does_not_list_are_ignored(store: Storage) -> None:
     file, _ = write(store, ["a"])
     write(store, ["a"])
     commit(store, SET, manifest([file]))
@@ -68,7 +69,7 @@ def test_files_that_the_manifest_does_not_list_are_ignored(store: Storage):
     assert read_layer(store, SET, found, 0)[0] == ["a"]
 
 
-def test_without_a_manifest_or_a_listed_file_there_is_no_shard_set(store: Storage):
+def test_without_a_manifest_or_a_listed_file_there_is_no_shard_set(store: Storage) -> None:
     file, _ = write(store, ["a"])
     assert read_manifest(store, SET) is None
     commit(store, SET, manifest([file]))
@@ -76,7 +77,7 @@ def test_without_a_manifest_or_a_listed_file_there_is_no_shard_set(store: Storag
     assert read_manifest(store, SET) is None
 
 
-def test_float16_is_read_as_float32_and_overflow_is_an_error(store: Storage):
+def test_float16_is_read_as_float32_and_overflow_is_an_error(store: Storage) -> None:
     file, vectors = write(store, ["a", "b"], "float16")
     found = read_layer(store, SET, manifest([file]), 0)[2]
     np.testing.assert_allclose(found, vectors[0], atol=2e-3)
@@ -86,7 +87,7 @@ def test_float16_is_read_as_float32_and_overflow_is_an_error(store: Storage):
         write_part(store, SET.directory, ["a", "b"], [0, 1], vectors, LAYERS, "float16")
 
 
-def test_reading_a_layer_reads_its_column_and_little_else(store: Storage):
+def test_reading_a_layer_reads_its_column_and_little_else(store: Storage) -> None:
     layers = [Layer(i, f"l{i}", i / 12, 256, "mean") for i in range(13)]
     N = 400
     vectors = [np.random.default_rng(i).normal(size=(N, 256)).astype(np.float32) for i in range(13)]
@@ -94,14 +95,14 @@ def test_reading_a_layer_reads_its_column_and_little_else(store: Storage):
     read = []
 
     class Counting:
-        def __init__(self, fs):
+        def __init__(self, fs: Any) -> None:
             self._fs = fs
 
-        def open_input_file(self, path):
+        def open_input_file(self, path: Any) -> Any:
             opened = self._fs.open_input_file(path)
 
             class File:
-                def __getattr__(self, name):
+                def __getattr__(self, name: Any) -> Any:
                     # Hidden, so that Arrow calls `read`.
                     if name in {"read_buffer", "readinto"}:
                         raise AttributeError(name)
@@ -109,15 +110,15 @@ def test_reading_a_layer_reads_its_column_and_little_else(store: Storage):
 
                 closed = False
 
-                def read(self, *a):
+                def read(self, *a: Any) -> Any:
                     content = opened.read(*a)
                     read.append(len(content))
                     return content
 
-                def __enter__(self):
+                def __enter__(self) -> Any:
                     return self
 
-                def __exit__(self, *a):
+                def __exit__(self, *a: Any) -> None:
                     opened.close()
 
             return File()
@@ -129,5 +130,5 @@ def test_reading_a_layer_reads_its_column_and_little_else(store: Storage):
     assert vectors[7].nbytes < sum(read) < 1.3 * vectors[7].nbytes
 
 
-def test_keys_do_not_depend_on_order():
+def test_keys_do_not_depend_on_order() -> None:
     assert key_of(a=1, b=[2]) == key_of(b=[2], a=1) != key_of(a=1, b=[3])

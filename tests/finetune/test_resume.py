@@ -37,7 +37,9 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 3, 4])
-def test_it_resumes_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int):
+def test_it_resumes_to_the_same_weights(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
     uninterrupted, interrupted = Storage(str(tmp_path / "whole")), Storage(str(tmp_path / "broken"))
@@ -67,7 +69,7 @@ def test_it_resumes_to_the_same_weights(tree: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("content", [b"", saved({"step": 3}), b"PK\x03\x04 no", b"cposix\nsystem\n(S'true'\ntR."])
-def test_an_invalid_state_is_none(tmp_path: Path, content: bytes):
+def test_an_invalid_state_is_none(tmp_path: Path, content: bytes) -> None:
     store = Storage(str(tmp_path))
     store.write_bytes(f"{trial().directory}/{resume.FILE}", content)
     assert resume.load(store, trial()) is None

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ def trial(rate: float = 3e-3, seed: int = 0) -> Trial:
 
 
 @pytest.fixture
-def world(tree: Path, tmp_path: Path):
+def world(tree: Path, tmp_path: Path) -> Any:
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
     return Storage(str(tmp_path / "run")), draw_split(source.records(), SplitConfig(unseen=["d", "e"])), source
 
 
-def test_a_trial_learns_and_saves_a_checkpoint_at_each_evaluation(world):
+def test_a_trial_learns_and_saves_a_checkpoint_at_each_evaluation(world: Any) -> None:
     store, split, source = world
     evaluations = list(train(trial(), CONFIG, store, split, source))
     assert [e.step for e in evaluations] == [0, 6, 12]
@@ -48,7 +49,7 @@ def test_a_trial_learns_and_saves_a_checkpoint_at_each_evaluation(world):
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
-def test_seeds_determine_the_weights(world, tmp_path: Path):
+def test_seeds_determine_the_weights(world: Any, tmp_path: Path) -> None:
     _, split, source = world
 
     def weights(seed: int, name: str) -> str:
@@ -59,20 +60,20 @@ def test_seeds_determine_the_weights(world, tmp_path: Path):
     assert weights(1, "x") == weights(1, "y") != weights(2, "z")
 
 
-def test_a_model_may_be_evaluated_without_training(world):
+def test_a_model_may_be_evaluated_without_training(world: Any) -> None:
     store, split, _ = world
     prepare(Trial(ModelConfig(**TINY_CNN), 0, 0), store, split)
     meta = read_meta(store, "checkpoints/test_resnet/trial=0/step=0")
     assert meta.seen_accuracy is None
 
 
-def test_a_nonfinite_loss_raises_an_error_with_advice(world):
+def test_a_nonfinite_loss_raises_an_error_with_advice(world: Any) -> None:
     store, split, source = world
     with pytest.raises(StageError, match=r"loss is nan .*smaller learning rate"):
         list(train(trial(rate=1e30), CONFIG, store, split, source))
 
 
-def test_unreadable_images_are_skipped_counted_and_limited(world, tree: Path):
+def test_unreadable_images_are_skipped_counted_and_limited(world: Any, tree: Path) -> None:
     store, split, source = world
     (tree / "a" / "000.png").write_bytes(b"broken")
     *_, last = train(trial(), CONFIG, store, split, source, max_failed_share=0.1)
@@ -81,7 +82,9 @@ def test_unreadable_images_are_skipped_counted_and_limited(world, tree: Path):
         list(train(trial(), CONFIG, store, split, source, max_failed_share=0.01))
 
 
-def test_images_are_the_same_with_and_without_the_cache(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_images_are_the_same_with_and_without_the_cache(
+    world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     _, split, source = world
     accuracies = []
     for limit in (2**31, 0):
@@ -90,7 +93,7 @@ def test_images_are_the_same_with_and_without_the_cache(world, monkeypatch: pyte
     assert accuracies[0] == accuracies[1]
 
 
-def test_warm_up_is_linear_and_the_cosine_ends_at_zero():
+def test_warm_up_is_linear_and_the_cosine_ends_at_zero() -> None:
     config = FinetuneConfig(steps=110, warmup_steps=10, schedule="cosine")
     assert [rate_factor(step, config) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
     assert rate_factor(10, config) == 1.0
@@ -100,12 +103,12 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_zero():
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 120))
-def test_the_rate_factor_is_between_0_and_1(steps: int, warmup: int, step: int):
+def test_the_rate_factor_is_between_0_and_1(steps: int, warmup: int, step: int) -> None:
     factor = rate_factor(step, FinetuneConfig(steps=steps, warmup_steps=warmup, schedule="cosine"))
     assert 0 <= factor <= 1
     assert math.isfinite(factor)
 
 
-def test_precision():
+def test_precision() -> None:
     assert autocast_dtype("auto", "cpu") is autocast_dtype("float32", "cuda") is None
     assert autocast_dtype("bfloat16", "cpu") is torch.bfloat16

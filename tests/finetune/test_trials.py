@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,16 +20,18 @@ from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, TINY_VIT
 
 
-def never(space, arguments, seed):
+def never(space: Any, arguments: Any, seed: Any) -> None:
     raise AssertionError("grids need no sampler")
 
 
-def result(model: str, number: int, rate: float, accuracy: float, state="finished", seed=0, **more) -> TrialResult:
+def result(
+    model: str, number: int, rate: float, accuracy: float, state: Any = "finished", seed: Any = 0, **more: Any
+) -> TrialResult:
     val = {0: 0.1, 10: accuracy} if state != "failed" else {}
     return TrialResult(model, number, seed, {"learning_rate": rate}, state, val, {}, 1.0, {}, **more)
 
 
-def test_grids_are_crossed():
+def test_grids_are_crossed() -> None:
     settings = candidates(FinetuneConfig(learning_rate=[1e-3, 1e-2], weight_decay=[0.0, 0.1, 0.1]), never)
     assert settings == [
         {"learning_rate": 1e-3, "weight_decay": 0.0},
@@ -38,11 +41,11 @@ def test_grids_are_crossed():
     ]
 
 
-def test_random_spaces_are_sampled_reproducibly():
+def test_random_spaces_are_sampled_reproducibly() -> None:
     config = FinetuneConfig(learning_rate={"loguniform": [1e-5, 1e-2]}, weight_decay=[0.0, 0.1], num_samples=3)
     calls = []
 
-    def sample(space, arguments, seed):
+    def sample(space: Any, arguments: Any, seed: Any) -> Any:
         calls.append((space, arguments, seed))
         return seed + 1.0
 
@@ -52,7 +55,7 @@ def test_random_spaces_are_sampled_reproducibly():
     assert {setting["learning_rate"] for setting in settings} == {1.0, 2.0, 3.0}
 
 
-def test_trials_are_models_by_settings_by_seeds():
+def test_trials_are_models_by_settings_by_seeds() -> None:
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
         "models": [TINY_CNN, TINY_VIT],
@@ -72,7 +75,7 @@ def test_trials_are_models_by_settings_by_seeds():
     ] * 2
 
 
-def test_each_rotation_has_separate_trials():
+def test_each_rotation_has_separate_trials() -> None:
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen_fraction": 0.3, "rotations": 3}},
         "models": [TINY_CNN],
@@ -86,7 +89,7 @@ def test_each_rotation_has_separate_trials():
     assert [(t.number, t.rotation, t.hyperparameters) for t in untrained] == [(0, 0, {}), (1, 1, {}), (2, 2, {})]
 
 
-def test_models_with_the_same_preprocessing_share_a_pixel_baseline():
+def test_models_with_the_same_preprocessing_share_a_pixel_baseline() -> None:
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8]}},
         "models": [
@@ -108,7 +111,7 @@ def test_models_with_the_same_preprocessing_share_a_pixel_baseline():
     ]
 
 
-def test_the_best_mean_over_seeds_is_chosen_for_each_model():
+def test_the_best_mean_over_seeds_is_chosen_for_each_model() -> None:
     results = [
         result("a", 0, 0.1, 0.9, seed=0),
         result("a", 1, 0.1, 0.1, seed=1),
@@ -119,7 +122,7 @@ def test_the_best_mean_over_seeds_is_chosen_for_each_model():
     assert [(r.model_id, r.number) for r in choose(results)] == [("a", 2), ("a", 3), ("b", 0)]
 
 
-def test_stopped_and_failed_trials_are_not_chosen_and_ties_go_to_the_smaller_rate():
+def test_stopped_and_failed_trials_are_not_chosen_and_ties_go_to_the_smaller_rate() -> None:
     results = [
         result("a", 0, 0.3, 0.99, "stopped"),
         result("a", 1, 0.2, 0.5),
@@ -130,7 +133,7 @@ def test_stopped_and_failed_trials_are_not_chosen_and_ties_go_to_the_smaller_rat
     assert choose(results[:1]) == []
 
 
-def test_a_setting_with_a_failed_seed_ranks_below_a_complete_one():
+def test_a_setting_with_a_failed_seed_ranks_below_a_complete_one() -> None:
     results = [
         result("a", 0, 0.1, 0.9),
         result("a", 1, 0.1, 0.9, "failed"),
@@ -154,7 +157,7 @@ def trial() -> Trial:
     )[0]
 
 
-def test_a_trial_has_ended_when_its_result_and_checkpoints_exist(tmp_path: Path, trial: Trial):
+def test_a_trial_has_ended_when_its_result_and_checkpoints_exist(tmp_path: Path, trial: Trial) -> None:
     store = Storage(str(tmp_path))
     assert read_result(store, trial, [0, 10]) is None
     write_result(store, trial, result("test_resnet", 0, 0.1, 0.5))
@@ -166,7 +169,7 @@ def test_a_trial_has_ended_when_its_result_and_checkpoints_exist(tmp_path: Path,
     assert read_result(store, trial, [0, 5, 10]) is None
 
 
-def test_stopped_trials_have_ended_and_failed_ones_have_not(tmp_path: Path, trial: Trial):
+def test_stopped_trials_have_ended_and_failed_ones_have_not(tmp_path: Path, trial: Trial) -> None:
     store = Storage(str(tmp_path))
     write_result(store, trial, result("test_resnet", 0, 0.1, 0.5, "stopped"))
     assert read_result(store, trial, [0, 10]) is not None

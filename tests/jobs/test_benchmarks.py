@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
         ("scaling.py", "bytes", ["bytes read to score one layer"]),
     ],
 )
-def test_each_line_is_a_figure(program: str, part: str, figures: list[str]):
+def test_each_line_is_a_figure(program: str, part: str, figures: list[str]) -> None:
     command = [sys.executable, str(REPOSITORY / "jobs" / "benchmarks" / program), "--quick", "--part", part]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
@@ -31,7 +31,7 @@ def test_each_line_is_a_figure(program: str, part: str, figures: list[str]):
         assert line["holds"] is None
 
 
-def test_a_missed_bar_is_exit_1():
+def test_a_missed_bar_is_exit_1() -> None:
     program = (
         "from figures import at_least, at_most, emit\n"
         "emit([at_least('a', 1.5, 2, 'x', 'so'), at_most('b', 1.0, 2, 'x', 'so')], quick=False)"

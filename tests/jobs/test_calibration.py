@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.mark.slow
-def test_intervals_hold_what_they_promise():
+def test_intervals_hold_what_they_promise() -> None:
     program = REPOSITORY / "jobs" / "benchmarks" / "calibration.py"
     done = subprocess.run(
         [sys.executable, str(program), "--quick"], capture_output=True, text=True, timeout=280, cwd=REPOSITORY

@@ -60,30 +60,30 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
 
 
 @each
-def test_ray_accepts_the_config(path: Path):
+def test_ray_accepts_the_config(path: Path) -> None:
     checked(read(path))
 
 
 @each
-def test_a_key_that_ray_does_not_know_is_refused(path: Path):
+def test_a_key_that_ray_does_not_know_is_refused(path: Path) -> None:
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout_seconds"):
         checked({**read(path), "idle_timeout_seconds": 600})
 
 
 @pytest.mark.slow
-def test_rays_provider_starts_a_node_of_each_kind(aws: Config):
+def test_rays_provider_starts_a_node_of_each_kind(aws: Config) -> None:
     launched = launch_all_kinds(aws)["available_node_types"]
     assert launched["head"]["node_config"]["KeyName"]
     assert all(node_type["node_config"]["SubnetIds"] for node_type in launched.values())
 
 
-def test_an_instance_setting_that_ec2_does_not_know_is_refused(aws: Config):
+def test_an_instance_setting_that_ec2_does_not_know_is_refused(aws: Config) -> None:
     aws["available_node_types"]["gpu_worker"]["node_config"]["InstanceMarketOption"] = {"MarketType": "spot"}
     with pytest.raises(ParamValidationError, match="InstanceMarketOption"):
         launch_all_kinds(aws)
 
 
-def test_workers_have_what_their_instance_types_have(aws: Config):
+def test_workers_have_what_their_instance_types_have(aws: Config) -> None:
     written = {name: kind["resources"] for name, kind in aws["available_node_types"].items()}
     for kind in aws["available_node_types"].values():
         kind["resources"] = {}
@@ -93,7 +93,7 @@ def test_workers_have_what_their_instance_types_have(aws: Config):
             assert written[name].get("GPU", 0) == kind["resources"].get("GPU", 0)
 
 
-def test_the_head_takes_no_work_and_workers_come_on_demand(aws: Config):
+def test_the_head_takes_no_work_and_workers_come_on_demand(aws: Config) -> None:
     kinds = copy.deepcopy(aws["available_node_types"])
     head = kinds.pop(aws["head_node_type"])
     assert head["resources"] == {"CPU": 0, "GPU": 0}
@@ -104,7 +104,7 @@ def test_the_head_takes_no_work_and_workers_come_on_demand(aws: Config):
     assert sorted(kind["resources"].get("GPU", 0) for kind in kinds.values()) == [0, 1]
 
 
-def test_on_premises_machines_all_join():
+def test_on_premises_machines_all_join() -> None:
     config = LocalNodeProvider.bootstrap_config(checked(read(LOCAL)))
     (kind,) = config["available_node_types"].values()
     assert kind["min_workers"] == kind["max_workers"] == len(config["provider"]["worker_ips"])
@@ -113,7 +113,7 @@ def test_on_premises_machines_all_join():
 
 
 @each
-def test_all_nodes_ask_for_the_same_token(path: Path):
+def test_all_nodes_ask_for_the_same_token(path: Path) -> None:
     config = checked(read(path))
     starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
     assert all(re.search(r"export RAY_AUTH_MODE=token\b.*; ray start ", command) for command in starts)
@@ -124,7 +124,7 @@ def test_all_nodes_ask_for_the_same_token(path: Path):
 
 
 @each
-def test_setup_installs_this_project_from_what_is_mounted(path: Path):
+def test_setup_installs_this_project_from_what_is_mounted(path: Path) -> None:
     config = checked(read(path))
     assert any(re.search(r"^cd ~/raysep && .*pip install .*'\.\[gpu\]'", line) for line in config["setup_commands"])
     mounted = {source for source in config["file_mounts"].values() if not source.startswith("~")}
@@ -133,7 +133,7 @@ def test_setup_installs_this_project_from_what_is_mounted(path: Path):
     assert {"pyproject.toml", "raysep", project["readme"], *project["license-files"]} <= mounted
 
 
-def test_all_deployments_have_one_version_of_ray():
+def test_all_deployments_have_one_version_of_ray() -> None:
     files = [*CONFIGS, *sorted((REPOSITORY / "jobs" / "kubernetes").glob("*.yaml"))]
     pinned = re.compile(r"(?:\bray(?:\[[\w,]+\])?==|rayproject/ray:|rayVersion: )(\d+\.\d+\.\d+)")
     found = {path.name: set(pinned.findall(path.read_text())) for path in files}

@@ -12,7 +12,7 @@ CONFIGS = sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configs_are_valid_and_say_how_to_run_them(path: Path):
+def test_configs_are_valid_and_say_how_to_run_them(path: Path) -> None:
     config = load_config(str(path))
     assert config.name == path.stem
     assert path.read_text().startswith(f"# raysep run jobs/configs/{path.name}")
@@ -23,7 +23,7 @@ def test_configs_are_valid_and_say_how_to_run_them(path: Path):
 
 
 @pytest.mark.parametrize("name", ["calligraphy", "cifar100"])
-def test_the_papers_configs_follow_the_paper(name: str):
+def test_the_papers_configs_follow_the_paper(name: str) -> None:
     config = load_config(str(REPOSITORY / "jobs" / "configs" / f"{name}.yaml"))
     assert config.finetune is not None
     assert (config.finetune.steps, config.finetune.batch_size, config.finetune.learning_rate) == (500, 72, 2e-4)

@@ -68,12 +68,12 @@ def strict(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=lambda manifest: manifest["kind"])
-def test_manifests_have_only_fields_that_exist(manifest: Manifest):
+def test_manifests_have_only_fields_that_exist(manifest: Manifest) -> None:
     validate(manifest)
 
 
 @pytest.mark.skipif(CRDS not in os.environ, reason=f"{CRDS} names no copy of KubeRay's ray-operator/config/crd/bases")
-def test_manifests_fit_kuberays_own_crds():
+def test_manifests_fit_kuberays_own_crds() -> None:
     for manifest in (RAY_JOB, RAY_CRON_JOB):
         crd = yaml.safe_load((Path(os.environ[CRDS]) / f"ray.io_{manifest['kind'].lower()}s.yaml").read_text())
         (version,) = [version for version in crd["spec"]["versions"] if version["name"] == "v1"]
@@ -93,19 +93,19 @@ BREAKS = {
 
 @pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS)
 @pytest.mark.parametrize("manifest", [RAY_JOB, RAY_CRON_JOB], ids=["RayJob", "RayCronJob"])
-def test_a_manifest_with_a_mistake_is_refused(manifest: Manifest, break_it: Any):
+def test_a_manifest_with_a_mistake_is_refused(manifest: Manifest, break_it: Any) -> None:
     broken = copy.deepcopy(manifest)
     break_it(broken)
     with pytest.raises(jsonschema.ValidationError):
         validate(broken)
 
 
-def test_a_cron_job_with_a_mistake_is_refused():
+def test_a_cron_job_with_a_mistake_is_refused() -> None:
     with pytest.raises(jsonschema.ValidationError, match="concurrencyPolicies"):
         validate({**CRON_JOB, "spec": {**CRON_JOB["spec"], "concurrencyPolicies": "Forbid"}})
 
 
-def test_a_crd_made_strict_refuses_unknown_fields():
+def test_a_crd_made_strict_refuses_unknown_fields() -> None:
     item = {"type": "object", "properties": {"name": {"type": "string"}}}
     schema = strict({"type": "object", "properties": {"items": {"type": "array", "items": item}, "metadata": {}}})
     jsonschema.validate({"items": [{"name": "a"}], "metadata": {"any": 1}}, schema)
@@ -113,7 +113,7 @@ def test_a_crd_made_strict_refuses_unknown_fields():
         jsonschema.validate({"items": [{"nam": "a"}]}, schema)
 
 
-def test_the_head_takes_no_work_and_workers_come_on_demand():
+def test_the_head_takes_no_work_and_workers_come_on_demand() -> None:
     cluster, (head, *workers) = job_of(RAY_JOB)["rayClusterSpec"], groups_of(RAY_JOB)
     assert (cluster["enableInTreeAutoscaling"], cluster["authOptions"]) == (True, {"mode": "token"})
     assert head["rayStartParams"]["num-cpus"] == "0"
@@ -124,13 +124,13 @@ def test_the_head_takes_no_work_and_workers_come_on_demand():
         assert pod["containers"][0]["resources"]["requests"] == pod["containers"][0]["resources"]["limits"]
 
 
-def test_all_pods_run_one_image_of_this_version():
+def test_all_pods_run_one_image_of_this_version() -> None:
     assert job_of(RAY_CRON_JOB)["rayClusterSpec"] == job_of(RAY_JOB)["rayClusterSpec"]
     pods = [*(group["template"] for group in groups_of(RAY_JOB)), job_of(CRON_JOB)["template"]]
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {f"ghcr.io/OWNER/raysep:{__version__}"}
 
 
-def test_the_run_plans_with_the_workers_that_may_come():
+def test_the_run_plans_with_the_workers_that_may_come() -> None:
     python, program, config, option, run_dir, *overrides = shlex.split(job_of(RAY_JOB)["entrypoint"])
     assert (python, (REPOSITORY / program).is_file(), option) == ("python", True, "--run-dir")
     loaded = load_config(str(REPOSITORY / config), overrides, run_dir)
@@ -140,13 +140,13 @@ def test_the_run_plans_with_the_workers_that_may_come():
         assert shape.nodes == group["maxReplicas"]
 
 
-def test_a_nightly_sweep_ends_before_the_next_begins():
+def test_a_nightly_sweep_ends_before_the_next_begins() -> None:
     for manifest in (RAY_CRON_JOB, CRON_JOB):
         assert manifest["spec"]["schedule"] == "30 1 * * *"
         assert job_of(manifest)["activeDeadlineSeconds"] < 24 * 3600
 
 
-def test_the_cron_job_submits_one_sweep_with_the_token_of_the_cluster():
+def test_the_cron_job_submits_one_sweep_with_the_token_of_the_cluster() -> None:
     (container,) = job_of(CRON_JOB)["template"]["spec"]["containers"]
     token = {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": "raysep", "key": "auth_token"}}}
     assert container["env"] == [{"name": "RAY_AUTH_MODE", "value": "token"}, token]
@@ -157,7 +157,7 @@ def test_the_cron_job_submits_one_sweep_with_the_token_of_the_cluster():
 
 
 @pytest.mark.parametrize("manifest", [CRON_JOB, RAY_CRON_JOB], ids=["CronJob", "RayCronJob"])
-def test_the_calendar_has_each_night_once(manifest: dict[str, Any]):
+def test_the_calendar_has_each_night_once(manifest: dict[str, Any]) -> None:
     # Without a field of its own it is the operator's clock, which is UTC in its image.
     zone = ZoneInfo(manifest["spec"].get("timeZone", "Etc/UTC"))
     start = datetime(2026, 1, 1, tzinfo=UTC)

@@ -49,7 +49,7 @@ def expressions() -> list[str]:
     return [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_alerts_and_panels_ask_for_metrics_that_there_are():
+def test_alerts_and_panels_ask_for_metrics_that_there_are() -> None:
     asked = {name for expression in expressions() for name in re.findall(r"raysep_\w+", expression)}
     assert asked - exported() == set()
     # Every metric is looked at somewhere, but for what names the run.
@@ -59,7 +59,7 @@ def test_alerts_and_panels_ask_for_metrics_that_there_are():
 
 
 @needs_server
-def test_promtool_finds_nothing_wrong(tmp_path: Path):
+def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
     for kind, file in (("config", "prometheus.yml"), ("rules", "alerts.yml")):
         done = subprocess.run(["promtool", "check", kind, str(MONITORING / file)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -70,7 +70,7 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path):
 
 
 @needs_server
-def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path):
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
     """`promtool test rules`: series over time in, alerts out."""
     series = [
         ('raysep_running{instance="a",kind="run"}', "1x60"),
@@ -147,7 +147,9 @@ def wait_for(met: Callable[[], bool], seconds: float = 30) -> None:
 
 @needs_server
 @pytest.mark.slow
-def test_a_run_is_scraped_its_counters_are_its_results_and_an_alert_fires(ray_session, tree: Path, tmp_path: Path):
+def test_a_run_is_scraped_its_counters_are_its_results_and_an_alert_fires(
+    ray_session: None, tree: Path, tmp_path: Path
+) -> None:
     # More than a hundredth of the images, and no more than the run allows.
     (tree / "d" / "005.png").write_bytes(b"broken")
     port = free_port()

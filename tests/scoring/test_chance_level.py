@@ -12,7 +12,7 @@ SHUFFLES = 100
 
 @settings(max_examples=5)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(0, 999))
-def test_chance_level_is_the_mean_over_shuffles(sizes: list[int], seed: int):
+def test_chance_level_is_the_mean_over_shuffles(sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     y = np.repeat(np.arange(len(sizes)), sizes)
     N = len(y)
@@ -35,7 +35,7 @@ def test_chance_level_is_the_mean_over_shuffles(sizes: list[int], seed: int):
         assert_mean(chance_level.of_clusters(name, y, clusters), [getattr(formulas, name)(z, clusters) for z in drawn])
 
 
-def test_few_shot_with_uneven_classes():
+def test_few_shot_with_uneven_classes() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(90, 4)).astype(np.float32), np.repeat([0, 1, 2], [10, 20, 60])
     scores = [NearestMeans(X, rng.permutation(y)).classify(2, 0).accuracies.mean() for _ in range(60)]
@@ -43,5 +43,5 @@ def test_few_shot_with_uneven_classes():
     assert chance_level.of_few_shot(y) == pytest.approx(1 / 3)
 
 
-def test_a_single_cluster_has_nmi_0():
+def test_a_single_cluster_has_nmi_0() -> None:
     assert chance_level.of_clusters("nmi", np.array([0, 1, 0, 1]), np.zeros(4, int)) == 0

@@ -26,7 +26,9 @@ def by_scikit_learn(X: np.ndarray, y: np.ndarray, labelled: np.ndarray) -> np.nd
 
 @pytest.mark.parametrize("stored", [10, 10_000], ids=["products per draw", "stored products"])
 @pytest.mark.parametrize("shots", [1, 2, 5])
-def test_predictions_equal_scikit_learns_nearest_centroid(shots: int, stored: int, monkeypatch: pytest.MonkeyPatch):
+def test_predictions_equal_scikit_learns_nearest_centroid(
+    shots: int, stored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "KEPT_IMAGES", stored)
     monkeypatch.setattr(module, "CHUNK", 1000)
     X, y = blobs([30, 20, 25], spread=1.2)
@@ -40,13 +42,13 @@ def test_predictions_equal_scikit_learns_nearest_centroid(shots: int, stored: in
     np.testing.assert_allclose(found.accuracies, found.right.sum(axis=1) / rest)
 
 
-def test_draws_depend_on_the_labels_only():
+def test_draws_depend_on_the_labels_only() -> None:
     X, y = blobs([30, 20])
     one, two = NearestMeans(X, y).classify(2, 3), NearestMeans(X[:, ::-1] * 5, y).classify(2, 3)
     np.testing.assert_array_equal(one.labelled, two.labelled)
 
 
-def test_queries_are_classified_as_among_all_images():
+def test_queries_are_classified_as_among_all_images() -> None:
     X, y = blobs([30, 20, 25], spread=1.2)
     rows, queries = centred(X), np.array([2, 3, 33, 74])
     some, whole = NearestMeans(rows, y, queries).classify(2, 3), NearestMeans(rows, y).classify(2, 3)
@@ -56,7 +58,7 @@ def test_queries_are_classified_as_among_all_images():
     np.testing.assert_allclose(some.accuracies, some.right.sum(axis=1) / counted.sum(axis=1))
 
 
-def test_accuracy_within_a_subset_ignores_other_images():
+def test_accuracy_within_a_subset_ignores_other_images() -> None:
     X, y = blobs([30, 20, 25], spread=1.2)
     in_a = draw_halves(y, 20, 0)
     found = NearestMeans(X, y).accuracy_within(in_a, 3, 4, seed=5)
@@ -68,7 +70,7 @@ def test_accuracy_within_a_subset_ignores_other_images():
         assert alone[split] == pytest.approx(found[split], abs=0.02)
 
 
-def test_undefined_accuracies_are_none():
+def test_undefined_accuracies_are_none() -> None:
     X, y = blobs([3, 30])
     assert NearestMeans(X, y).classify(3, 0) is None
     assert NearestMeans(X, np.zeros(33, int)).classify(1, 0) is None
@@ -92,14 +94,14 @@ def by_enumeration(X: np.ndarray, y: np.ndarray, shots: int) -> float:
 
 
 @pytest.mark.parametrize(("sizes", "shots"), [([250, 2, 3], 1), ([8, 4, 5], 2), ([2, 2], 1), ([3, 3, 3, 3], 2)])
-def test_few_possible_draws_are_enumerated(sizes: list[int], shots: int):
+def test_few_possible_draws_are_enumerated(sizes: list[int], shots: int) -> None:
     X, y = blobs(sizes, spread=1.2)
     found = NearestMeans(centred(X), y).classify(shots, seed=0)
     assert found.exact
     assert found.accuracies.mean() == pytest.approx(by_enumeration(X.astype(np.float64), y, shots), abs=1e-5)
 
 
-def test_random_draws_add_their_variance_to_the_standard_error():
+def test_random_draws_add_their_variance_to_the_standard_error() -> None:
     X, y = blobs([250, 20, 30], spread=1.2)
     classifier = NearestMeans(centred(X), y)
     values, errors = [], []
@@ -113,7 +115,7 @@ def test_random_draws_add_their_variance_to_the_standard_error():
     assert few_shot_se(found, y, 1 / 3) > errors[-1]
 
 
-def test_tied_class_means_share_an_image():
+def test_tied_class_means_share_an_image() -> None:
     # Neither a constant layer nor duplicates in two classes favour an order of classes or rows.
     y = np.repeat([0, 1, 2], [4, 6, 5])
     assert NearestMeans(centred(np.full((15, 3), 0.3, np.float32)), y).classify(1, 0).accuracies.mean() == (
@@ -130,7 +132,7 @@ def test_tied_class_means_share_an_image():
 
 
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=4), st.integers(1, 2), st.integers(0, 99))
-def test_draws_are_distinct_images_of_class_and_subset(sizes: list[int], shots: int, seed: int):
+def test_draws_are_distinct_images_of_class_and_subset(sizes: list[int], shots: int, seed: int) -> None:
     index = np.repeat(np.arange(len(sizes)), sizes)
     rng = np.random.default_rng(seed)
     subsets = rng.random((len(index), 3)) < 0.9
@@ -146,7 +148,7 @@ def test_draws_are_distinct_images_of_class_and_subset(sizes: list[int], shots: 
                 assert subsets[images, draw // 2].all()
 
 
-def test_chance_level():
+def test_chance_level() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 8)).astype(np.float32), np.repeat(np.arange(4), 150)
     assert NearestMeans(X, y).classify(5, 0).accuracies.mean() == pytest.approx(0.25, abs=0.03)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ labels = arrays(np.int64, st.integers(4, 40), elements=st.integers(0, 4))
 
 
 @given(labels, st.randoms(use_true_random=False))
-def test_clustering_metrics_equal_scikit_learn_and_ignore_label_names(y: np.ndarray, random):
+def test_clustering_metrics_equal_scikit_learn_and_ignore_label_names(y: np.ndarray, random: Any) -> None:
     clusters = np.array([random.randrange(3) for _ in y])
     if len(np.unique(y)) < 2:
         assert formulas.nmi(y, clusters) is formulas.ami(y, clusters) is formulas.ari(y, clusters) is None
@@ -38,14 +40,14 @@ def test_clustering_metrics_equal_scikit_learn_and_ignore_label_names(y: np.ndar
     assert formulas.nmi(y * 7 + 3, 2 - clusters) == pytest.approx(formulas.nmi(y, clusters), abs=1e-12)
 
 
-def test_a_single_cluster_scores_0():
+def test_a_single_cluster_scores_0() -> None:
     y = np.array([0, 0, 1, 1])
     assert (
         formulas.nmi(y, np.zeros(4, int)) == formulas.ami(y, np.zeros(4, int)) == formulas.ari(y, np.zeros(4, int)) == 0
     )
 
 
-def test_neighbour_metrics_by_hand():
+def test_neighbour_metrics_by_hand() -> None:
     y = np.array([0, 0, 0, 1])
     found = right(y, np.array([[1, 3, 2], [0, 2, 3], [3, 0, 1], [0, 1, 2]]))
     assert formulas.knn_purity(y, found, 3) == pytest.approx((2 + 2 + 2 + 0) / 12)
@@ -55,7 +57,7 @@ def test_neighbour_metrics_by_hand():
     assert formulas.r_precision(y, found) == pytest.approx((1 / 2 + 2 / 2 + 1 / 2) / 3)
 
 
-def test_nn1_is_leave_one_out_accuracy():
+def test_nn1_is_leave_one_out_accuracy() -> None:
     X, y = blobs([20, 30, 25], spread=1.5)
     found = right(y, SklearnBackend().neighbors(X, 10))
     expected = [
@@ -65,7 +67,7 @@ def test_nn1_is_leave_one_out_accuracy():
     assert formulas.nn1(y, found) == pytest.approx(np.mean(expected))
 
 
-def test_r_precision_reaches_one_for_uneven_classes_and_equals_purity_for_even_ones():
+def test_r_precision_reaches_one_for_uneven_classes_and_equals_purity_for_even_ones() -> None:
     X, y = blobs([5, 20, 40], spread=0.001)
     found = right(y, SklearnBackend().neighbors(X, 39))
     assert formulas.r_precision(y, found) == 1.0
@@ -75,7 +77,7 @@ def test_r_precision_reaches_one_for_uneven_classes_and_equals_purity_for_even_o
     assert formulas.r_precision(y, found) == pytest.approx(formulas.knn_purity(y, found, 9))
 
 
-def test_undefined_metrics_are_none():
+def test_undefined_metrics_are_none() -> None:
     one, few = np.zeros(4, int), np.ones((4, 2), bool)
     assert formulas.knn_purity(one, few, 2) is formulas.nn1(one, few) is formulas.r_precision(one, few) is None
     assert formulas.r_precision(np.arange(4), few) is None
@@ -86,7 +88,7 @@ def test_undefined_metrics_are_none():
         formulas.r_precision(np.array([0, 0, 0, 0, 1]), np.zeros((5, 2), bool))
 
 
-def test_chance_levels():
+def test_chance_levels() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 8)).astype(np.float32), np.repeat(np.arange(4), 150)
     backend = SklearnBackend()

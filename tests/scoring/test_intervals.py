@@ -11,7 +11,7 @@ from raysep.scoring.few_shot import FewShot, NearestMeans
 from tests.scoring.test_formulas import blobs, right
 
 
-def test_the_standard_error_of_a_mean_is_the_textbook_value():
+def test_the_standard_error_of_a_mean_is_the_textbook_value() -> None:
     rng = np.random.default_rng(0)
     y, values = np.repeat(np.arange(4), 50), rng.random(200)
     on_halves = split_half.mean_on_halves(values, split_half.draw_halves(y, 4000, 0))
@@ -21,7 +21,7 @@ def test_the_standard_error_of_a_mean_is_the_textbook_value():
     assert intervals.nonsmooth_se(on_halves) == pytest.approx(expected, rel=0.05)
 
 
-def test_standard_errors_by_hand():
+def test_standard_errors_by_hand() -> None:
     values = np.array([[0.5, 0.7], [0.8, 0.4], [0.6, 0.6]])
     a, b = values.T
     assert intervals.smooth_se(values) == pytest.approx(np.sqrt(-np.cov(a, b)[0, 1]))
@@ -31,7 +31,7 @@ def test_standard_errors_by_hand():
     assert intervals.smooth_se(np.array([[0.1, 0.2], [0.9, 0.8]])) == pytest.approx(0.05, abs=1e-9)
 
 
-def test_the_few_shot_standard_error_contains_all_parts():
+def test_the_few_shot_standard_error_contains_all_parts() -> None:
     y = np.repeat([0, 1], 50)
     rng = np.random.default_rng(0)
     labelled = np.zeros((1000, 100), bool)
@@ -56,7 +56,7 @@ def test_the_few_shot_standard_error_contains_all_parts():
 @pytest.mark.parametrize("queries", [None, np.arange(0, 60, 2)], ids=["all", "some queries"])
 def test_the_few_shot_standard_error_equals_the_spread_over_samples(
     spread: float, shots: int, queries: np.ndarray | None
-):
+) -> None:
     values, errors = [], []
     centres, y = blobs([30, 30], spread=0, D=4)
     for seed in range(120):
@@ -68,7 +68,7 @@ def test_the_few_shot_standard_error_equals_the_spread_over_samples(
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.3)
 
 
-def test_at_chance_level_the_variance_falls_with_the_square_of_n():
+def test_at_chance_level_the_variance_falls_with_the_square_of_n() -> None:
     rng = np.random.default_rng(0)
     # Degenerate statistic: halves have four times the variance of the full sample.
     halves_ = rng.normal(0, 0.02, (4000, 2))
@@ -90,13 +90,13 @@ def purity(spread: float, seed: int, k: int = 30) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("spread", [100.0, 1.0, 0.3], ids=["no separation", "some", "much"])
-def test_the_purity_standard_error_equals_the_spread_over_samples(spread: float):
+def test_the_purity_standard_error_equals_the_spread_over_samples(spread: float) -> None:
     values, errors = np.array([purity(spread, seed) for seed in range(150)]).T
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.25)
 
 
 @given(st.sampled_from(list(METRICS)), st.floats(0, 1), st.floats(0, 0.5), st.integers(5, 5000))
-def test_intervals_stay_in_range_around_their_score(metric: str, share: float, se: float, N: int):
+def test_intervals_stay_in_range_around_their_score(metric: str, share: float, se: float, N: int) -> None:
     low = METRICS[metric].low
     value = low + (1 - low) * share
     below, above = intervals.interval(metric, value, se, N)
@@ -105,7 +105,9 @@ def test_intervals_stay_in_range_around_their_score(metric: str, share: float, s
 
 
 @given(st.sampled_from(list(METRICS)), st.floats(0, 1), st.floats(1e-6, 0.5), st.integers(5, 5000), st.integers(0, 99))
-def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: float, se: float, N: int, seed: int):
+def test_no_interval_is_wider_than_the_range_of_its_halves(
+    metric: str, value: float, se: float, N: int, seed: int
+) -> None:
     span = np.random.default_rng(seed).uniform(0, 0.3)
     below, above = intervals.interval(metric, value, se, N, span)
     # Near 0 and 1 halves of a proportion take few values: the limit is the interval of a proportion of N.
@@ -116,14 +118,14 @@ def test_no_interval_is_wider_than_the_range_of_its_halves(metric: str, value: f
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.001, 0.003])
-def test_a_clustering_at_chance_level_keeps_its_upper_standard_errors(value: float):
+def test_a_clustering_at_chance_level_keeps_its_upper_standard_errors(value: float) -> None:
     # A score below its standard error doesn't narrow the interval.
     below, above = intervals.interval("nmi", value, 0.01, 120)
     assert below == 0
     assert above == pytest.approx(value + 1.96 * 0.01, abs=1e-4)
 
 
-def test_intervals_are_continuous_at_0_and_1():
+def test_intervals_are_continuous_at_0_and_1() -> None:
     for metric in ("nmi", "ari", "nn1", "few_shot_5"):
         for value in (0.0, 1.0):
             near = value + (1e-7 if value == 0 else -1e-7)
@@ -131,7 +133,7 @@ def test_intervals_are_continuous_at_0_and_1():
             assert at == pytest.approx(beside, abs=1e-3), (metric, value)
 
 
-def test_proportions_have_wilson_intervals_and_clusterings_symmetric_ones():
+def test_proportions_have_wilson_intervals_and_clusterings_symmetric_ones() -> None:
     for metric in ("nmi", "nn1"):
         below, above = intervals.interval(metric, 0.5, 0.01, 1000)
         assert (below, above) == (pytest.approx(0.5 - 0.0196, abs=1e-4), pytest.approx(0.5 + 0.0196, abs=1e-4))
@@ -151,7 +153,7 @@ def test_proportions_have_wilson_intervals_and_clusterings_symmetric_ones():
 
 
 @pytest.mark.parametrize(("errors", "N", "least"), [(1, 120, 0.03), (2, 60, 0.08)])
-def test_few_errors_keep_a_wide_interval(errors: int, N: int, least: float):
+def test_few_errors_keep_a_wide_interval(errors: int, N: int, least: float) -> None:
     # Halves take two or three values, so that their range underestimates the interval.
     value = 1 - errors / N
     below, above = intervals.interval("nn1", value, np.sqrt(value * (1 - value) / N), N, span=errors * 2 / N)
@@ -159,7 +161,9 @@ def test_few_errors_keep_a_wide_interval(errors: int, N: int, least: float):
 
 
 @pytest.mark.parametrize(("K", "size", "shots"), [(100, 21, 20), (20, 6, 5), (20, 2, 1)])
-def test_nearly_completely_labelled_classes_have_the_standard_error_of_a_proportion(K: int, size: int, shots: int):
+def test_nearly_completely_labelled_classes_have_the_standard_error_of_a_proportion(
+    K: int, size: int, shots: int
+) -> None:
     values, errors = [], []
     for seed in range(12 if size > 10 else 40):
         X, y = blobs([size] * K, spread=1.0, D=6)

@@ -1,6 +1,7 @@
 """Invariances of scores, and scores of degenerate input."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ SETTINGS = ScoreConfig(seed=1, resamples=0, max_classes=None)
 SPREAD = 0.45
 
 
-def values(X: np.ndarray, y: np.ndarray, metrics=METRICS) -> dict[str, float | None]:
+def values(X: np.ndarray, y: np.ndarray, metrics: Any = METRICS) -> dict[str, float | None]:
     found = score_layer(
         np.ascontiguousarray(X, np.float32), y, [("default", m) for m in metrics], SklearnBackend(), SETTINGS
     )
@@ -41,7 +42,7 @@ DRAW_NOISE = {f"few_shot_{shots}": 0.08 for shots in (1, 2, 5, 10, 20)} | {"line
 
 @settings(max_examples=4)
 @given(st.integers(0, 10_000))
-def test_row_order(seed: int):
+def test_row_order(seed: int) -> None:
     X, y = data(seed)
     order = np.random.default_rng(seed).permutation(len(y))
     assert_same(values(X, y), values(X[order], y[order]), **DRAW_NOISE)
@@ -50,7 +51,7 @@ def test_row_order(seed: int):
 @pytest.mark.slow
 @settings(max_examples=4)
 @given(st.integers(0, 10_000))
-def test_names_of_classes(seed: int):
+def test_names_of_classes(seed: int) -> None:
     X, y = data(seed)
     # The sort order is unchanged, and so are draws and folds.
     assert_same(values(X, y), values(X, y * 17 - 40))
@@ -59,7 +60,7 @@ def test_names_of_classes(seed: int):
 
 @settings(max_examples=4)
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-50, 50))
-def test_rotation_shift_and_scale(seed: int, scale: float, shift: float):
+def test_rotation_shift_and_scale(seed: int, scale: float, shift: float) -> None:
     X, y = data(seed)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
     # The probe standardises features, which a rotation mixes; the other metrics depend on distances alone.
@@ -69,7 +70,7 @@ def test_rotation_shift_and_scale(seed: int, scale: float, shift: float):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_shuffled_labels_are_chance(metric: str):
+def test_shuffled_labels_are_chance(metric: str) -> None:
     X, y = blobs([100] * 4, spread=0.5)
     y = np.random.default_rng(0).permutation(y)
     (value,) = values(X, y, [metric]).values()
@@ -78,7 +79,7 @@ def test_shuffled_labels_are_chance(metric: str):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_more_separation_never_scores_lower_beyond_noise(metric: str):
+def test_more_separation_never_scores_lower_beyond_noise(metric: str) -> None:
     series = []
     for spread in (4.0, 2.0, 1.0, 0.5, 0.1):
         runs = [values(*blobs([40] * 3, spread=spread, D=6, seed=seed), [metric])[metric] for seed in range(5)]
@@ -88,7 +89,7 @@ def test_more_separation_never_scores_lower_beyond_noise(metric: str):
     assert series[0] < series[-1] - 0.2
 
 
-def test_degenerate_input():
+def test_degenerate_input() -> None:
     one_class = values(*blobs([30]))
     assert set(one_class.values()) == {None}
     # Singleton classes: perfect clusters, but no neighbour of the same class.

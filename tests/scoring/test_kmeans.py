@@ -13,7 +13,7 @@ def inertia(X: np.ndarray, clusters: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
-def test_subsets_are_clustered_as_well_as_scikit_learn_does(spread: float):
+def test_subsets_are_clustered_as_well_as_scikit_learn_does(spread: float) -> None:
     X, y = blobs([40, 60, 50, 30], spread=spread)
     X -= X.mean(axis=0)
     halves = draw_halves(y, 40, 0)
@@ -31,7 +31,7 @@ def test_subsets_are_clustered_as_well_as_scikit_learn_does(spread: float):
         assert min(agree) == 1.0
 
 
-def test_clusters_are_a_fixed_point_and_depend_on_the_subset_alone():
+def test_clusters_are_a_fixed_point_and_depend_on_the_subset_alone() -> None:
     X, y = blobs([40, 60, 50], spread=1.0)
     halves = draw_halves(y, 20, 0)
     found = kmeans_on_subsets(X, halves, 3, 2, 1)
@@ -47,7 +47,7 @@ def found_alone(X: np.ndarray, members: np.ndarray) -> np.ndarray:
     return kmeans_on_subsets(X, members, 3, 2, 1)
 
 
-def test_fewer_distinct_images_than_clusters():
+def test_fewer_distinct_images_than_clusters() -> None:
     X = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
     found = kmeans_on_subsets(X, np.ones((20, 3), bool), 4, 2, 0)
     for clusters in found.T:

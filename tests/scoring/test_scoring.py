@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,14 +17,14 @@ from raysep.scoring.scoring import score_layer, score_layer_with_fallback
 from tests.scoring.test_formulas import blobs
 
 
-def values(X, y, protocol="default", metrics=METRICS, seed=0) -> dict:
+def values(X: Any, y: Any, protocol: Any = "default", metrics: Any = METRICS, seed: Any = 0) -> dict:
     wanted = [(protocol, metric) for metric in metrics]
     scores = score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(seed=seed, resamples=0))
     assert [score.metric for score in scores] == list(metrics)
     return {score.metric: score.measured.value for score in scores}
 
 
-def test_the_paper_protocol_equals_direct_calls_of_scikit_learn():
+def test_the_paper_protocol_equals_direct_calls_of_scikit_learn() -> None:
     X, y = blobs([220, 200, 250], spread=1.5)
     found = values(X, y, "paper")
     clusters = KMeans(3, init="k-means++", n_init=1, random_state=42).fit(X).labels_
@@ -31,14 +33,14 @@ def test_the_paper_protocol_equals_direct_calls_of_scikit_learn():
     assert found["knn_purity"] == pytest.approx((y[neighbors] == y[:, None]).sum(axis=1).mean() / 500, abs=1e-6)
 
 
-def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist():
+def test_the_paper_divides_by_500_even_where_fewer_neighbours_exist() -> None:
     X, y = blobs([20, 20], spread=0.01)
     scores = score_layer(X, y, [("paper", "knn_purity")], SklearnBackend(), ScoreConfig())
     assert scores[0].measured.k == 39
     assert scores[0].measured.value == pytest.approx(19 / 500)
 
 
-def test_the_default_protocol_uses_the_best_of_ten_starts_and_k_of_the_smallest_class():
+def test_the_default_protocol_uses_the_best_of_ten_starts_and_k_of_the_smallest_class() -> None:
     X, y = blobs([30, 50], spread=1.0)
     scores = {
         s.metric: s for s in score_layer(X, y, [("default", m) for m in METRICS], SklearnBackend(), ScoreConfig(seed=3))
@@ -62,7 +64,7 @@ def test_the_default_protocol_uses_the_best_of_ten_starts_and_k_of_the_smallest_
     assert all(s.n == 80 and s.backend == "sklearn" and s.seconds >= 0 for s in scores.values())
 
 
-def test_shared_metrics_are_computed_once_for_both_protocols():
+def test_shared_metrics_are_computed_once_for_both_protocols() -> None:
     X, y = blobs([30, 30])
     wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
     scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(seed=42))}
@@ -73,7 +75,7 @@ def test_shared_metrics_are_computed_once_for_both_protocols():
     assert together[0].value == together[1].value == alone.value
 
 
-def test_every_score_has_interval_halves_and_chance_level():
+def test_every_score_has_interval_halves_and_chance_level() -> None:
     X, y = blobs([40, 44, 41], spread=1.5)
     wanted = [("default", m) for m in METRICS] + [("paper", "knn_purity")]
     for score in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(resamples=40)):
@@ -87,7 +89,7 @@ def test_every_score_has_interval_halves_and_chance_level():
         assert (found.starts_sd is not None) == (score.metric in {"nmi", "ami", "ari"})
 
 
-def test_without_resamples_there_are_no_intervals():
+def test_without_resamples_there_are_no_intervals() -> None:
     X, y = blobs([30, 30])
     for metric in ("nmi", "nn1", "linear_probe", "few_shot_1"):
         none = score_layer(X, y, [("default", metric)], SklearnBackend(), ScoreConfig(resamples=0))[0].measured
@@ -95,7 +97,7 @@ def test_without_resamples_there_are_no_intervals():
         assert none.interval is none.halves is none.se is None
 
 
-def test_a_tiny_class_makes_only_some_metrics_undefined():
+def test_a_tiny_class_makes_only_some_metrics_undefined() -> None:
     X, y = blobs([60, 50, 3], spread=1.0)
     wanted = [("default", metric) for metric in METRICS]
     found = {s.metric: s.measured for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig())}
@@ -113,7 +115,7 @@ def test_a_tiny_class_makes_only_some_metrics_undefined():
     assert tiny.interval is tiny.se is None
 
 
-def test_diagnostics_are_rows_like_scores():
+def test_diagnostics_are_rows_like_scores() -> None:
     X, y = blobs([30, 30])
     X[:, 0] = 1
     found = score_layer(X, y, [(DIAGNOSTIC, name) for name in DIAGNOSTICS], SklearnBackend(), ScoreConfig())
@@ -130,7 +132,7 @@ def test_diagnostics_are_rows_like_scores():
     assert broken["effective_rank"] is broken["start_agreement"] is None
 
 
-def test_separated_classes_score_one_whatever_their_names():
+def test_separated_classes_score_one_whatever_their_names() -> None:
     X, y = blobs([30, 40, 50], spread=1e-4)
     for metric, value in values(X, 100 - 7 * y).items():
         if metric == "knn_purity":
@@ -139,20 +141,20 @@ def test_separated_classes_score_one_whatever_their_names():
             assert value == 1.0, metric
 
 
-def test_more_separation_scores_higher():
+def test_more_separation_scores_higher() -> None:
     for metric in METRICS:
         series = [values(*blobs([40, 40, 40], spread=s, seed=1), metrics=[metric])[metric] for s in (3, 1, 0.2)]
         assert series[0] < series[1] <= series[2], metric
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_a_layer_with_nonfinite_values_has_no_scores(broken: float):
+def test_a_layer_with_nonfinite_values_has_no_scores(broken: float) -> None:
     X, y = blobs([20, 20])
     X[3, 2] = broken
     assert set(values(X, y).values()) == {None}
 
 
-def test_one_class_and_constant_features():
+def test_one_class_and_constant_features() -> None:
     X, y = blobs([20])
     assert set(values(X, y).values()) == {None}
     constant = values(np.ones((40, 3), np.float32), np.arange(40) % 2)
@@ -174,7 +176,7 @@ class FullGpu(TorchBackend):
 @pytest.mark.parametrize(
     "error", [MemoryError("rmm"), torch.OutOfMemoryError("CUDA"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
 )
-def test_scoring_falls_back_to_the_cpu_when_gpu_memory_runs_out(error: Exception):
+def test_scoring_falls_back_to_the_cpu_when_gpu_memory_runs_out(error: Exception) -> None:
     X, y = blobs([30, 30])
     fallbacks: list[int] = []
 
@@ -193,7 +195,7 @@ def test_scoring_falls_back_to_the_cpu_when_gpu_memory_runs_out(error: Exception
         scored([FullGpu(ValueError("other")), SklearnBackend()])
 
 
-def test_both_protocols_share_equal_intermediates():
+def test_both_protocols_share_equal_intermediates() -> None:
     X, y = blobs([30, 30])
     backend, shared = SklearnBackend(), {}
     calls: list[int] = []
@@ -204,7 +206,7 @@ def test_both_protocols_share_equal_intermediates():
     assert calls == [1]
 
 
-def test_diagnostics_of_x_use_the_unmodified_x():
+def test_diagnostics_of_x_use_the_unmodified_x() -> None:
     # Mean-centring makes the first two rows equal in float32.
     X = np.array([[1e-9], [2e-9], [1], [-3]] * 2, np.float32)
     X[4:] += 1

@@ -12,7 +12,7 @@ from tests.scoring.test_formulas import blobs, right
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 99))
-def test_halves_are_stratified_and_even(sizes: list[int], splits: int, seed: int):
+def test_halves_are_stratified_and_even(sizes: list[int], splits: int, seed: int) -> None:
     y = np.repeat(np.arange(len(sizes)) * 5, sizes)
     in_a = split_half.draw_halves(y, 2 * splits, seed)
     assert in_a.shape == (len(y), splits)
@@ -22,7 +22,7 @@ def test_halves_are_stratified_and_even(sizes: list[int], splits: int, seed: int
     np.testing.assert_array_equal(in_a, split_half.draw_halves(y, 2 * splits, seed))
 
 
-def test_the_nearest_neighbour_within_a_half_equals_a_search_in_it():
+def test_the_nearest_neighbour_within_a_half_equals_a_search_in_it() -> None:
     X, y = blobs([30, 40], spread=2.0)
     N, in_a = len(y), split_half.draw_halves(y, 20, 0)
     neighbors = SklearnBackend().neighbors(X, N - 1)
@@ -33,7 +33,7 @@ def test_the_nearest_neighbour_within_a_half_equals_a_search_in_it():
             assert nearest[split, half] == pytest.approx((y[members][own] == y[members]).mean())
 
 
-def test_purity_within_a_half_counts_its_neighbours_alone():
+def test_purity_within_a_half_counts_its_neighbours_alone() -> None:
     X, y = blobs([30, 40], spread=2.0)
     in_a, k = split_half.draw_halves(y, 20, 0), np.where(np.arange(70) % 3 == 0, 20, 10)
     neighbors = SklearnBackend().neighbors(X, 25)
@@ -54,14 +54,14 @@ def test_purity_within_a_half_counts_its_neighbours_alone():
             assert some[split, half] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_means_of_both_halves_average_to_the_total_mean():
+def test_the_means_of_both_halves_average_to_the_total_mean() -> None:
     y = np.repeat([0, 1], 10)
     per_image = np.random.default_rng(0).random(20)
     found = split_half.mean_on_halves(per_image, split_half.draw_halves(y, 40, 0))
     np.testing.assert_allclose(found.mean(axis=1), per_image.mean())
 
 
-def test_agreement_equals_scikit_learn():
+def test_agreement_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     labels, clusters = rng.integers(0, 3, (6, 80)), rng.integers(0, 4, (6, 80))
     clusters = np.where(rng.random((6, 80)) < 0.6, labels, clusters)
@@ -79,7 +79,7 @@ def test_agreement_equals_scikit_learn():
         assert found["ami"][row] == pytest.approx(reference.adjusted_mutual_info_score(a, b), abs=0.01)
 
 
-def test_halves_of_separated_classes_are_clustered_perfectly():
+def test_halves_of_separated_classes_are_clustered_perfectly() -> None:
     X, y = blobs([40, 40, 40], spread=0.3)
     in_a = split_half.draw_halves(y, 20, 0)
     assert (split_half.clusters_on_halves(X, y, 3, in_a, 0)["nmi"] == 1).all()
@@ -87,7 +87,7 @@ def test_halves_of_separated_classes_are_clustered_perfectly():
     assert (split_half.clusters_on_halves(wide, y, 3, in_a, 0)["ari"] == 1).all()
 
 
-def test_few_shot_on_halves_has_a_value_per_half():
+def test_few_shot_on_halves_has_a_value_per_half() -> None:
     X, y = blobs([40, 40, 40], spread=1.5)
     in_a = split_half.draw_halves(y, 20, 0)
     found = split_half.few_shot_on_halves(NearestMeans(X, y), 5, in_a, 0)

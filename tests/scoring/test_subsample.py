@@ -13,7 +13,7 @@ from tests.scoring.test_formulas import blobs
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 999))
-def test_stratified_samples_are_proportional(sizes: list[int], M: int, seed: int):
+def test_stratified_samples_are_proportional(sizes: list[int], M: int, seed: int) -> None:
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     chosen = subsample.stratified(y, M, seed)
     if len(y) <= M:
@@ -25,14 +25,14 @@ def test_stratified_samples_are_proportional(sizes: list[int], M: int, seed: int
         assert abs((y[chosen] == label).sum() - M * size / len(y)) <= 1
 
 
-def test_every_image_has_the_same_probability():
+def test_every_image_has_the_same_probability() -> None:
     y = np.repeat([0, 1, 2], [3, 10, 7])
     times = sum(np.bincount(subsample.stratified(y, 6, seed), minlength=20) for seed in range(3000))
     assert times / 3000 == pytest.approx(6 / 20, abs=0.04)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 60), st.integers(1, 6))
-def test_balanced_samples_contain_every_class(sizes: list[int], M: int, least: int):
+def test_balanced_samples_contain_every_class(sizes: list[int], M: int, least: int) -> None:
     y = np.repeat(np.arange(len(sizes)), sizes)
     chosen = subsample.balanced(y, M, least, 0)
     if chosen is None:
@@ -43,7 +43,7 @@ def test_balanced_samples_contain_every_class(sizes: list[int], M: int, least: i
         assert min(size, least) <= count <= max(least, M * size / len(y) + 1)
 
 
-def test_uniform_samples():
+def test_uniform_samples() -> None:
     assert subsample.uniform(5, 5, 0) is None
     chosen = subsample.uniform(50, 20, 0)
     assert len(set(chosen)) == 20
@@ -51,7 +51,7 @@ def test_uniform_samples():
 
 
 @pytest.mark.slow
-def test_scores_of_a_sample_are_unbiased_with_wider_intervals():
+def test_scores_of_a_sample_are_unbiased_with_wider_intervals() -> None:
     X, y = blobs([600] * 4, spread=1.2, D=8)
     wanted = [("default", metric) for metric in METRICS]
     whole = {s.metric: s.measured for s in score_layer(X, y, wanted, TorchBackend(), ScoreConfig(resamples=60))}
@@ -83,7 +83,7 @@ def test_scores_of_a_sample_are_unbiased_with_wider_intervals():
 
 def test_halved_samples_contain_every_class_and_many_neighbours_reduce_the_queries(
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     X, y = blobs([2000, 2000, 5], spread=1.0, D=2)
     monkeypatch.setattr("raysep.scoring.cache.HALVED_IMAGES", 300)
     layer = LayerScores(X, y, TorchBackend(), ScoreConfig(resamples=20, sample=1500))

@@ -22,7 +22,7 @@ def rows(task: Task = TASK) -> list[dict]:
     return task.rows([Score(p, m, measured, 10, "sklearn", 0.1) for p, m in task.wanted])
 
 
-def test_rows_are_read_in_order_with_undefined_values_as_none(tmp_path: Path):
+def test_rows_are_read_in_order_with_undefined_values_as_none(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     assert table.read(store) == []
     table.write(store, rows())
@@ -38,13 +38,13 @@ def test_rows_are_read_in_order_with_undefined_values_as_none(tmp_path: Path):
     assert set(found[0]) == set(table.SCHEMA.names)
 
 
-def test_only_missing_scores_remain():
+def test_only_missing_scores_remain() -> None:
     assert table.missing([TASK], rows()) == []
     assert table.missing([TASK], [])[0].wanted == WANTED
     assert table.missing([TASK], rows()[:1])[0].wanted == [("default", "ari")]
 
 
-def test_rows_of_other_embeddings_or_layers_do_not_count():
+def test_rows_of_other_embeddings_or_layers_do_not_count() -> None:
     stale = replace(TASK, key="old")
     assert table.missing([TASK], rows(stale))[0].wanted == WANTED
     assert table.belonging([TASK], rows() + rows(stale)) == rows()

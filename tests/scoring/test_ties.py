@@ -44,7 +44,7 @@ def over_all_orders(X: np.ndarray, y: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("backend", [SklearnBackend(), TorchBackend()], ids=["sklearn", "torch"])
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 2), min_size=5, max_size=5), st.integers(0, 9))
-def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, rows: list[int], seed: int):
+def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, rows: list[int], seed: int) -> None:
     # Three vectors at different distances: only duplicates tie.
     X, y = np.array([[0.0], [1.0], [3.5]])[rows], np.random.default_rng(seed).permutation([0, 0, 0, 1, 1])
     expected = over_all_orders(X, y)
@@ -52,7 +52,7 @@ def test_equal_vectors_give_the_mean_over_all_orders(backend: Backend, rows: lis
         assert value == pytest.approx(expected[metric], abs=1e-6), metric
 
 
-def test_constant_layers_and_duplicates_across_classes():
+def test_constant_layers_and_duplicates_across_classes() -> None:
     y = np.repeat([0, 1, 2], [5, 9, 6])
     found = scores(np.full((20, 4), 0.7), y)
     assert found["nn1"] == pytest.approx(chance_level.of_neighbors(y))
@@ -65,7 +65,7 @@ def test_constant_layers_and_duplicates_across_classes():
     assert scores(np.concatenate([X, X]), np.repeat([0, 1], 10))["nn1"] == 0
 
 
-def test_the_order_of_the_rows_does_not_matter():
+def test_the_order_of_the_rows_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(12, 5))[rng.integers(0, 12, 90)], np.repeat([0, 1, 2], 30)
     order = rng.permutation(90)
@@ -73,7 +73,7 @@ def test_the_order_of_the_rows_does_not_matter():
         assert scores(X[order], y[order])[metric] == pytest.approx(value, abs=1e-6), metric
 
 
-def test_intervals_of_layers_with_equal_vectors():
+def test_intervals_of_layers_with_equal_vectors() -> None:
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(20, 5)).astype(np.float32)[rng.integers(0, 20, 120)], np.repeat([0, 1], 60)
     layer = LayerScores(X, y, TorchBackend(), ScoreConfig(resamples=40))
@@ -84,7 +84,7 @@ def test_intervals_of_layers_with_equal_vectors():
         assert 0 < found.interval[1] - found.interval[0] < 0.5
 
 
-def test_groups_and_shares_of_some_queries():
+def test_groups_and_shares_of_some_queries() -> None:
     y = np.array([0, 1, 0, 1, 0])
     groups = ties.groups_of(np.array([[1, 1], [1, 1], [1, 1], [2, 2], [3, 3]], np.float32))
     assert groups.tolist() == [0, 0, 0, 3, 4]

@@ -11,7 +11,7 @@ from tests.scoring.test_formulas import blobs
 
 
 @pytest.mark.parametrize(("sizes", "D", "K"), [([40] * 5, 32, 5), ([25] * 4, 8, 12), ([200, 30], 4, 3)])
-def test_each_start_equals_scikit_learn(sizes: list[int], D: int, K: int):
+def test_each_start_equals_scikit_learn(sizes: list[int], D: int, K: int) -> None:
     X = centred(blobs(sizes, spread=2.0, D=D)[0])
     found = torch_kmeans.kmeans(torch.from_numpy(X), K, 6, seed=11)
     state = np.random.RandomState(11)
@@ -27,7 +27,7 @@ def test_each_start_equals_scikit_learn(sizes: list[int], D: int, K: int):
 
 @settings(max_examples=15)
 @given(st.integers(2, 6), st.integers(10, 40), st.integers(0, 999))
-def test_converged_clusters_are_a_fixed_point(K: int, N: int, seed: int):
+def test_converged_clusters_are_a_fixed_point(K: int, N: int, seed: int) -> None:
     X = centred(np.random.default_rng(seed).normal(size=(N, 3)).astype(np.float32))
     found = torch_kmeans.kmeans(torch.from_numpy(X), K, 3, seed)
     for labels, centres, inertia in zip(found.labels.numpy(), found.centres.numpy(), found.inertia, strict=True):
@@ -37,7 +37,7 @@ def test_converged_clusters_are_a_fixed_point(K: int, N: int, seed: int):
         assert set(labels) == set(range(K))
 
 
-def test_an_empty_cluster_gets_the_furthest_row():
+def test_an_empty_cluster_gets_the_furthest_row() -> None:
     rows = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     labels = torch.tensor([0, 0, 0, 0])
     centres = torch.tensor([[1.0], [99.0]])
@@ -47,7 +47,7 @@ def test_an_empty_cluster_gets_the_furthest_row():
     assert sizes.tolist() == [3.0, 1.0]
 
 
-def test_the_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_the_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.from_numpy(centred(blobs([60, 60])[0]))
     centres = rows[:12].reshape(3, 4, -1)
     whole = torch_kmeans.assign(rows, centres)
@@ -55,7 +55,7 @@ def test_the_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(torch_kmeans.assign(rows, centres), whole)
 
 
-def test_labels_belong_to_the_centres_when_iterations_run_out(monkeypatch: pytest.MonkeyPatch):
+def test_labels_belong_to_the_centres_when_iterations_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_kmeans, "ITERATIONS", 2)
     rows = torch.from_numpy(centred(blobs([60, 60, 60], spread=3.0)[0]))
     found = torch_kmeans.kmeans(rows, 3, 4, 0)

@@ -15,7 +15,7 @@ def by_sorting(X: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", [4, 100_000], ids=["row by row", "at once"])
-def test_neighbours_are_exact(block: int, monkeypatch: pytest.MonkeyPatch):
+def test_neighbours_are_exact(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_knn, "BLOCK_BYTES", block)
     monkeypatch.setattr(torch_knn, "MIN_QUERIES", 1)
     X = centred(blobs([50, 50], D=16)[0])
@@ -23,7 +23,7 @@ def test_neighbours_are_exact(block: int, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_array_equal(found, by_sorting(X, 20))
 
 
-def test_distances_below_rounding_error_are_ordered_correctly():
+def test_distances_below_rounding_error_are_ordered_correctly() -> None:
     # Tight clusters far apart: float32 dot products give 0 for all distances within a cluster.
     rng = np.random.default_rng(0)
     X = np.repeat(np.array([[-300.0] * 8, [300.0] * 8]), 30, axis=0) + rng.normal(scale=1e-2, size=(60, 8))

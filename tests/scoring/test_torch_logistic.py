@@ -28,7 +28,7 @@ def folds(N: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("D", "spread"), [(5, 1.5), (60, 3.0), (300, 4.0)])
 @pytest.mark.parametrize("block", [1000, 2**24], ids=["blocks", "one block"])
-def test_every_problem_equals_scikit_learn(D: int, spread: float, block: int, monkeypatch: pytest.MonkeyPatch):
+def test_every_problem_equals_scikit_learn(D: int, spread: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_logistic, "BLOCK_BYTES", block)
     X, y = blobs([70, 60, 80], spread=spread, D=D)
     training = folds(len(y))
@@ -43,7 +43,7 @@ def test_every_problem_equals_scikit_learn(D: int, spread: float, block: int, mo
             assert (ours[~rows] == y[~rows]).mean() == pytest.approx(accuracy, abs=0.03)
 
 
-def test_leading_eigenvectors_suffice_as_preconditioner(monkeypatch: pytest.MonkeyPatch):
+def test_leading_eigenvectors_suffice_as_preconditioner(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs([70, 60, 80], spread=4.0, D=120)
     whole = fits(X, y, folds(len(y))).predicted
     monkeypatch.setattr(torch_logistic, "ALL_DIRECTIONS", 64)
@@ -52,7 +52,7 @@ def test_leading_eigenvectors_suffice_as_preconditioner(monkeypatch: pytest.Monk
     assert (whole == leading).float().mean() > 0.98
 
 
-def test_the_loss_never_rises_and_few_iterations_are_enough():
+def test_the_loss_never_rises_and_few_iterations_are_enough() -> None:
     # Strongly correlated features slow down L-BFGS without a preconditioner.
     rng = np.random.default_rng(0)
     X, y = blobs([70, 60, 80], spread=2.0, D=40)
@@ -69,7 +69,7 @@ def test_the_loss_never_rises_and_few_iterations_are_enough():
     assert len(losses) < model.n_iter_[0] / 2
 
 
-def test_a_feature_that_is_constant_in_a_training_set_does_no_harm():
+def test_a_feature_that_is_constant_in_a_training_set_does_no_harm() -> None:
     X, y = blobs([40, 40], spread=0.3, D=4)
     X[:, 0] = np.where(np.arange(80) == 79, 3.0, 1.0)
     X[:, 1] = 7

@@ -25,7 +25,7 @@ BACKENDS = pytest.mark.parametrize("backend", [SklearnBackend(), TorchBackend()]
 
 @BACKENDS
 @pytest.mark.parametrize("n_init", [1, 4, 10])
-def test_kmeans_equals_scikit_learn(backend: Backend, n_init: int):
+def test_kmeans_equals_scikit_learn(backend: Backend, n_init: int) -> None:
     X, _ = blobs([30, 30, 30], spread=2.0)
     expected = KMeans(3, init="k-means++", n_init=n_init, random_state=5).fit(X)
     before = backend.iterations
@@ -37,7 +37,7 @@ def test_kmeans_equals_scikit_learn(backend: Backend, n_init: int):
 
 
 @BACKENDS
-def test_kmeans_fitted_on_a_sample_assigns_all(backend: Backend):
+def test_kmeans_fitted_on_a_sample_assigns_all(backend: Backend) -> None:
     X, _ = blobs([300, 300, 300], spread=0.3)
     X += 50
     sample = np.sort(np.random.default_rng(0).choice(900, 90, replace=False))
@@ -48,12 +48,12 @@ def test_kmeans_fitted_on_a_sample_assigns_all(backend: Backend):
 
 
 @BACKENDS
-def test_fewer_distinct_rows_than_clusters_is_no_error(backend: Backend):
+def test_fewer_distinct_rows_than_clusters_is_no_error(backend: Backend) -> None:
     assert len(np.unique(backend.kmeans(backend.to_device(np.ones((10, 2), np.float32)), 3, 2, 0).best)) == 1
 
 
 @BACKENDS
-def test_neighbours_are_in_order_without_the_row_itself(backend: Backend):
+def test_neighbours_are_in_order_without_the_row_itself(backend: Backend) -> None:
     X, _ = blobs([20, 20])
     distances = pairwise_distances(X.astype(np.float64))
     np.fill_diagonal(distances, np.inf)
@@ -65,7 +65,7 @@ def test_neighbours_are_in_order_without_the_row_itself(backend: Backend):
 
 
 @BACKENDS
-def test_duplicates_are_no_neighbours_of_themselves(backend: Backend):
+def test_duplicates_are_no_neighbours_of_themselves(backend: Backend) -> None:
     X = np.repeat(np.arange(3, dtype=np.float32), 4)[:, None]
     found = backend.neighbors(backend.to_device(X), 3)
     assert not (found == np.arange(12)[:, None]).any()
@@ -73,7 +73,7 @@ def test_duplicates_are_no_neighbours_of_themselves(backend: Backend):
 
 
 @BACKENDS
-def test_predictions_are_those_of_converged_fits(backend: Backend):
+def test_predictions_are_those_of_converged_fits(backend: Backend) -> None:
     X, y = blobs([60, 60, 60], spread=1.5)
     y = y * 7 - 3
     # Features of different scales, and a constant one.
@@ -91,7 +91,7 @@ def test_predictions_are_those_of_converged_fits(backend: Backend):
 
 @pytest.mark.parametrize("present", [2, 3], ids=["two classes", "a third outside the fold"])
 @pytest.mark.parametrize("C", [1e-3, 1e-1])
-def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, C: float):
+def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, C: float) -> None:
     X, y = blobs([150, 150, 100][:present], spread=4.0, D=50)
     train = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 0))
     test = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 1))
@@ -103,7 +103,7 @@ def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, 
 
 
 @BACKENDS
-def test_rows_are_mean_centred(backend: Backend):
+def test_rows_are_mean_centred(backend: Backend) -> None:
     X = (blobs([20, 20])[0] + 1000).astype(np.float32)
     np.testing.assert_allclose(backend.rows(backend.to_device(X)), X - X.mean(axis=0, dtype=np.float64), atol=1e-3)
 
@@ -111,7 +111,7 @@ def test_rows_are_mean_centred(backend: Backend):
 @pytest.mark.parametrize("sizes", [[150] * 4, [30, 60, 120]], ids=["even", "uneven"])
 @pytest.mark.parametrize("spread", [1.0, 3.0])
 @pytest.mark.parametrize("D", [8, 96])
-def test_values_of_torch_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int):
+def test_values_of_torch_are_within_a_hundredth_of_scikit_learns(sizes: list[int], spread: float, D: int) -> None:
     X, y = blobs(sizes, spread=spread, D=D)
     wanted = [("default", metric) for metric in METRICS]
     ours = score_layer(X, y, wanted, TorchBackend(), ScoreConfig(resamples=20))
@@ -124,7 +124,7 @@ def test_values_of_torch_are_within_a_hundredth_of_scikit_learns(sizes: list[int
 
 
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(0, 1000))
-def test_drop_self_keeps_k_others_in_order(N: int, k: int, seed: int):
+def test_drop_self_keeps_k_others_in_order(N: int, k: int, seed: int) -> None:
     k = min(k, N - 1)
     rng = np.random.default_rng(seed)
     neighbors = np.stack([rng.permutation(N)[: k + 1] for _ in range(N)])
@@ -135,7 +135,7 @@ def test_drop_self_keeps_k_others_in_order(N: int, k: int, seed: int):
         assert dropped[row].tolist() == others[:k]
 
 
-def test_auto_selects_torch_without_cuml_and_cuml_reports_its_problem():
+def test_auto_selects_torch_without_cuml_and_cuml_reports_its_problem() -> None:
     if CumlBackend.problem() is None:
         pytest.skip("this machine has cuML and a GPU")
     assert open_backend("auto").name.startswith("torch")
@@ -145,7 +145,7 @@ def test_auto_selects_torch_without_cuml_and_cuml_reports_its_problem():
         open_backend("cuml")
 
 
-def test_the_first_of_equally_good_starts_is_best():
+def test_the_first_of_equally_good_starts_is_best() -> None:
     labels = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
     # The third is the best up to rounding, which differs between backends and machines.
     for rounding in (np.zeros(4), np.array([0, 0, -2e-7, 1e-7]), np.array([2e-7, 0, 0, -2e-7])):
@@ -154,7 +154,7 @@ def test_the_first_of_equally_good_starts_is_best():
     np.testing.assert_array_equal(Starts(labels, np.zeros(4)).best, labels[0])
 
 
-def test_backends_agree_on_the_best_start_with_many_clusters():
+def test_backends_agree_on_the_best_start_with_many_clusters() -> None:
     # 500 clusters of 1,000 images: starts differ only in single images.
     rng = np.random.default_rng(0)
     X = (np.repeat(rng.normal(size=(500, 8)), 2, axis=0) + 1e-3 * rng.normal(size=(1000, 8))).astype(np.float32)

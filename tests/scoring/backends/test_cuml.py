@@ -7,7 +7,7 @@ import pytest
 from raysep.scoring.backends.cuml import CumlBackend, in_batches
 
 
-def test_input_that_crashes_cuml_or_gives_wrong_results_is_rejected(monkeypatch: pytest.MonkeyPatch):
+def test_input_that_crashes_cuml_or_gives_wrong_results_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuml", "cuml.cluster", "cuml.neighbors", "cupy"):
         module = types.ModuleType(name)
         module.KMeans = module.NearestNeighbors = None
@@ -26,7 +26,7 @@ def test_input_that_crashes_cuml_or_gives_wrong_results_is_rejected(monkeypatch:
         CumlBackend().to_device(X)
 
 
-def test_batches_are_halved_where_memory_runs_out():
+def test_batches_are_halved_where_memory_runs_out() -> None:
     sizes: list[int] = []
 
     def search(queries: np.ndarray) -> np.ndarray:
