@@ -110,7 +110,7 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
         assert not [file for file in files if SECRET.encode() in run.read_bytes(file)]
         assert SECRET not in done.stdout + done.stderr + again.stdout + again.stderr
     assert {item["why"] for item in summary["retried"]} == {"storage"}
-    assert "x storage without an answer" in done.stdout
+    assert "x transient storage error" in done.stdout
     assert "36 images of 3 unseen classes" in done.stdout
     assert "test_vit: layer " in done.stdout
     assert f"report: s3://{BUCKET}/mine/report/index.html" in done.stdout
