@@ -208,7 +208,7 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
             content = run.read_bytes(FILE)
             with run.understood(FILE):
                 summary = Summary.model_validate_json(content)
-            return comparing.of_summary(summary, run_directory.data_hash(run))
+            return comparing.points_of_summary(summary, run_directory.data_hash(run))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
     rows = _rows(sweep)
@@ -216,7 +216,7 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
     if not chosen:
         known = dict.fromkeys([*(str(row["round"]) for row in rows), *(str(row["date"]) for row in rows)])
         raise UsageError(f"{sweep} has no round or date {place}; there are {', '.join(known) or 'none'}")
-    return comparing.of_rows(chosen)
+    return comparing.points_of_rows(chosen)
 
 
 def _print_plan(label: str, plans: "list[Plan]") -> None:
@@ -227,7 +227,7 @@ def _print_plan(label: str, plans: "list[Plan]") -> None:
             [
                 item.cell.name,
                 "done" if item.done else f"will fail: {item.problem}" if item.problem else "to do",
-                "-" if item.known is None else str(item.known.images),
+                "-" if item.inputs is None else str(item.inputs.images),
                 str(finetune.steps * len(finetune.seeds)) if finetune else "0",
                 str(len(finetune.evaluate_at) * len(finetune.seeds) if finetune else 1),
                 "not known" if item.seconds is None else f"{item.seconds:.0f}",
