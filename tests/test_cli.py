@@ -1,4 +1,4 @@
-"""Commands, by running them."""
+"""The commands, in subprocesses."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_help_names_every_command():
 
 
 @pytest.mark.slow
-def test_plan_says_what_a_run_will_take_and_writes_nothing(tmp_path: Path):
+def test_plan_prints_an_estimate_and_writes_nothing(tmp_path: Path):
     models = f"models=[{json.dumps(TINY_VIT)}]"
     short = ("finetune=null", "score.metrics=[nmi]", "baselines={untrained: false, pixels: null}")
     done = raysep("plan", QUICKSTART, models, *short, cwd=tmp_path)
@@ -75,7 +75,7 @@ def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...])
         (("nosuchcommand",), "nosuchcommand"),
     ],
 )
-def test_wrong_use_ends_with_two_and_says_why(arguments: tuple[str, ...], part: str, tmp_path: Path):
+def test_wrong_use_has_exit_code_2_and_a_reason(arguments: tuple[str, ...], part: str, tmp_path: Path):
     done = raysep(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert part in done.stderr
@@ -94,37 +94,37 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     arguments += ["models.0.image_size=160", "score.metrics=[nmi]", "score.resamples=20", "baselines.pixels=null"]
     arguments += ["compute.score_actors=1", "compute.embed_actors=1", "baselines.untrained=false"]
     arguments += ["--run-dir", f"s3://{BUCKET}/mine", "--log-format", "json"]
-    # The storage is away for a while, in the middle of what goes on.
+    # The storage has an outage during the run.
     with serving(free_port(), outage_after=60) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         done = raysep(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        run = Storage(f"s3://{BUCKET}/mine")
-        summary, files = run.read_json("summary.json"), run.files()
+        store = Storage(f"s3://{BUCKET}/mine")
+        summary, files = store.read_json("summary.json"), store.files()
         again = raysep(*arguments, cwd=tmp_path)
-        assert run.files() == files
-        (log,) = run.files("logs")
-        kept = [json.loads(line) for line in run.read_bytes(log).splitlines()]
-        # Nothing that was written or said holds the key to the storage.
-        assert not [file for file in files if SECRET.encode() in run.read_bytes(file)]
+        assert store.files() == files
+        (log,) = store.files("logs")
+        logged = [json.loads(line) for line in store.read_bytes(log).splitlines()]
+        # No file and no output contains the secret key of the storage.
+        assert not [file for file in files if SECRET.encode() in store.read_bytes(file)]
         assert SECRET not in done.stdout + done.stderr + again.stdout + again.stderr
     assert {item["why"] for item in summary["retried"]} == {"storage"}
-    assert "x storage without an answer" in done.stdout
+    assert "x transient storage error" in done.stdout
     assert "36 images of 3 unseen classes" in done.stdout
     assert "test_vit: layer " in done.stdout
     assert f"report: s3://{BUCKET}/mine/report/index.html" in done.stdout
     jsonschema.validate(summary, json.loads(raysep("schema").stdout))
     assert summary["models"][0]["seen_accuracy"] is None
-    # What went by on stderr is what was kept, each event with its place, and no secret.
-    said = [json.loads(line) for line in done.stderr.splitlines()]
-    assert kept[:-1] == said[: len(kept) - 1]
-    assert {"model": "test_vit", "layer": 1}.items() <= next(e for e in said if e.get("layer") == 1).items()
-    assert environment["AWS_ENDPOINT_URL"] not in done.stderr + json.dumps(kept)
+    # The log holds the events of stderr, with their fields and without secrets.
+    printed = [json.loads(line) for line in done.stderr.splitlines()]
+    assert logged[:-1] == printed[: len(logged) - 1]
+    assert {"model": "test_vit", "layer": 1}.items() <= next(e for e in printed if e.get("layer") == 1).items()
+    assert environment["AWS_ENDPOINT_URL"] not in done.stderr + json.dumps(logged)
     assert again.returncode == 0
     assert again.stderr.count("nothing left to do") == 4
     assert again.stdout == done.stdout
-    # Nothing of it lies on this machine's disk.
+    # Nothing is written to the local disk.
     assert {path.name for path in tmp_path.iterdir()} == {"images", "mine.safetensors"}
 
 
@@ -137,14 +137,14 @@ def test_layers_of_a_model():
     assert [cell.strip() for cell in rows[-1]] == ["12", "blocks.11", "1.00", "192", "cls"]
 
 
-def test_validate_accepts_what_run_would_take(tmp_path: Path):
+def test_validate_accepts_a_valid_configuration(tmp_path: Path):
     done = raysep("validate", QUICKSTART, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "valid; 1797 images, 2 model(s)" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: Path):
+def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_path: Path):
     path = tmp_path / "run.yaml"
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9], "seen": [0, 1]}},
@@ -154,27 +154,27 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
         "compute": {"embed_actors": 1, "score_actors": 1},
     }
     path.write_text(yaml.safe_dump(values))
-    # Told to end in the middle of a stage: it does so soon, and the same command goes on.
+    # SIGTERM during a stage: the run ends soon, and the same command resumes it.
     command = [sys.executable, "-m", "raysep", "run", str(path), "--run-dir", "out"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = str(REPOSITORY)
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = []
-        while not said or "finetune " not in said[-1]:
-            said.append(process.stderr.readline())
-            assert said[-1], said
-        asked = time.monotonic()
+        lines = []
+        while not lines or "finetune " not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        signalled = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        said.append(process.stderr.read())
-        assert process.wait(timeout=60) == 130, said
-        assert time.monotonic() - asked < 10 + 5  # Half again for a machine that runs other tests.
-    assert "stopped: by SIGTERM: out keeps" in said[-1]
-    assert "Traceback" not in said[-1]
+        lines.append(process.stderr.read())
+        assert process.wait(timeout=60) == 130, lines
+        assert time.monotonic() - signalled < 10 + 5  # 5 s of slack for a busy machine.
+    assert "stopped: by SIGTERM: out keeps" in lines[-1]
+    assert "Traceback" not in lines[-1]
     assert not (tmp_path / "out" / "lock").exists()
-    kept = raysep("verify", "out", cwd=tmp_path)
-    assert kept.returncode == 0, kept.stdout
-    assert "unfinished: there is no report yet" in kept.stdout
+    partial = raysep("verify", "out", cwd=tmp_path)
+    assert partial.returncode == 0, partial.stdout
+    assert "unfinished: there is no report yet" in partial.stdout
 
     done = raysep("run", str(path), "--run-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -189,25 +189,25 @@ def test_a_run_without_a_cluster_starts_ray_and_says_nothing_but_ours(tmp_path: 
     assert again.returncode == 0
     assert again.stderr.count("nothing left to do") == 4
     assert again.stdout == done.stdout
-    whole = raysep("verify", "out", cwd=tmp_path)
-    assert whole.returncode == 0
-    assert whole.stdout.splitlines()[-1].startswith("right: ")
-    assert "unfinished" not in whole.stdout
-    # Seconds, not a benchmark: without Ray, torch and timm there is nothing that could take longer.
+    complete = raysep("verify", "out", cwd=tmp_path)
+    assert complete.returncode == 0
+    assert complete.stdout.splitlines()[-1].startswith("valid: ")
+    assert "unfinished" not in complete.stdout
+    # A finished run is checked without importing Ray, torch and timm.
     assert time.monotonic() - start < 30
 
 
-def test_storage_that_does_not_answer_is_said_with_what_to_do(
+def test_transient_storage_errors_are_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from raysep import cli
 
-    def away(**_: Any) -> None:
+    def fail(**_: Any) -> None:
         raise OSError("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.")
 
-    monkeypatch.setattr(cli, "app", away)
+    monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit, match="1"):
         cli.main(["run"])
-    said = capsys.readouterr().err
-    assert "No response body. What was finished before stays valid" in said
-    assert "run the same command" in said
+    stderr = capsys.readouterr().err
+    assert "No response body. Finished work stays valid" in stderr
+    assert "run the same command" in stderr

@@ -82,7 +82,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
     assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
     # Six images of a seen class are too few for ten labelled ones, and twelve of an unseen one for twenty.
     assert len(summary.left_out) == 4
-    assert all("few_shot" in item and "too few images a class" in item for item in summary.left_out)
+    assert all("few_shot" in item and "too few images per class" in item for item in summary.left_out)
     for model in summary.models:
         assert 0 <= model.best.g <= 1
         assert 0 <= model.best.layer < model.layers
@@ -245,7 +245,7 @@ def test_unreadable_images_and_a_trial_that_fails_are_said_and_the_rest_goes_on(
     summary, lines = go(found)
     assert summary is not None
     assert set(summary.unreadable_images) == {"d/001.png", "a/001.png"}
-    assert any("2 images can't be read" in item for item in summary.left_out)
+    assert any("2 unreadable images" in item for item in summary.left_out)
     assert "d/001.png" in (tmp_path / "run" / "report" / "index.html").read_text()
     assert {row["n"] for row in scores(tmp_path / "run") if row["split"] == "unseen"} == {23}
     assert "test_resnet trial 0 failed" in lines

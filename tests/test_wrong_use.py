@@ -1,4 +1,4 @@
-"""Wrong calls of every command: exit code, the sentence, and nothing in it that means nothing to who reads it."""
+"""Wrong calls of every command: exit code and message, without tracebacks or internal names."""
 
 import re
 from pathlib import Path
@@ -10,14 +10,14 @@ from tests.conftest import REPOSITORY
 
 QUICKSTART = str(REPOSITORY / "jobs" / "configs" / "quickstart.yaml")
 NIGHTLY = str(REPOSITORY / "jobs" / "sweeps" / "nightly.yaml")
-NOBODY = "http://127.0.0.1:1"
-NOT_READ = "can't be read: No such file or directory"
+UNREACHABLE = "http://127.0.0.1:1"
+UNREADABLE = "can't be read: No such file or directory"
 
-# Arguments, exit code, sentence.
+# Command, arguments, exit code, part of the message.
 WRONG: list[tuple[str, list[str], int, str]] = [
     ("nosuch", [], 2, "No such command 'nosuch'."),
     ("run", [], 2, "expected CONFIG, or --model and --data; see `raysep run --help`"),
-    ("run", ["none.yaml"], 2, NOT_READ),
+    ("run", ["none.yaml"], 2, UNREADABLE),
     ("run", [QUICKSTART, "--foo"], 2, "No such option: --foo"),
     ("run", [QUICKSTART, "--log-format", "xml"], 2, "'xml' is not one of 'text', 'json'."),
     ("run", [QUICKSTART, "data"], 2, "expected key=value, as in models.0.name=resnet18; got 'data'"),
@@ -45,7 +45,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ),
     ("run", [NIGHTLY], 2, "models: field required"),
     ("finetune", [], 2, "Missing argument 'CONFIG'."),
-    ("finetune", ["none.yaml"], 2, NOT_READ),
+    ("finetune", ["none.yaml"], 2, UNREADABLE),
     ("embed", [QUICKSTART, "embed.batch_size=0"], 2, "embed.batch_size: expected greater than or equal to 1, got 0"),
     ("score", [QUICKSTART, "score.metrics=[nmy]"], 2, "score.metrics.0: expected 'nmi', 'ami'"),
     ("report", [QUICKSTART, "report.metric=x"], 2, "report.metric: expected 'nmi', 'ami'"),
@@ -53,50 +53,50 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("verify", [], 2, "Missing argument 'RUN'."),
     ("verify", ["nowhere"], 2, "holds no run: there is no config.yaml"),
     ("schema", ["extra"], 2, "unexpected extra argument"),
-    ("validate", ["none.yaml"], 2, NOT_READ),
+    ("validate", ["none.yaml"], 2, UNREADABLE),
     ("validate", [QUICKSTART, "data.source.depth=2"], 2, "data.source.depth: unknown key."),
     ("validate", [QUICKSTART, "data.min_per_class=0"], 2, "data.min_per_class: expected greater than or equal to 1"),
     ("validate", [QUICKSTART, "data.min_per_class=1000"], 2, "2 unseen classes or more can be told apart, got 0"),
-    ("plan", ["none.yaml"], 2, NOT_READ),
+    ("plan", ["none.yaml"], 2, UNREADABLE),
     ("layers", [], 2, "Missing argument"),
     ("layers", ["resnet19"], 2, "unknown model 'resnet19'; close to it: resnet18"),
     ("layers", ["test_resnet", "--image-size", "3"], 2, "image_size: expected greater than or equal to 8, got 3"),
     ("layers", ["test_resnet", "--layer", "nope"], 2, "no layer or module 'nope'; the layers are"),
     ("layers", ["test_resnet", "--pooling", "best"], 2, "pooling: expected 'auto', 'cls', 'mean', 'token0' or 'max'"),
-    ("sweep", ["none.yaml"], 2, NOT_READ),
+    ("sweep", ["none.yaml"], 2, UNREADABLE),
     ("sweep", [QUICKSTART], 2, "matrix: field required"),
     ("sweep", [NIGHTLY, "--dry-run", "matrix.x=1"], 2, "matrix.x: unknown key. The keys here are models"),
-    ("history", ["none.yaml"], 2, NOT_READ),
+    ("history", ["none.yaml"], 2, UNREADABLE),
     ("history", [NIGHTLY, "--model", "nosuch"], 2, "the results have no row of nosuch"),
     ("compare", ["a"], 2, "Missing argument 'B'."),
-    ("compare", ["a", "b"], 2, "a holds no summary.json; for rounds and dates say which --sweep they are of"),
+    ("compare", ["a", "b"], 2, "a holds no summary.json; rounds and dates need --sweep"),
     ("schedule", [NIGHTLY], 2, "Missing option '--cron'."),
     ("schedule", [NIGHTLY, "--cron", "x"], 2, "expected five fields, as in '0 3 * * *'"),
-    ("schedule", [NIGHTLY, "--cron", "0 3 31 2 *"], 2, "--cron '0 3 31 2 *': it never comes"),
+    ("schedule", [NIGHTLY, "--cron", "0 3 31 2 *"], 2, "--cron '0 3 31 2 *': no date matches"),
     ("schedule", [NIGHTLY, "--cron", "0 24 * * *"], 2, "hour: expected 0 to 23, got '24'"),
-    ("submit", ["none.yaml"], 2, NOT_READ),
+    ("submit", ["none.yaml"], 2, UNREADABLE),
     ("submit", [QUICKSTART, "--address", "nonsense"], 2, "expected http://HOST:8265, the address of the dashboard"),
-    ("submit", [QUICKSTART, "--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),
+    ("submit", [QUICKSTART, "--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),
     ("submit", [QUICKSTART, "--stop-on-exit"], 2, "--stop-on-exit goes with --wait"),
-    ("jobs", ["--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),
+    ("jobs", ["--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),
     ("stop", [], 2, "Missing argument 'ID'."),
-    ("stop", ["x", "--address", NOBODY], 1, "Is a cluster running there, with its dashboard?"),
+    ("stop", ["x", "--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),
 ]
 
 
-def test_every_command_is_called_wrongly():
+def test_every_command_has_a_wrong_call():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert commands == {name for name, *_ in WRONG} - {"nosuch"}
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "code", "sentence"), WRONG, ids=[f"{c} {' '.join(a)[-40:]}" for c, a, *_ in WRONG]
+    ("command", "arguments", "code", "message"), WRONG, ids=[f"{c} {' '.join(a)[-40:]}" for c, a, *_ in WRONG]
 )
 def test_wrong_calls(
     command: str,
     arguments: list[str],
     code: int,
-    sentence: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -105,13 +105,13 @@ def test_wrong_calls(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SystemExit) as ended:
         main([command, *arguments])
-    said = capfd.readouterr()
-    assert ended.value.code == code, said.err
-    assert sentence in said.err
-    assert "Traceback" not in said.err
-    # No colours where nobody sees them, no classes of this package or of a library's, no paths of the installation.
-    assert "\x1b" not in said.err + said.out
+    output = capfd.readouterr()
+    assert ended.value.code == code, output.err
+    assert message in output.err
+    assert "Traceback" not in output.err
+    # No colours in a pipe, no class names of this package or of a library, no paths of the installation.
+    assert "\x1b" not in output.err + output.out
     assert not re.search(
-        r"\b[A-Z][a-z]+(Config|Source|Section|Error|Settings)\b|pydantic|site-packages|raysep/", said.err
+        r"\b[A-Z][a-z]+(Config|Source|Section|Error|Settings)\b|pydantic|site-packages|raysep/", output.err
     )
     assert list(tmp_path.iterdir()) == []

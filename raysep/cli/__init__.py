@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 not comparable, 130 stopped."""
+"""Command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 not comparable, 130 stopped."""
 
 import sys
 from typing import Annotated
@@ -27,34 +27,32 @@ def _version(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The entry point: errors that are meant for people are printed, and set the exit code."""
+    """Entry point: run a command; print expected errors as one line, and exit with their code."""
     try:
         environment.prepare()
         app(args=arguments, standalone_mode=True)
     except RaysepError as error:
-        what = "stopped" if isinstance(error, StoppedError) else "error"
-        _say(f"{what}: {error}")
+        kind = "stopped" if isinstance(error, StoppedError) else "error"
+        _print_error(f"{kind}: {error}")
         sys.exit(error.exit_code)
     except Interrupted:
         sys.exit(EXIT_CODE)
     except RuntimeError as error:
-        # Of Path.expanduser: ~name/images.
+        # Path.expanduser raises it for ~name/images.
         if "home directory" not in str(error):
             raise
-        _say("error: a path begins with ~ and the name of a user that this machine doesn't know")
+        _print_error("error: a path begins with ~ and a user name that is unknown on this machine")
         sys.exit(UsageError.exit_code)
     except (OSError, MemoryError) as error:
-        # A disk, a network or a service that says no, where nobody expected it: which one stands in the error.
-        said = str(error) or "out of memory"
+        # Unexpected failures of a disk, a network or a service, named in the error.
+        message = str(error) or "out of memory"
         if is_transient(error):
-            said = (
-                f"{said.rstrip('.')}. What was finished before stays valid: when it answers again, run the same command"
-            )
-        _say(f"error: {said}")
+            message = f"{message.rstrip('.')}. Finished work stays valid: when it answers again, run the same command"
+        _print_error(f"error: {message}")
         sys.exit(1)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     Console(file=environment.lenient(sys.stderr)).print(
         printable(text), style="red", markup=False, highlight=False, soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""The application that every command belongs to, and the options that several of them have."""
+"""The Typer application, options shared by several commands, and printing to stdout."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
     no_args_is_help=True,
     add_completion=False,
-    # Plain lines: panels break sentences, and a script can't read them.
+    # Plain lines: panels break sentences, and scripts cannot parse them.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,11 +25,11 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as in models.0.name=resnet18 finetune.steps=50."),
 ]
 RunDir = Annotated[str | None, typer.Option("--run-dir", help="Directory or URI of the run.")]
-Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray: for a laptop and small data.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the lines of Ray, Tune and torch as well.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray: for a laptop and small data.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the output of Ray, Tune and torch as well.")]
 
 
-# Of a table in a file or a pipe, which is not cut to the width of a terminal that isn't there.
+# Width of tables in a file or pipe, and minimum width on a terminal.
 PLAIN_WIDTH, LEAST_WIDTH = 160, 40
 
 
@@ -50,16 +50,16 @@ def print_table(
 
 
 def output() -> Console:
-    """The console for what a command was asked for: stdout."""
+    """The console for the results of a command, on stdout."""
     if not sys.stdout.isatty():
         return Console(highlight=False, width=PLAIN_WIDTH)
     console = Console(highlight=False)
-    # A terminal that doesn't say how wide it is: some say 0.
+    # Some terminals report a width of 0.
     return console if console.width >= LEAST_WIDTH else Console(highlight=False, width=LEAST_WIDTH)
 
 
 class LogFormat(StrEnum):
-    """How progress is said on stderr."""
+    """Format of the progress lines on stderr."""
 
     text = "text"
     json = "json"

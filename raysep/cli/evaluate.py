@@ -1,4 +1,4 @@
-"""Commands of one run: all of it, a stage, and what can be asked beforehand."""
+"""Commands for one run: all stages or one of them, verification, validation, plan, layers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Mode:
-    """How a run goes on: where, and what it prints."""
+    """Options of execution and output."""
 
     verbose: bool
     log_format: LogFormat
@@ -23,15 +23,12 @@ class _Mode:
 
 
 def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mode) -> None:
-    # Only now what takes seconds to import: a wrong configuration is answered at once.
+    # Slow imports come after the configuration is loaded, so that its errors are reported at once.
     from raysep.process import signals
     from raysep.process.stderr_capture import quiet
 
-    kept = (
-        f"{config.run_dir} keeps every trial, block of embeddings and layer's scores that was finished; the same "
-        "command goes on from there"
-    )
-    with signals.stopping(kept), quiet(mode.verbose, kept) as console:
+    hint = f"{config.run_dir} keeps all finished trials, blocks and layer scores; the same command resumes the run"
+    with signals.stopping(hint), quiet(mode.verbose, hint) as console:
         from raysep import pipeline
         from raysep.report import tables
         from raysep.report.html import PAGE
@@ -63,7 +60,7 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mo
             out.print(f"retries: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
         out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
         if len(summary.models) < len(config.models):
-            # What could be done is done and reported; a script must still see that it isn't all.
+            # The report is written, but the exit code must show scripts that it is incomplete.
             raise StageError(
                 f"{len(config.models) - len(summary.models)} of {len(config.models)} models were not evaluated"
             )
@@ -73,19 +70,19 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mo
 def run(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the run.")] = None,
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="Instead of CONFIG: a timm model, evaluated as it is.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of CONFIG: a timm model, not fine-tuned.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Its checkpoint: safetensors, or of torch.save; unset: timm's.")
+        str | None, typer.Option(help="Checkpoint of the model, from safetensors or torch.save; unset: timm's.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Directory with a directory of images for each class.")] = None,
+    data: Annotated[str | None, typer.Option(help="Directory with one subdirectory of images per class.")] = None,
     unseen: Annotated[str | None, typer.Option(help="Classes new to the model: a,b,c or all; unset: all.")] = None,
     run_dir: RunDir = None,
     verbose: Verbose = False,
     log_format: LogFormat = LogFormat.text,
-    repair: Annotated[bool, typer.Option(help="Verify what is there first, and compute again what is wrong.")] = False,
+    repair: Annotated[bool, typer.Option(help="First verify the run, and compute damaged pieces again.")] = False,
     local: Local = False,
 ) -> None:
-    """All stages: fine-tune, embed, score, report. Does only what is missing.
+    """Run all stages: fine-tune, embed, score, report. Resumes an unfinished run.
 
     Without a file: raysep run --model NAME --weights FILE --data DIR --unseen a,b,c
     """
@@ -102,7 +99,7 @@ def run(
         return
     if model is None or data is None:
         raise UsageError("--model and --data go together")
-    # Without a file, everything that stands alone is an override.
+    # Without a file, every positional argument is an override.
     changes = [*([config] if config is not None else []), *(overrides or [])]
     from raysep.config.load import config_of_options
     from raysep.data.parts import has_unseen_part
@@ -113,29 +110,29 @@ def run(
 
 @app.command()
 def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]) -> None:
-    """Whether a run's files are what its manifests say: checksums, and every image and score exactly once."""
-    from raysep.integrity import verify as look_at
+    """Check the files of a run against its manifests: checksums, and every image and score exactly once."""
+    from raysep.integrity import verify as verify_run
     from raysep.storage.store import Storage
 
     storage = Storage(run_dir)
     storage.reach()
-    found = look_at(storage)
+    result = verify_run(storage)
     out = output()
-    for finding in found.findings:
-        out.print(printable(f"wrong: {finding.path}: {finding.what}"), markup=False, soft_wrap=True)
-    for item in found.unfinished:
+    for finding in result.findings:
+        out.print(printable(f"damaged: {finding.path}: {finding.what}"), markup=False, soft_wrap=True)
+    for item in result.unfinished:
         out.print(f"unfinished: {item}", markup=False, soft_wrap=True)
-    if found.strays:
-        which = f"{len(found.strays)} files that count for nothing, as {found.strays[0]}"
-        out.print(f"strays: {which}", markup=False, soft_wrap=True)
-    right = ", ".join(f"{count} {name}" for name, count in found.counts.items())
-    out.print(f"right: {right or 'nothing yet'}", markup=False, soft_wrap=True)
-    if found.findings:
-        raise RaysepError(f"{len(found.findings)} things are wrong; `raysep run CONFIG --repair` does them again")
+    if result.strays:
+        strays = f"{len(result.strays)} files that no manifest names, such as {result.strays[0]}"
+        out.print(f"ignored: {strays}", markup=False, soft_wrap=True)
+    valid = ", ".join(f"{count} {name}" for name, count in result.counts.items())
+    out.print(f"valid: {valid or 'nothing yet'}", markup=False, soft_wrap=True)
+    if result.findings:
+        raise RaysepError(f"{len(result.findings)} damaged pieces; `raysep run CONFIG --repair` computes them again")
 
 
 def _stage_command(stage: str, summary: str) -> None:
-    """Add the command of one stage."""
+    """Register the command of one stage."""
 
     @app.command(stage, help=summary)
     def command(
@@ -154,7 +151,7 @@ def _stage_command(stage: str, summary: str) -> None:
 
 for _stage, _summary in (
     ("finetune", "Train the models on the seen classes."),
-    ("embed", "Pass the images through the checkpoints of the run."),
+    ("embed", "Embed the images with the checkpoints of the run."),
     ("score", "Measure the separability of each layer from the embeddings of the run."),
     ("report", "Write the summary and the report from the scores of the run."),
 ):
@@ -163,7 +160,7 @@ for _stage, _summary in (
 
 @app.command()
 def schema() -> None:
-    """The JSON schema of summary.json."""
+    """Print the JSON schema of summary.json."""
     import json
 
     from raysep.report.schema import Summary
@@ -173,7 +170,7 @@ def schema() -> None:
 
 @app.command()
 def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
-    """Say everything that is wrong with a configuration, else what it will use, without starting anything."""
+    """Print all problems of a configuration, or the images, classes and layers that it uses. Starts nothing."""
     from raysep.config.load import load_config
 
     loaded = load_config(config, overrides or [], run_dir)
@@ -186,26 +183,26 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         from raysep.stages import run_directory, validation
         from raysep.storage.store import Storage
 
-        of_models: list[str] = []
-        readers, split = validation.check_all(loaded, config, of_models.append)
+        model_lines: list[str] = []
+        readers, split = validation.check_all(loaded, config, model_lines.append)
         run_directory.check_belongs(Storage(loaded.run_dir), loaded, split)
-        # Ray is asked only where something is asked of it.
+        # Without explicit settings there is nothing to check against a cluster.
         if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
                 placement.check(loaded.compute, cluster)
-        looked = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
-        inventory.check_readable(loaded.data, looked)
-        remarks = inventory.remarks_of(loaded.data, readers, split, looked)
+        inspected = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
+        inventory.check_readable(loaded.data, inspected)
+        remarks = inventory.remarks_of(loaded.data, readers, split, inspected)
     typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")
     if loaded.data.rotations > 1:
-        typer.echo(f"of {loaded.data.rotations} rotations, the first:")
-    for line in [*of_models, *inventory.lines(looked, remarks)]:
+        typer.echo(f"first of {loaded.data.rotations} rotations:")
+    for line in [*model_lines, *inventory.lines(inspected, remarks)]:
         typer.echo(printable(line.replace("\n", "\\n")))
 
 
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None) -> None:
-    """What a run will take: images, bytes, memory, forward passes, and a rough time from a short probe."""
+    """Estimate the cost of a run: images, bytes, memory, forward passes, and a rough time from a short probe."""
     from raysep.config.load import load_config
 
     loaded = load_config(config, overrides or [], run_dir)
@@ -220,20 +217,18 @@ def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None
         readers, split = validation.check_all(loaded, config)
         with connection(may_add=loaded.compute.addable) as cluster:
             placement.check(loaded.compute, cluster)
-            found = forecast(loaded, split, readers, cluster)
-    output().print(found.table())
+            estimate = forecast(loaded, split, readers, cluster)
+    output().print(estimate.table())
 
 
 @app.command()
 def layers(
     model: Annotated[str, typer.Argument(help="Name of a timm model.")],
-    image_size: Annotated[int | None, typer.Option(help="Pixels; unset: the model's own.")] = None,
-    layer: Annotated[
-        list[str] | None, typer.Option(help="Name or pattern of layers, as models[].layers has them.")
-    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="In pixels; unset: the default of the model.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Name or pattern of layers, as in models[].layers.")] = None,
     pooling: Annotated[str, typer.Option(help="auto, cls, mean, token0 or max.")] = "auto",
 ) -> None:
-    """The layers of any timm model. No weights are loaded."""
+    """List the layers of a timm model, without loading weights."""
     from raysep.config import ModelConfig
     from raysep.config.load import validated
     from raysep.process.stderr_capture import quiet
@@ -243,6 +238,6 @@ def layers(
     with quiet(False):
         from raysep.models.taps import describe
 
-        found = describe(config)
-    rows = [[str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling] for item in found]
+        described = describe(config)
+    rows = [[str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling] for item in described]
     print_table(["layer", "name", "depth", "dim", "pooling"], rows, model, right=["layer", "depth", "dim"])

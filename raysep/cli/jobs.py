@@ -1,4 +1,4 @@
-"""Commands that talk to the job server of a Ray cluster."""
+"""Commands for the job server of a Ray cluster."""
 
 import sys
 from datetime import UTC, datetime
@@ -13,9 +13,9 @@ from raysep.errors import RaysepError, UsageError
 
 Address = Annotated[
     str,
-    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard.", show_default=True),
+    typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard.", show_default=True),
 ]
-# Of the seconds that an ended command has, by `interrupts.GRACE_S` and a container's runtime.
+# Timeout of --stop-on-exit, below `signals.GRACE_S` and the grace period of container runtimes.
 STOP_S = 6.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -26,14 +26,14 @@ def submit(
     overrides: Overrides = None,
     run_dir: RunDir = None,
     address: Address = DEFAULT_ADDRESS,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the log to the end, and exit as the job does.")] = False,
-    code: Annotated[str | None, typer.Option(help="Checkout whose code runs, not what the nodes have.")] = None,
-    python: Annotated[str, typer.Option(help="Command that runs Python on the head.")] = "python",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log, and exit with the job's exit code.")] = False,
+    code: Annotated[str | None, typer.Option(help="Checkout to upload and run, instead of the nodes' version.")] = None,
+    python: Annotated[str, typer.Option(help="Python command on the head node.")] = "python",
     stop_on_exit: Annotated[
-        bool, typer.Option("--stop-on-exit", help="With --wait: stop the job where this command is ended.")
+        bool, typer.Option("--stop-on-exit", help="With --wait: stop the job if this command is stopped.")
     ] = False,
 ) -> None:
-    """Run a configuration or a sweep as a job of a cluster. The job goes on where this command is ended."""
+    """Submit a run or a sweep as a job. The job keeps running if this command is stopped."""
     if stop_on_exit and not wait:
         raise UsageError("--stop-on-exit goes with --wait: without it this command ends when the job is submitted")
     from raysep.config.load import load_config, to_yaml
@@ -44,8 +44,8 @@ def submit(
     if is_sweep(config):
         sweep = load_sweep(config, overrides or [], run_dir)
         target = jobs.target_at(sweep.root, address)
-        places = {"root": target, "results": jobs.target_at(sweep.results, address)}
-        command, text = "sweep", to_yaml(sweep.model_copy(update=places))
+        uris = {"root": target, "results": jobs.target_at(sweep.results, address)}
+        command, text = "sweep", to_yaml(sweep.model_copy(update=uris))
     else:
         loaded = load_config(config, overrides or [], run_dir)
         target = jobs.target_at(loaded.run_dir, address)
@@ -62,15 +62,15 @@ def submit(
             if not wait:
                 typer.echo(job_id)
                 return
-            exit_code = job_log.follow(job_id, address, _write, _say)
+            exit_code = job_log.follow(job_id, address, _write, _write_stderr)
     except RaysepError as error:
-        # A request whose answer was not heard may have been.
+        # A request that timed out may have submitted the job.
         if isinstance(error, UsageError) or not (submitted or "timed out" in str(error)):
             raise
-        doubt = "" if submitted else "If it was submitted: "
-        raise RaysepError(f"{error}\n{doubt}{_left(job_id, address, stop_on_exit)}") from None
+        condition = "" if submitted else "If it was submitted: "
+        raise RaysepError(f"{error}\n{condition}{_leave(job_id, address, stop_on_exit)}") from None
     except signals.Interrupted as interrupted:
-        err.print(f"by {interrupted}: {_left(job_id, address, stop_on_exit)}", soft_wrap=True, markup=False)
+        err.print(f"by {interrupted}: {_leave(job_id, address, stop_on_exit)}", soft_wrap=True, markup=False)
         raise typer.Exit(signals.EXIT_CODE) from None
     err.print(f"{job_id} ended with exit code {exit_code}", soft_wrap=True)
     raise typer.Exit(exit_code)
@@ -89,8 +89,8 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
             began = datetime.fromtimestamp(job.start_time / 1000, UTC)
             ended = datetime.fromtimestamp(job.end_time / 1000, UTC) if job.end_time else datetime.now(UTC)
             started, seconds = f"{began:%Y-%m-%d %H:%M:%S}", f"{(ended - began).total_seconds():.0f}"
-        what = metadata.get("config") or job.entrypoint
-        rows.append([str(job.submission_id), job.status.value, what, metadata.get("target", "-"), started, seconds])
+        config = metadata.get("config") or job.entrypoint
+        rows.append([str(job.submission_id), job.status.value, config, metadata.get("target", "-"), started, seconds])
     print_table(["job", "status", "configuration", "results", "started (UTC)", "seconds"], rows)
 
 
@@ -99,26 +99,26 @@ def stop(
     job: Annotated[str, typer.Argument(metavar="ID", help="As `raysep jobs` lists it.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Stop a job. What it has written stays, and submitting it again goes on from there."""
+    """Stop a job. Its finished work stays, and submitting the configuration again resumes it."""
     from raysep.distributed.jobs import stop as stop_job
 
     typer.echo(f"{job}: {stop_job(job, address)}")
 
 
-def _left(job_id: str, address: str, stop_on_exit: bool) -> str:
-    """What becomes of a job whose follower is ended."""
+def _leave(job_id: str, address: str, stop_on_exit: bool) -> str:
+    """Stop the job if `stop_on_exit`; returns a message about its state and how to stop it."""
     from raysep.distributed.jobs import stop as stop_job
 
-    by_hand = f"`raysep stop {job_id} --address {address}` stops it"
+    command = f"`raysep stop {job_id} --address {address}` stops it"
     if not stop_on_exit:
-        return f"{job_id} goes on; {by_hand}"
+        return f"{job_id} goes on; {command}"
     try:
         return f"{job_id}: {stop_job(job_id, address, STOP_S)}"
     except RaysepError as error:
-        return f"{job_id} could not be stopped, and goes on ({error}); {by_hand}"
+        return f"{job_id} could not be stopped, and goes on ({error}); {command}"
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
 
@@ -128,5 +128,5 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # No network is at fault: nobody reads this any more.
+        # The reader of stdout is gone: as an OSError it would be taken for a network error.
         raise RaysepError(f"the log can't be written to stdout: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Commands of sweeps: run one, look at what it found over time, and when it runs."""
+"""Commands for sweeps: run a round, show the history, compare results, schedule rounds."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,13 +23,13 @@ def sweep(
     overrides: Overrides = None,
     label: Label = None,
     root: Root = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they may cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and their expected cost.")] = False,
     verbose: Verbose = False,
     log_format: LogFormat = LogFormat.text,
 ) -> None:
-    """Run the cells of a sweep that this round doesn't have yet, rank the models, hold them against the baseline.
+    """Run the pending cells of a round, rank the models, and compare them with the baseline.
 
-    Exit code 1 if a cell failed, or one is worse than the baseline; else 3 if one can't be compared with it.
+    Exit code 1 if a cell failed or regressed; else 3 if a cell is not comparable with the baseline.
     """
     from datetime import UTC, datetime
 
@@ -40,38 +40,38 @@ def sweep(
     from raysep.process import signals
     from raysep.process.stderr_capture import quiet
 
-    kept = f"{config.root} keeps every cell that was finished, and what others had; --round {label} goes on from there"
-    with signals.stopping(kept), quiet(verbose, kept) as console:
+    hint = f"{config.root} keeps all finished cells and stages; --round {label} resumes the round"
+    with signals.stopping(hint), quiet(verbose, hint) as console:
         from raysep.sweeps import rounds
         from raysep.telemetry import Telemetry
 
         if dry_run:
             plans = rounds.plan(config, label, rounds.rows_of(config))
         else:
-            found = rounds.perform(config, label, Telemetry(console, log_format.value), verbose)
+            result = rounds.perform(config, label, Telemetry(console, log_format.value), verbose)
     if dry_run:
         _print_plan(label, plans)
         return
-    _print_round(config.name, found)
-    worse, other = found.verdict.regressions, found.verdict.incomparable
-    problems = [f"{row['cell']}: {row['error']}" for row in found.failed] + worse + other
+    _print_round(config.name, result)
+    worse, incomparable = result.verdict.regressions, result.verdict.incomparable
+    problems = [f"{row['cell']}: {row['error']}" for row in result.failed] + worse + incomparable
     if problems:
-        counts = f"{len(found.failed)} of {len(found.rows)} cells failed, {len(worse)} regression(s)"
-        counts += f", {len(other)} not comparable with the baseline" if other else ""
-        kind = StageError if found.failed or worse else NotComparableError
+        counts = f"{len(result.failed)} of {len(result.rows)} cells failed, {len(worse)} regression(s)"
+        counts += f", {len(incomparable)} not comparable with the baseline" if incomparable else ""
+        kind = StageError if result.failed or worse else NotComparableError
         raise kind("\n".join([counts, *(f"  - {p}" for p in problems)]))
 
 
 @app.command()
 def history(
-    place: Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, or its results table.")],
+    uri: Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, or its results table.")],
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Every column, as CSV.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
 ) -> None:
-    """A model's g over time, a row for each cell of each round."""
-    rows = [row for row in _rows(place) if model is None or row["model"] == model]
+    """Show g over time, a row per cell of each round."""
+    rows = [row for row in _rows(uri) if model is None or row["model"] == model]
     if not rows:
-        raise UsageError(f"{place}: the results have no row" + (f" of {model}" if model else ""))
+        raise UsageError(f"{uri}: the results have no row" + (f" of {model}" if model else ""))
     if csv:
         from raysep.report.tables import csv_of
 
@@ -108,35 +108,35 @@ def _history_row(row: dict[str, Any]) -> list[str]:
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run's directory or URI, or a round or date.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
-    sweep: Annotated[str | None, typer.Option(help="Of rounds and dates: a sweep's YAML file, or its results.")] = None,
+    a: Annotated[str, typer.Argument(metavar="A", help="Directory or URI of a run; with --sweep, a round or date.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, to compare with A.")],
+    sweep: Annotated[str | None, typer.Option(help="For rounds and dates: a sweep's file or results table.")] = None,
 ) -> None:
-    """Two runs, rounds or dates side by side, and which differences are beyond their intervals.
+    """Compare two runs, rounds or dates, and show which changes of g exceed their intervals.
 
-    Exit code 3 if something can't be compared: it is of other images, another metric or another protocol.
+    Exit code 3 if a pair is not comparable: other images, another metric or another protocol.
     """
     from raysep.sweeps import compare as comparing
 
     sides = _points(a, sweep), _points(b, sweep)
-    found = comparing.differences(*sides)
+    differences = comparing.differences(*sides)
     sweeps = [sorted({point.sweep for point in side if point.sweep}) for side in sides]
-    if not found:
-        of = f": {a} is of {', '.join(sweeps[0])}, {b} of {', '.join(sweeps[1])}" if sweeps[0] != sweeps[1] else ""
-        raise UsageError(f"{a} and {b} have no model or cell in common{of}")
-    several = len({*sweeps[0], *sweeps[1]}) > 1
-    names = [f"{item.a.sweep}: {item.a.name}" if several else item.a.name for item in found]
+    if not differences:
+        owners = f": {a} is of {', '.join(sweeps[0])}, {b} of {', '.join(sweeps[1])}" if sweeps[0] != sweeps[1] else ""
+        raise UsageError(f"{a} and {b} have no model or cell in common{owners}")
+    several_sweeps = len({*sweeps[0], *sweeps[1]}) > 1
+    names = [f"{item.a.sweep}: {item.a.name}" if several_sweeps else item.a.name for item in differences]
     headings = ["", f"g of {a}", f"g of {b}", "change", "beyond", "layers", "accuracies", "seconds"]
-    print_table(headings, [_difference_row(name, item) for name, item in zip(names, found, strict=True)])
-    pairs = [(name, item.incomparable) for name, item in zip(names, found, strict=True) if item.incomparable]
+    print_table(headings, [_difference_row(name, item) for name, item in zip(names, differences, strict=True)])
+    pairs = [(name, item.incomparable) for name, item in zip(names, differences, strict=True) if item.incomparable]
     if pairs:
         lines = [f"  - {name}: not comparable: {why}" for name, why in pairs]
-        raise NotComparableError("\n".join([f"{a} and {b}: {len(pairs)} of {len(found)} can't be compared", *lines]))
+        raise NotComparableError("\n".join([f"{a} and {b}: {len(pairs)} of {len(names)} are not comparable", *lines]))
 
 
 def _difference_row(name: str, item: "Difference") -> list[str]:
     margin = "" if item.margin is None else f" ± {item.margin:.3f}"
-    beyond = "not known" if item.beyond is None else ("yes" if item.beyond else "no")
+    beyond = "unknown" if item.beyond is None else ("yes" if item.beyond else "no")
     if item.incomparable is not None:
         beyond = f"not comparable: {item.incomparable}"
     elif item.unknown:
@@ -161,41 +161,41 @@ def schedule(
     cron: Annotated[
         str,
         typer.Option(
-            help="Five fields of crontab(5), or @daily and the like, in the sweep's zone: '0 3 * * *'. Where day of "
-            "month and day of week are both given, either has to match; where one begins with `*`, as */2, both."
+            help="Five fields of crontab(5), such as '0 3 * * *', or a nickname such as @daily, in the sweep's zone. "
+            "If day of month and day of week are both restricted, either has to match; if one begins with `*`, both."
         ),
     ],
     root: Root = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="End after so many rounds; unset: stay.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Exit after this many rounds; unset: never.")] = None,
     log_format: LogFormat = LogFormat.text,
 ) -> None:
-    """Stay, and run a round of a sweep at each time of a cron expression. One at a time; missed ones are one."""
+    """Keep running, and start a round at each time of a cron expression. Missed times become one round."""
     from raysep.sweeps.cells import cells_of
     from raysep.sweeps.config import load_sweep
     from raysep.sweeps.schedule import Schedule, command_of
     from raysep.telemetry import Telemetry
 
     config = load_sweep(path, overrides or [], root)
-    # What is wrong with a cell is said now, and not at three in the morning.
+    # Report invalid cells now, not at the first round.
     cells_of(config)
     arguments = [*(overrides or []), "--log-format", log_format.value, *(["--root", root] if root else [])]
     Schedule(config, cron, command_of(path, arguments), Telemetry(log_format=log_format.value)).run(rounds)
 
 
-def _rows(place: str) -> list[dict[str, Any]]:
+def _rows(uri: str) -> list[dict[str, Any]]:
     from raysep.storage.store import Storage
     from raysep.sweeps import results as table
     from raysep.sweeps.config import load_sweep
 
-    sweep = load_sweep(place) if place.endswith((".yaml", ".yml")) else None
-    results = Storage(place if sweep is None else sweep.results)
-    found = table.read(results)
-    for line in found.remarks(results):
+    sweep = load_sweep(uri) if uri.endswith((".yaml", ".yml")) else None
+    results = Storage(uri if sweep is None else sweep.results)
+    content = table.read(results)
+    for line in content.remarks(results):
         typer.echo(line, err=True)
-    return [row for row in found.rows if sweep is None or row["sweep"] == sweep.name]
+    return [row for row in content.rows if sweep is None or row["sweep"] == sweep.name]
 
 
-def _points(place: str, sweep: str | None) -> "list[Point]":
+def _points(name: str, sweep: str | None) -> "list[Point]":
     from raysep.report.schema import FILE, Summary
     from raysep.stages import run_directory
     from raysep.storage.store import Storage
@@ -204,19 +204,19 @@ def _points(place: str, sweep: str | None) -> "list[Point]":
 
     if sweep is None:
         try:
-            run = Storage(place)
-            content = run.read_bytes(FILE)
-            with run.understood(FILE):
+            store = Storage(name)
+            content = store.read_bytes(FILE)
+            with store.understood(FILE):
                 summary = Summary.model_validate_json(content)
-            return comparing.of_summary(summary, run_directory.data_hash(run))
+            return comparing.points_of_summary(summary, run_directory.data_hash(store))
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{place} holds no {FILE}; for rounds and dates say which --sweep they are of") from None
+            raise UsageError(f"{name} holds no {FILE}; rounds and dates need --sweep") from None
     rows = _rows(sweep)
-    chosen = table.select(rows, round=place) or table.select(rows, date=place)
+    chosen = table.select(rows, round=name) or table.select(rows, date=name)
     if not chosen:
         known = dict.fromkeys([*(str(row["round"]) for row in rows), *(str(row["date"]) for row in rows)])
-        raise UsageError(f"{sweep} has no round or date {place}; there are {', '.join(known) or 'none'}")
-    return comparing.of_rows(chosen)
+        raise UsageError(f"{sweep} has no round or date {name}; it has {', '.join(known) or 'none'}")
+    return comparing.points_of_rows(chosen)
 
 
 def _print_plan(label: str, plans: "list[Plan]") -> None:
@@ -226,24 +226,24 @@ def _print_plan(label: str, plans: "list[Plan]") -> None:
         rows.append(
             [
                 item.cell.name,
-                "done" if item.done else f"will fail: {item.problem}" if item.problem else "to do",
-                "-" if item.known is None else str(item.known.images),
+                "done" if item.done else f"will fail: {item.problem}" if item.problem else "pending",
+                "-" if item.inputs is None else str(item.inputs.images),
                 str(finetune.steps * len(finetune.seeds)) if finetune else "0",
                 str(len(finetune.evaluate_at) * len(finetune.seeds) if finetune else 1),
-                "not known" if item.seconds is None else f"{item.seconds:.0f}",
+                "unknown" if item.seconds is None else f"{item.seconds:.0f}",
             ]
         )
     known = [item.seconds for item in plans if item.seconds is not None and not item.done]
-    left = sum(not item.done for item in plans)
-    headings = ["cell", "state", "images", "training steps", "checkpoints", "seconds before"]
+    pending = sum(not item.done for item in plans)
+    headings = ["cell", "state", "images", "training steps", "checkpoints", "earlier seconds"]
     print_table(headings, rows, f"round {label}")
-    typer.echo(f"{left} of {len(plans)} cells to do; {len(known)} of them took {sum(known):.0f} s before")
+    typer.echo(f"{pending} of {len(plans)} cells pending; {len(known)} of them took {sum(known):.0f} s before")
 
 
-def _print_round(name: str, found: "Round") -> None:
+def _print_round(name: str, result: "Round") -> None:
     from raysep.sweeps.leaderboard import HEAD, cells, ranked
 
-    print_table(HEAD, map(cells, ranked(found.rows)), f"{name}, round {found.label}")
+    print_table(HEAD, map(cells, ranked(result.rows)), f"{name}, round {result.label}")
 
 
 def _number(value: object, digits: int = 3) -> str:

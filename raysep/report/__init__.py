@@ -1,1 +1,1 @@
-"""The answer: summary, figures, tables, HTML."""
+"""The report of a run: summary, figures, tables, HTML."""

@@ -1,6 +1,6 @@
-"""Rows of scores to curves over layers: mean over trials first, then the choice of a layer.
+"""Curves of scores over layers: the mean over trials first, then the best layer.
 
-T trials, L layers, S splits into halves.
+T trials, L layers, S random splits of the images into halves.
 """
 
 import math
@@ -18,28 +18,28 @@ from raysep.scoring.table import Row
 
 
 def curves_of(rows: Iterable[Row]) -> list[Curve]:
-    """The curves of one model, metrics in the order in which they are documented."""
+    """The curves of one model, sorted by protocol, metric (in the order of `METRICS`), split and step."""
     groups: dict[tuple[Any, ...], dict[int, list[Row]]] = {}
     for row in rows:
         if row["protocol"] != DIAGNOSTIC:
-            place = (row["protocol"], row["metric"], row["split"], row["step"])
-            groups.setdefault(place, {}).setdefault(row["layer"], []).append(row)
+            key = (row["protocol"], row["metric"], row["split"], row["step"])
+            groups.setdefault(key, {}).setdefault(row["layer"], []).append(row)
     order_of = {name: position for position, name in enumerate(METRICS)}
-    order = sorted(groups, key=lambda place: (place[0], order_of[place[1]], *place[2:]))
-    return [_curve(place, [groups[place][layer] for layer in sorted(groups[place])]) for place in order]
+    order = sorted(groups, key=lambda key: (key[0], order_of[key[1]], *key[2:]))
+    return [_curve(key, [groups[key][layer] for layer in sorted(groups[key])]) for key in order]
 
 
 def mean_and_sd(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and population standard deviation of what is known; no deviation of a single value."""
+    """Mean and population standard deviation of the values that aren't None; no deviation for a single value."""
     known = [value for value in values if value is not None]
     if not known:
         return None, None
     return float(np.mean(known)), float(np.std(known)) if len(known) > 1 else None
 
 
-def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
-    """One curve. `layers` has the rows of each layer, one a trial."""
-    protocol, metric, split, step = place
+def _curve(key: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
+    """One curve, from the rows of each layer, one row per trial."""
+    protocol, metric, split, step = key
     means = [mean_and_sd([row["value"] for row in group]) for group in layers]
     known = [position for position, (mean, _) in enumerate(means) if mean is not None]
     best = max(known, key=lambda position: (means[position][0], -position)) if known else None
@@ -49,9 +49,9 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
     for position, group in enumerate(layers):
         mean, sd = means[position]
         row = group[0]
-        rank = compared.index(position) if position in compared else None
-        se = float(selection.se[rank]) if selection and rank is not None else _own_error(group)
-        span = float(selection.span[rank]) if selection and rank is not None else math.inf
+        index = compared.index(position) if position in compared else None
+        se = float(selection.se[index]) if selection and index is not None else _single_trial_se(group)
+        span = float(selection.span[index]) if selection and index is not None else math.inf
         points.append(
             LayerScore(
                 layer=row["layer"],
@@ -65,22 +65,22 @@ def _curve(place: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
                 interval=interval(metric, mean, se, row["n"], span) if mean is not None and se is not None else None,
                 starts_sd=mean_and_sd([row["starts_sd"] for row in group])[0],
                 shuffled=mean_and_sd([row["shuffled"] for row in group])[0],
-                p_best=float(selection.p_best[rank]) if selection and rank is not None else None,
-                tied=rank in selection.tied if selection and rank is not None else None,
+                p_best=float(selection.p_best[index]) if selection and index is not None else None,
+                tied=index in selection.tied if selection and index is not None else None,
             )
         )
     choice = None if best is None else _choice(points, best, last, selection, compared)
     return Curve(protocol=protocol, metric=metric, split=split, step=step, layers=points, choice=choice)
 
 
-def _own_error(group: Sequence[Row]) -> float | None:
-    """The standard error of a layer that is not compared with others: what trials share is not known then."""
-    error: float | None = group[0]["se"] if len(group) == 1 else None
-    return error
+def _single_trial_se(group: Sequence[Row]) -> float | None:
+    """The standard error without split halves: unknown for several trials, whose errors are correlated."""
+    se: float | None = group[0]["se"] if len(group) == 1 else None
+    return se
 
 
 def _last(layers: Sequence[list[Row]], best: int | None) -> int:
-    """The last layer, of the best layer's pooling where a place was pooled in several ways."""
+    """Position of the last layer with the pooling of the best layer."""
     pooling = layers[best if best is not None else -1][0]["pooling"]
     return max(position for position, group in enumerate(layers) if group[0]["pooling"] == pooling)
 
@@ -88,7 +88,7 @@ def _last(layers: Sequence[list[Row]], best: int | None) -> int:
 def _selection(
     layers: Sequence[list[Row]], known: list[int], last: int, metric: str
 ) -> tuple[Selection | None, list[int]]:
-    """The comparison of the layers that have halves in every trial, and which those are."""
+    """Compare the layers with split-half scores in every trial; also returns their positions in the curve."""
     trials = max((len(group) for group in layers), default=0)
     usable = [
         (position, group)
@@ -112,15 +112,15 @@ def _choice(
 ) -> Choice:
     point = points[best]
     assert point.mean is not None
-    certain = {}
+    comparison = {}
     if selection is not None and best in compared:
-        certain = {
+        comparison = {
             "corrected_g": selection.corrected,
             "corrected_interval": selection.corrected_interval,
-            "tied_layers": [points[compared[rank]].layer for rank in selection.tied],
+            "tied_layers": [points[compared[index]].layer for index in selection.tied],
         }
         if last in compared and last != best:
-            certain |= {"loss": selection.loss, "loss_interval": selection.loss_interval}
+            comparison |= {"loss": selection.loss, "loss_interval": selection.loss_interval}
     return Choice(
         layer=point.layer,
         name=point.name,
@@ -134,5 +134,5 @@ def _choice(
         p_best=point.p_best,
         last_layer=points[last].layer,
         last_g=points[last].mean,
-        **certain,
+        **comparison,
     )

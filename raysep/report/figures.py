@@ -1,20 +1,19 @@
-"""The figures of layers, as PNG bytes."""
+"""Figures of one model's layers, as PNG bytes."""
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from raysep.report.plotting import GREY, PALETTE, SEEN, UNSEEN, finish, panels, plain, png
-from raysep.report.schema import Curve, LayerScore, ModelSummary, find
+from raysep.report.schema import Curve, LayerScore, ModelSummary, find_curve
 from raysep.report.tables import paper_metrics
 
 
 def curves(model: ModelSummary, protocol: str) -> bytes | None:
-    """g_i against the layer at the last step: a panel for each metric, a line for each split.
+    """g_i against the layer at the last step: a panel per metric, a line per split; None before the step is scored.
 
-    Bands are 95 % intervals over images, bars one population standard deviation over trials. Beside the
-    curves: shuffled labels, the untrained network, raw pixels. A cross marks a sick layer. None where the last
-    step has no scores yet.
+    Bands are 95 % intervals over images, bars one population standard deviation over trials. Baselines:
+    shuffled labels, the untrained network, raw pixels. A cross marks a layer with warnings.
     """
     shown = [curve for curve in model.curves if (curve.protocol, curve.step) == (protocol, model.step)]
     metrics = list(dict.fromkeys(curve.metric for curve in shown))
@@ -36,7 +35,7 @@ def curves(model: ModelSummary, protocol: str) -> bytes | None:
 
 
 def steps(model: ModelSummary, protocol: str) -> bytes | None:
-    """g_i of the unseen classes over the layers at every step; None where there is one step."""
+    """g_i of the unseen classes against the layer, a line per step; None for a single step."""
     metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None
@@ -56,11 +55,11 @@ def steps(model: ModelSummary, protocol: str) -> bytes | None:
 
 
 def _line(ax: Axes, curve: Curve, colour: str, label: str, model: ModelSummary) -> None:
-    """One curve, a line for each way of pooling."""
+    """Draw one curve, a line per pooling."""
     poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
     for pooling, style in zip(poolings, ("-", "--", ":", "-."), strict=False):
         known = [layer for layer in curve.layers if layer.mean is not None and layer.pooling == pooling]
-        x = [_place(layer, len(poolings)) for layer in known]
+        x = [_position(layer, len(poolings)) for layer in known]
         y = [layer.mean or 0.0 for layer in known]
         name = label if len(poolings) == 1 else f"{label}, {pooling}"
         errors = [layer.sd or 0.0 for layer in known]
@@ -68,19 +67,19 @@ def _line(ax: Axes, curve: Curve, colour: str, label: str, model: ModelSummary) 
         if known and all(layer.interval for layer in known):
             bands = [layer.interval or (0.0, 0.0) for layer in known]
             ax.fill_between(x, [b[0] for b in bands], [b[1] for b in bands], color=colour, alpha=0.18, lw=0)
-        sick = [i for i, layer in enumerate(known) if model.warnings(layer.layer, curve.split, curve.step)]
-        ax.plot([x[i] for i in sick], [y[i] for i in sick], "x", color="black", ms=7, mew=1.2, zorder=5)
-        for place, value, layer in zip(x, y, known, strict=True):
+        warned = [i for i, layer in enumerate(known) if model.warnings(layer.layer, curve.split, curve.step)]
+        ax.plot([x[i] for i in warned], [y[i] for i in warned], "x", color="black", ms=7, mew=1.2, zorder=5)
+        for position, value, layer in zip(x, y, known, strict=True):
             if curve.choice is not None and layer.layer == curve.choice.layer:
-                ax.plot([place], [value], "o", ms=9, mfc="none", mec=colour, clip_on=False)
+                ax.plot([position], [value], "o", ms=9, mfc="none", mec=colour, clip_on=False)
 
 
 def _baselines(ax: Axes, model: ModelSummary, protocol: str, metric: str) -> None:
-    own = model.curve(protocol, metric, "unseen", model.step)
-    if own is not None:
-        _grey_line(ax, own, "shuffled", ":", "shuffled labels")
+    trained = model.curve(protocol, metric, "unseen", model.step)
+    if trained is not None:
+        _grey_line(ax, trained, "shuffled", ":", "shuffled labels")
     for baseline in model.baselines:
-        curve = find(baseline.curves, protocol, metric, "unseen", 0)
+        curve = find_curve(baseline.curves, protocol, metric, "unseen", 0)
         if curve is None or curve.choice is None:
             continue
         if baseline.kind == "pixels":
@@ -90,16 +89,16 @@ def _baselines(ax: Axes, model: ModelSummary, protocol: str, metric: str) -> Non
 
 
 def _grey_line(ax: Axes, curve: Curve, field: str, style: str, label: str) -> None:
-    """A line for each way of pooling, named once."""
+    """Draw a baseline, a line per pooling, with one legend entry."""
     poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
     for pooling in poolings:
         known = [layer for layer in curve.layers if layer.pooling == pooling and getattr(layer, field) is not None]
-        x, y = [_place(layer, len(poolings)) for layer in known], [getattr(layer, field) for layer in known]
+        x, y = [_position(layer, len(poolings)) for layer in known], [getattr(layer, field) for layer in known]
         ax.plot(x, y, style, color=GREY, lw=1.2, label=label if pooling == poolings[0] else None)
 
 
-def _place(layer: LayerScore, poolings: int) -> int:
-    """Where a layer stands on the axis: layers of one place that are pooled differently stand together."""
+def _position(layer: LayerScore, poolings: int) -> int:
+    """x coordinate of a layer: the poolings of one feature map share it."""
     return layer.layer // poolings
 
 

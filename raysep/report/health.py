@@ -1,4 +1,4 @@
-"""Which layers are sick, and in words why: a sick layer is never compared with the others in silence."""
+"""Warnings about layers whose embeddings are degenerate, so that the report shows them beside the scores."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,24 +9,24 @@ from raysep.report.curves import mean_and_sd
 from raysep.report.schema import LayerHealth
 from raysep.scoring.table import Row
 
-# Below this agreement (adjusted Rand index) a k-means start hardly says what another one does.
+# Below this mean adjusted Rand index, k-means starts find different clusterings.
 MIN_AGREEMENT = 0.5
 MAX_CONSTANT_SHARE, MAX_DUPLICATE_SHARE = 0.5, 0.05
 
 
 def health_of(rows: Iterable[Row], classes: dict[str, int]) -> list[LayerHealth]:
-    """The health of each layer of one model, by split and step, the worst over trials.
+    """The health of each layer of one model, per split and step: the worst value over trials.
 
     Args:
-        rows: of one model; those of protocol `diagnostic` count.
+        rows: scores of one model; only those of protocol `diagnostic` are used.
         classes: true number of classes of each split.
     """
     groups: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
     for row in rows:
         if row["protocol"] == DIAGNOSTIC:
-            place = (row["split"], row["step"], row["layer"])
-            groups.setdefault(place, {}).setdefault(row["metric"], []).append(row)
-    return [_health(group, classes.get(place[0], 0)) for place, group in sorted(groups.items())]
+            key = (row["split"], row["step"], row["layer"])
+            groups.setdefault(key, {}).setdefault(row["metric"], []).append(row)
+    return [_health(group, classes.get(key[0], 0)) for key, group in sorted(groups.items())]
 
 
 def _health(group: dict[str, list[Row]], classes: int) -> LayerHealth:
@@ -51,35 +51,35 @@ def _health(group: dict[str, list[Row]], classes: int) -> LayerHealth:
 
 def _warnings(worst: dict[str, Any], row: Row, classes: int) -> Sequence[str]:
     n, dim = row["n"], row["dim"]
-    found = []
+    warnings = []
     if worst["nonfinite_rows"]:
-        found.append(f"{worst['nonfinite_rows']} of {n} images have NaN or infinity, so it is not scored")
+        warnings.append(f"{worst['nonfinite_rows']} of {n} embeddings have NaN or infinity, so the layer is not scored")
     constant, duplicates, rank = worst["constant_features"], worst["duplicate_rows"], worst["effective_rank"]
     if constant is not None and constant == dim:
-        return [*found, f"it is the same for every image: {_cause_of_one_value(row)}"]
+        return [*warnings, f"all images have the same embedding: {_cause_of_constant(row)}"]
     if constant is not None and constant > MAX_CONSTANT_SHARE * dim:
-        found.append(f"{constant} of {dim} features are the same for every image")
+        warnings.append(f"{constant} of {dim} features are constant over the images")
     if duplicates is not None and duplicates > MAX_DUPLICATE_SHARE * n:
-        found.append(
-            f"{duplicates} of {n} images have the same vector as another (the same picture twice, or too dark)"
+        warnings.append(
+            f"{duplicates} of {n} images share an embedding with another (duplicate or nearly black images)"
         )
     if rank is not None and rank < classes - 1:
-        found.append(f"its effective rank is {rank:.1f}, for {classes} classes")
+        warnings.append(f"the effective rank is {rank:.1f}, for {classes} classes")
     if worst["empty_clusters"]:
-        found.append(f"{worst['empty_clusters']} of {classes} clusters are empty")
+        warnings.append(f"{worst['empty_clusters']} of {classes} clusters are empty")
     agreement = worst["start_agreement"]
     if agreement is not None and agreement < MIN_AGREEMENT:
-        found.append(f"k-means starts disagree (adjusted Rand index {agreement:.2f})")
-    return found
+        warnings.append(f"k-means starts disagree (adjusted Rand index {agreement:.2f})")
+    return warnings
 
 
-def _cause_of_one_value(row: Row) -> str:
-    """What can make a layer constant, for this layer and pooling."""
-    alike = "the images look alike (one colour, nearly black, one picture: `raysep validate` says so)"
+def _cause_of_constant(row: Row) -> str:
+    """Possible causes of a constant layer, depending on layer and pooling."""
+    alike = "the images are alike (one colour, nearly black, duplicates; `raysep validate` shows that)"
     if row["pooling"] == "none":
         return alike
     if row["layer_name"] == STEM and row["pooling"] == "cls":
-        return "the class token before the first block has seen nothing of an image yet"
+        return "before the first block the class token is independent of the image"
     if row["layer_name"] == STEM and row["pooling"] == "token0":
-        return "the first token or corner before the first block has seen next to nothing of an image yet"
-    return f"either {alike}, or the layer is dead (weights that don't fit the model, activations that are all 0)"
+        return "before the first block the first token or corner is almost independent of the image"
+    return f"either {alike}, or the layer is dead (mismatched weights, activations that are all 0)"

@@ -1,4 +1,4 @@
-"""The report: summary.json, tables, figures, and a page that needs nothing but itself."""
+"""The report: summary.json, tables, figures, and a self-contained HTML page."""
 
 import base64
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Figure = tuple[str, str, bytes]
 
 
 def write_report(store: Storage, summary: Summary) -> None:
-    """Write all files of the report; summary.json last."""
+    """Write all files of the report, summary.json last."""
     drawn = list(draw(summary))
     for name, _, png in drawn:
         store.write_bytes(f"report/{name}.png", png)
@@ -28,7 +28,7 @@ def write_report(store: Storage, summary: Summary) -> None:
 
 
 def draw(summary: Summary) -> Iterator[Figure]:
-    """Every figure that the summary has something for."""
+    """Draw every figure that the summary has data for."""
     for split in ("unseen", "seen"):
         if all(split in model.classes for model in summary.models):
             yield from _if_drawn(f"depth-{split}", f"All models, {split} classes", overview.compared(summary, split))
@@ -50,7 +50,7 @@ def draw(summary: Summary) -> Iterator[Figure]:
 
 
 def render(summary: Summary, images: list[tuple[str, bytes]]) -> str:
-    """The page. Names of models, classes and images are escaped."""
+    """The HTML page, with names of models, classes and images escaped."""
     environment = Environment(loader=PackageLoader("raysep.report", "."), autoescape=True, undefined=StrictUndefined)
     paper_headings, paper_rows = tables.paper_table(summary)
     return environment.get_template("page.html.j2").render(
@@ -59,7 +59,7 @@ def render(summary: Summary, images: list[tuple[str, bytes]]) -> str:
         rows=[tables.cells(model) for model in summary.models],
         paper_headings=paper_headings,
         paper_rows=paper_rows,
-        sick=[(model.model, health) for model in summary.models for health in _sick(model)],
+        warned=[(model.model, health) for model in summary.models for health in _warned(model)],
         classes=[
             (model.model, model.classes["unseen"], _estimates(model)) for model in summary.models if _estimates(model)
         ],
@@ -72,13 +72,13 @@ def _if_drawn(name: str, title: str, png: bytes | None) -> Iterator[Figure]:
         yield name, title, png
 
 
-def _sick(model: ModelSummary) -> list[LayerHealth]:
+def _warned(model: ModelSummary) -> list[LayerHealth]:
     """Layers with warnings at the last step."""
     return [health for health in model.health if health.warnings and health.step == model.step]
 
 
 def _estimates(model: ModelSummary) -> list[str]:
-    """The estimated number of unseen classes by layer, at the last step."""
+    """The estimated number of unseen classes per layer, at the last step."""
     return [
         f"{health.estimated_classes:g}"
         for health in model.health

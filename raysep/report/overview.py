@@ -1,4 +1,4 @@
-"""Figures of whole models: beside each other, over training, with few labelled images."""
+"""Figures of whole models: compared with each other, over training, few-shot."""
 
 from matplotlib import pyplot as plt
 
@@ -10,7 +10,7 @@ FEW_SHOT = "few_shot_"
 
 
 def training(model: ModelSummary, protocol: str) -> bytes | None:
-    """Accuracy on seen classes and g on unseen ones over training; None where there is one step."""
+    """Accuracy on seen classes and g on unseen ones against the training step; None for a single step."""
     metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None
@@ -46,7 +46,7 @@ def training(model: ModelSummary, protocol: str) -> bytes | None:
 
 
 def compared(summary: Summary, split: str) -> bytes | None:
-    """g_i over relative depth, a line for each model, as the paper draws it. Bars: deviation over trials."""
+    """g_i over relative depth, a line per model, as in the paper; None for a single model. Bars: SD over trials."""
     protocol = summary.headline_protocol
     curves = [curve for model in summary.models for curve in model.curves if curve.split == split]
     metrics = [metric for metric in TABLE_METRICS if any(curve.metric == metric for curve in curves)]
@@ -56,7 +56,7 @@ def compared(summary: Summary, split: str) -> bytes | None:
     for ax, metric in zip(axes, metrics, strict=False):
         for model, colour in zip(summary.models, cycle(len(summary.models)), strict=True):
             curve = model.curve(protocol, metric, split, model.step)
-            # Where places are pooled in several ways, the way of the best layer.
+            # With several poolings, only that of the best layer.
             known = [
                 layer
                 for layer in (curve.layers if curve and curve.choice else [])
@@ -82,7 +82,7 @@ def compared(summary: Summary, split: str) -> bytes | None:
 
 
 def accuracy_against_g(summary: Summary) -> bytes | None:
-    """Seen accuracy against g, a line for each model through its steps; None without accuracies."""
+    """g against seen accuracy, a line per model through its training steps; None without accuracies."""
     figure, ax = plt.subplots(figsize=(5.6, 4.2))
     drawn = False
     for model, colour in zip(summary.models, cycle(len(summary.models)), strict=True):
@@ -112,9 +112,9 @@ def accuracy_against_g(summary: Summary) -> bytes | None:
 
 
 def few_shot(model: ModelSummary, protocol: str) -> bytes | None:
-    """Accuracy on unseen classes against labelled images per class: the best layer of each number, the last layer.
+    """Few-shot accuracy on unseen classes against the labelled images per class, for the best and the last layer.
 
-    Bands are 95 % intervals over images. None where fewer than two numbers were scored.
+    Bands are 95 % intervals over images. None for fewer than two few-shot metrics.
     """
     curves = {
         int(curve.metric.removeprefix(FEW_SHOT)): curve

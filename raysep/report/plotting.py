@@ -1,4 +1,4 @@
-"""What all figures share: colours, panels, axes, PNG bytes."""
+"""Shared by all figures: colours, panels, axes, PNG bytes."""
 
 import io
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ DPI = 130
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A grid of panels, row by row; there may be more of them than asked for."""
+    """A figure with a grid of at least `count` panels, row by row."""
     rows, columns = -(-count // COLUMNS), min(COLUMNS, count)
     figure, axes = plt.subplots(rows, columns, figsize=(3.9 * columns, 2.9 * rows + 0.6), squeeze=False)
     return figure, list(axes.flat)
 
 
 def finish(figure: Figure, axes: Sequence[Axes], used: int) -> None:
-    """One legend for all panels, below them; panels without a metric are taken away."""
+    """Hide unused panels, and add one legend below all panels."""
     for ax in axes[used:]:
         ax.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -35,7 +35,7 @@ def finish(figure: Figure, axes: Sequence[Axes], used: int) -> None:
 
 
 def plain(ax: Axes) -> None:
-    """Axes without a frame."""
+    """Remove the frame of some axes, and add a light grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#eeeeee")
     ax.set_axisbelow(True)
@@ -43,14 +43,14 @@ def plain(ax: Axes) -> None:
 
 
 def cycle(count: int) -> Sequence[str]:
-    """As many colours as asked for, again from the first where there are too few."""
+    """`count` colours of the palette, repeated if it has fewer."""
     return [PALETTE[index % len(PALETTE)] for index in range(count)]
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; it is closed."""
+    """The figure as PNG bytes. Closes the figure."""
     content = io.BytesIO()
-    # Room for a figure's own legend below the panels.
+    # Room for the legend below the panels.
     figure.tight_layout(rect=(0, 0.6 / figure.get_figheight() if figure.legends else 0, 1, 1))
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     plt.close(figure)

@@ -1,7 +1,7 @@
-"""summary.json: what a run found, as data. `raysep schema` prints its JSON schema.
+"""summary.json: the results of a run. `raysep schema` prints its JSON schema.
 
 Scores lie between 0 and 1 (`ami` and `ari` may be negative), depths between 0 and 1, intervals are of 95 %.
-What isn't known is null: never a guess, never 0.
+Unknown values are null, never 0.
 """
 
 from typing import Literal
@@ -16,13 +16,13 @@ Interval = tuple[float, float]
 
 
 class Part(BaseModel):
-    """A frozen part of the summary."""
+    """Base of all parts of the summary: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LayerScore(Part):
-    """g_i of one layer."""
+    """The score g_i of one layer."""
 
     layer: int
     name: str
@@ -35,38 +35,38 @@ class LayerScore(Part):
     interval: Interval | None = Field(None, description="over images, of the mean over trials")
     starts_sd: float | None = Field(None, description="spread over single k-means starts, mean over trials")
     shuffled: float | None = Field(
-        None, description="the score with shuffled labels, mean over all shuffles: what chance gives"
+        None, description="chance level: the score with shuffled labels, mean over all shuffles"
     )
-    p_best: float | None = Field(None, description="how often it is the best when images are drawn again")
-    tied: bool | None = Field(None, description="can't be told from the best layer at 95 %")
+    p_best: float | None = Field(None, description="probability of being the best layer under resampling of the images")
+    tied: bool | None = Field(None, description="not significantly worse than the best layer at 95 %")
 
 
 class Choice(Part):
-    """The best layer of a curve, and how sure that is."""
+    """The best layer of a curve, and its uncertainty."""
 
     layer: int
     name: str
     pooling: str
     depth: float
-    g: float = Field(description="the highest g_i; on the images that chose it, so biased upwards")
+    g: float = Field(description="the highest g_i; biased upwards, as the same images select and score the layer")
     g_sd: float | None = Field(description="over trials")
-    interval: Interval | None = Field(None, description="of that g_i over images")
-    starts_sd: float | None = Field(None, description="spread over single k-means starts, which is in no interval")
-    shuffled: float | None = Field(None, description="what chance gives: the same layer with shuffled labels")
-    corrected_g: float | None = Field(None, description="layer chosen on one half of the images, scored on the other")
+    interval: Interval | None = Field(None, description="of g over images, 95 %")
+    starts_sd: float | None = Field(None, description="spread over single k-means starts, not included in any interval")
+    shuffled: float | None = Field(None, description="chance level: the same layer with shuffled labels")
+    corrected_g: float | None = Field(None, description="layer selected on one half of the images, scored on the other")
     corrected_interval: Interval | None = None
     p_best: float | None = None
-    tied_layers: list[int] | None = Field(None, description="the true best layer is among them with 95 % confidence")
+    tied_layers: list[int] | None = Field(None, description="confidence set of the best layer, 95 %")
     last_layer: int
     last_g: float | None
     loss: float | None = Field(
-        None, description="what the last layer is worse by, from the corrected g; null if it is the best"
+        None, description="corrected g minus g_i of the last layer; null if the last layer is the best"
     )
     loss_interval: Interval | None = None
 
 
 class Curve(Part):
-    """All layers under one protocol, metric and split at one step."""
+    """The scores of all layers for one protocol, metric, split and step."""
 
     protocol: Protocol
     metric: Metric
@@ -77,7 +77,7 @@ class Curve(Part):
 
 
 class LayerHealth(Part):
-    """Whether a layer is fit to be scored, the worst over trials."""
+    """Diagnostics of one layer: the worst value over trials."""
 
     split: str
     step: int
@@ -91,24 +91,24 @@ class LayerHealth(Part):
     empty_clusters: int | None
     start_agreement: float | None = Field(description="mean adjusted Rand index between k-means starts")
     estimated_classes: float | None = Field(description="by silhouette, mean over trials")
-    warnings: list[str] = Field(description="what is wrong with it, in words; none for a healthy layer")
+    warnings: list[str] = Field(description="messages; empty for a healthy layer")
 
 
 class Baseline(Part):
-    """What a model's curves are held against: the same network untrained, or raw pixels."""
+    """A baseline for a model's curves: the same network untrained, or raw pixels."""
 
     kind: Literal["untrained", "pixels"]
     curves: list[Curve]
 
 
 class ModelSummary(Part):
-    """One model. Its headline is of the last step, the first protocol and `headline_metric`."""
+    """The results of one model. `best` and `headline` are of the last step, first protocol and `headline_metric`."""
 
     model: str
     timm_name: str
     trials: int
     seeds: list[int]
-    rotations: int = Field(description="draws of unseen classes that the trials are of")
+    rotations: int = Field(description="number of random draws of unseen classes among the trials")
     hyperparameters: dict[str, float]
     step: int
     steps: list[int]
@@ -118,17 +118,17 @@ class ModelSummary(Part):
     classes: dict[str, int] = Field(description="true number of classes of each split")
     layers: int
     best: Choice | None
-    headline: str = Field(description="the answer in a sentence")
+    headline: str = Field(description="the result in one sentence")
     curves: list[Curve]
     health: list[LayerHealth]
     baselines: list[Baseline]
 
     def curve(self, protocol: str, metric: str, split: str, step: int) -> Curve | None:
-        """One curve, or None where it wasn't scored."""
-        return find(self.curves, protocol, metric, split, step)
+        """The curve of a protocol, metric, split and step; None if it wasn't scored."""
+        return find_curve(self.curves, protocol, metric, split, step)
 
     def warnings(self, layer: int, split: str, step: int) -> list[str]:
-        """What is wrong with a layer."""
+        """Warnings about a layer for a split and step."""
         return [
             warning
             for health in self.health
@@ -138,39 +138,39 @@ class ModelSummary(Part):
 
 
 class Findings(Part):
-    """The paper's two findings, in this run."""
+    """The paper's two findings, tested on this run."""
 
-    accuracy_g_correlation: float | None = Field(description="Spearman's, of accuracy and g over models; 3 or more")
+    accuracy_g_correlation: float | None = Field(description="Spearman's, over models; null below 3 models")
     accuracy_g_p_value: float | None = Field(description="two-sided; null below 3 models")
     models: int
     sentences: list[str]
 
 
 class Ran(Part):
-    """What one node did of a stage, over all calls of the run."""
+    """The work of one node in one stage, over all calls of the run."""
 
     stage: str
-    node: str = Field(description="address")
+    node: str = Field(description="address of the node")
     pieces: int = Field(description="trials, blocks of images, or layers")
-    worker_seconds: float = Field(description="of all its workers together")
+    worker_seconds: float = Field(description="summed over its workers")
 
 
 class Retried(Part):
-    """What was begun again in one stage, over all calls of the run that ended by themselves."""
+    """Retries of one stage for one cause, over all calls of the run that were not killed."""
 
     stage: str
-    why: Why = Field(description="a lost process, storage that did not answer, or GPU memory that ran out")
+    why: Why = Field(description="a lost worker, a transient storage error, or a GPU that ran out of memory")
     times: int
 
     @property
     def words(self) -> str:
-        """As in `embed: 2 x lost process`."""
-        reasons = {"process": "lost process", "storage": "storage without an answer", "memory": "no memory left"}
+        """A phrase, as in `embed: 2 x lost worker`."""
+        reasons = {"process": "lost worker", "storage": "transient storage error", "memory": "GPU out of memory"}
         return f"{self.stage}: {self.times} x {reasons[self.why]}"
 
 
 class Summary(Part):
-    """A whole run."""
+    """The results of a run."""
 
     name: str
     headline_protocol: Protocol
@@ -180,18 +180,14 @@ class Summary(Part):
     models: list[ModelSummary]
     findings: Findings
     unreadable_images: dict[str, str]
-    left_out: list[str] = Field(
-        description="what failed, was stopped, can't be read, is no image or isn't defined, in words"
-    )
-    data_notes: list[str] = Field(
-        default_factory=list, description="how the images were understood, and what they warn of, in words"
-    )
-    machines: dict[str, int] = Field(default_factory=dict, description="nodes of the cluster by kind, in the last call")
-    ran: list[Ran] = Field(default_factory=list, description="what ran where")
-    retried: list[Retried] = Field(default_factory=list, description="what was begun again; none where nothing was")
+    left_out: list[str] = Field(description="messages about failed or stopped trials, skipped files, undefined scores")
+    data_notes: list[str] = Field(default_factory=list, description="remarks on the images and how they were read")
+    machines: dict[str, int] = Field(default_factory=dict, description="number of nodes by kind, in the last call")
+    ran: list[Ran] = Field(default_factory=list, description="work per stage and node")
+    retried: list[Retried] = Field(default_factory=list, description="retries per stage and cause")
 
 
-def find(curves: list[Curve], protocol: str, metric: str, split: str, step: int) -> Curve | None:
-    """The curve of these, or None."""
+def find_curve(curves: list[Curve], protocol: str, metric: str, split: str, step: int) -> Curve | None:
+    """The curve of a protocol, metric, split and step; None if it isn't in the list."""
     wanted = (protocol, metric, split, step)
     return next((c for c in curves if (c.protocol, c.metric, c.split, c.step) == wanted), None)

@@ -1,8 +1,8 @@
-"""Is the best layer really the best, and what is its g after correction for selection bias?
+"""Selection of the best layer: layers tied with it, and its g corrected for selection bias.
 
-L layers, T trials, S splits of the images into halves a and b (`separability/halves.py`). A maximum over
-layers on the images that chose it is biased upwards (the winner's curse). So the layer is chosen on one
-half of each split and scored on the other.
+L layers, T trials, S random splits of the images into halves a and b (`scoring/split_half.py`). A maximum over
+layers is biased upwards on the images that select the layer (the winner's curse). So one half of each split
+selects the layer, and the other scores it.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Selection:
-    """What the images say about the layers of one curve.
+    """The comparison of the layers of one curve.
 
     Attributes:
         se: (L,) standard error over images of the mean over trials.
-        p_best: (L,) how often each layer is the best one when the images are drawn again; sums to 1.
-        tied: positions of the layers that can't be told from the best at 95 %.
-        corrected: g of the chosen layer, on images that didn't choose it.
+        p_best: (L,) probability of each layer to be the best under resampling of the images; sums to 1.
+        tied: positions of the layers that are not significantly worse than the best at 95 %.
+        corrected: g of the selected layer, on images that didn't select it.
         corrected_interval: 95 % over images.
-        loss: what the last layer is worse by than the chosen one, after correction for selection bias.
+        loss: `corrected` minus the score of the last layer.
         loss_interval: 95 % over images.
         span: (L,) range of each score over the halves.
     """
@@ -47,12 +47,11 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
     """Compare the layers of one curve.
 
     Args:
-        metric: its name.
         values: (T, L) scores on all images.
-        halves: (T, L, S, 2) scores on halves of them; the same halves for all layers of a trial.
+        halves: (T, L, S, 2) scores on split halves; all layers of a trial share the splits.
         se: (T, L) standard error of each score over images.
-        N: images.
-        last: position of the layer that counts as the last one.
+        N: number of images.
+        last: position of the last layer, as the curve may have layers of another pooling behind it.
     """
     mean, on_halves = values.mean(axis=0), halves.mean(axis=0)
     deviations = deviations_of(halves, se)
@@ -75,21 +74,20 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
 
 
 def deviations_of(halves: Floats, se: Floats) -> Floats:
-    """How far the scores would be from what they are, had other images been drawn.
+    """Sampling deviations of the scores over images, drawn jointly for all layers.
 
-    The difference between the halves of a split says in which direction layers err together, the standard
-    error says how far.
+    The half differences of the splits give their correlation between layers, the standard errors their scale.
 
     Args:
-        halves: (T, L, S, 2).
-        se: (T, L).
+        halves: (T, L, S, 2) scores on split halves.
+        se: (T, L) standard errors.
 
     Returns:
-        (L, 2 S) deviations of the mean over trials: each split's in both directions, so that their mean is 0.
+        (L, 2 S) deviations of the mean over trials: each split's with both signs, so that their mean is 0.
     """
     difference = (halves[..., 0] - halves[..., 1]) / 2
     size = np.sqrt((difference**2).mean(axis=2))
-    # A standard error that could not be estimated is no certainty: then the halves themselves say how far.
+    # A standard error of 0 could not be estimated: then the half differences keep their own scale.
     scale = np.where((se > 0) & (size > 0), se / np.where(size > 0, size, 1), 1.0)
     scaled = difference * scale[..., None]
     mean = scaled.mean(axis=0)
@@ -97,53 +95,53 @@ def deviations_of(halves: Floats, se: Floats) -> Floats:
 
 
 def corrected_g(mean: Floats, on_halves: Floats) -> float:
-    """g without the winner's curse: choose on one half, score on the other, mean over all splits.
+    """g without selection bias: one half selects the layer, the other scores it; mean over all splits.
 
-    A half has fewer images, which some scores depend on (fewer neighbours, coarser clusters), so what a layer
-    scores on the other half is shifted by what it has more on all images than on halves.
+    Some scores depend on the number of images (fewer neighbours, coarser clusters), so the score on a half is shifted
+    by the layer's mean difference between all images and halves.
 
     Args:
         mean: (L,) scores on all images, mean over trials.
         on_halves: (L, S, 2), mean over trials.
     """
-    level = mean - on_halves.mean(axis=(1, 2))
+    shift = mean - on_halves.mean(axis=(1, 2))
     splits = np.arange(on_halves.shape[1])
-    found = []
-    for chooser, judge in ((0, 1), (1, 0)):
-        chosen = on_halves[:, :, chooser].argmax(axis=0)
-        found.append(on_halves[chosen, splits, judge] + level[chosen])
-    return float(np.mean(found))
+    scores = []
+    for selecting, scoring in ((0, 1), (1, 0)):
+        selected = on_halves[:, :, selecting].argmax(axis=0)
+        scores.append(on_halves[selected, splits, scoring] + shift[selected])
+    return float(np.mean(scores))
 
 
 def p_best(mean: Floats, deviations: Floats) -> Floats:
-    """(L,) the share of draws of the images in which each layer is the best one. Arguments as for `tied`."""
+    """(L,) share of the deviations under which each layer is the best. Arguments as for `tied`."""
     winners = (mean[:, None] + deviations).argmax(axis=0)
     return np.bincount(winners, minlength=len(mean)) / len(winners)
 
 
 def tied(mean: Floats, deviations: Floats) -> list[int]:
-    """The layers that can't be told from the best: the true best is among them with 95 % confidence.
+    """Positions of the layers that are not significantly worse than the best: a 95 % confidence set of the best layer.
 
-    For each layer, the largest standardised lead of any other layer over it is held against how large
-    such a lead gets by chance (multiple comparisons with the best: Hsu 1984, doi:10.1214/aos/1176346732,
-    with the joint distribution taken from the halves).
+    For each layer, the largest standardised lead of any other layer over it is compared with the 95 % quantile
+    of such leads under chance (multiple comparisons with the best: Hsu 1984, doi:10.1214/aos/1176346732,
+    with the joint distribution estimated from the halves).
 
     Args:
         mean: (L,) scores.
-        deviations: (L, M) as `deviations_of` gives them.
+        deviations: (L, M) from `deviations_of`.
     """
-    kept = []
+    layers = []
     for layer in range(len(mean)):
         leads, chance = mean - mean[layer], deviations - deviations[layer]
         size = chance.std(axis=1)
         others = size > 0
-        # A layer that never deviates differently is told apart by any difference.
+        # Against a layer with the same deviations any difference is significant.
         if (leads[~others] > 0).any():
             continue
         if not others.any():
-            kept.append(layer)
+            layers.append(layer)
             continue
         bound = np.quantile((chance[others] / size[others, None]).max(axis=0), LEVEL)
         if (leads[others] / size[others]).max() <= bound:
-            kept.append(layer)
-    return kept
+            layers.append(layer)
+    return layers

@@ -1,7 +1,7 @@
-"""The answer for each model, from the scores and the trials.
+"""The summary of each model, from its scores and trials.
 
-As the paper does it: mean and population standard deviation over trials first, then the maximum over
-layers. How sure the maximum is comes from halves of the images (`selection.py`).
+As in the paper: mean and population standard deviation over trials first, then the maximum over layers. Its
+uncertainty comes from split halves of the images (`selection.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from raysep.models.meta import CheckpointMeta
 from raysep.report.curves import curves_of, mean_and_sd
 from raysep.report.health import health_of
 from raysep.report.left_out import left_out
-from raysep.report.schema import Baseline, ModelSummary, Summary, find
-from raysep.report.text import findings, headline, why_uncertain
+from raysep.report.schema import Baseline, ModelSummary, Summary, find_curve
+from raysep.report.text import findings, headline, why_not_compared
 from raysep.scoring.table import Row
 
-# Images of each class of each split.
+# Number of images by split and class.
 Sizes = Mapping[str, Mapping[str, int]]
 
 
@@ -32,15 +32,15 @@ def summarize(
     sizes: Sizes,
     unfinished: Sequence[str] = (),
 ) -> Summary:
-    """The summary of what a run has, complete or not.
+    """The summary of a run, complete or not.
 
     Args:
-        metas: the checkpoints that are evaluated.
-        trials, results: all trials, and how they ended so far.
-        manifests: the shard sets that are there.
-        rows: the scores of those.
-        sizes: images of each class of each split.
-        unfinished: what the stages before have not done yet, in words.
+        metas: the evaluated checkpoints.
+        trials, results: all trials, and the results of those that ended.
+        manifests: the shard sets that are complete.
+        rows: the scores of their layers.
+        sizes: number of images by split and class.
+        unfinished: messages about unfinished stages.
     """
     by_model: dict[str, list[Row]] = {}
     for row in rows:
@@ -75,18 +75,18 @@ def _model(
     rows: Mapping[str, Sequence[Row]],
     sizes: Sizes,
 ) -> ModelSummary:
-    own = rows.get(model.id, [])
+    model_rows = rows.get(model.id, [])
     classes = {split: len(of_class) for split, of_class in sizes.items()}
     steps = sorted({meta.step for meta in metas})
-    curves = curves_of(own)
-    health = health_of(own, classes)
+    curves = curves_of(model_rows)
+    health = health_of(model_rows, classes)
     accuracies = {step: mean_and_sd([meta.seen_accuracy for meta in metas if meta.step == step]) for step in steps}
-    curve = find(curves, config.score.protocols[0], config.report.metric, "unseen", steps[-1])
+    curve = find_curve(curves, config.score.protocols[0], config.report.metric, "unseen", steps[-1])
     best = curve.choice if curve is not None else None
     layers = len(curve.layers) if curve is not None else 0
-    of_best = [h for h in health if best and (h.split, h.step, h.layer) == ("unseen", steps[-1], best.layer)]
-    warnings = [warning for found in of_best for warning in found.warnings]
-    several = curve is not None and len({layer.pooling for layer in curve.layers}) > 1
+    best_health = [h for h in health if best and (h.split, h.step, h.layer) == ("unseen", steps[-1], best.layer)]
+    warnings = [warning for layer in best_health for warning in layer.warnings]
+    several_poolings = curve is not None and len({layer.pooling for layer in curve.layers}) > 1
     accuracy, accuracy_sd = accuracies[steps[-1]]
     kinds: list[tuple[Literal["untrained", "pixels"], str]] = [
         ("untrained", f"{model.id}--untrained"),
@@ -101,7 +101,7 @@ def _model(
         hyperparameters=metas[0].hyperparameters,
         step=steps[-1],
         steps=steps,
-        # Without fine-tuning there is no classifier that was trained on the seen classes.
+        # None without fine-tuning: no classifier was trained on the seen classes.
         seen_accuracy=accuracy,
         seen_accuracy_sd=accuracy_sd,
         accuracy_by_step={step: mean for step, (mean, _) in accuracies.items()},
@@ -114,9 +114,9 @@ def _model(
             best,
             layers,
             warnings,
-            several,
+            several_poolings,
             config.score.protocols[0],
-            why_uncertain(config.report.metric, sizes["unseen"], config.score.resamples),
+            why_not_compared(config.report.metric, sizes["unseen"], config.score.resamples),
         ),
         curves=curves,
         health=health,

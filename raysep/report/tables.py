@@ -1,4 +1,4 @@
-"""The answer as tables: for the terminal and the page, and as CSV, Markdown and LaTeX."""
+"""Tables of the results, for the terminal and the HTML page, and as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from raysep.report.schema import Choice, Interval, ModelSummary, Summary
 
-# The metrics of the paper's tables; those that a run has.
+# The metrics of the paper's tables, shown as far as a run has them.
 TABLE_METRICS = ("nmi", "knn_purity", "linear_probe")
 LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SPECIAL["\\"] = r"\textbackslash{}"
@@ -30,7 +30,7 @@ LAYER_FIELDS = (
 
 
 def columns(summary: Summary) -> list[str]:
-    """Headings of the answer's table."""
+    """Headings of the main table."""
     return [
         "model",
         "seen accuracy",
@@ -43,7 +43,7 @@ def columns(summary: Summary) -> list[str]:
 
 
 def cells(model: ModelSummary) -> list[str]:
-    """One model's row, in the order of `columns`. `(!)` marks a best layer to be careful with."""
+    """One model's row, in the order of `columns`. `(!)` marks a best layer with warnings."""
     best = model.best
     accuracy = number(model.seen_accuracy, model.seen_accuracy_sd)
     if best is None:
@@ -62,7 +62,7 @@ def cells(model: ModelSummary) -> list[str]:
 
 
 def terminal(summary: Summary) -> Table:
-    """The table as rich prints it."""
+    """The main table for the terminal."""
     table = Table(title=f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes")
     for position, heading in enumerate(columns(summary)):
         table.add_column(heading, justify="left" if position in {0, 4, 5} else "right")
@@ -72,24 +72,24 @@ def terminal(summary: Summary) -> Table:
 
 
 def paper_metrics(model: ModelSummary, protocol: str) -> list[str]:
-    """The metrics of the paper's figures that a model was scored by."""
+    """The metrics of the paper's tables that a model was scored with."""
     return [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
 
 
 def choices(summary: Summary, model: ModelSummary) -> dict[tuple[str, str], Choice | None]:
-    """The choice of each split and each metric of the paper's tables, at the last step."""
+    """The best layer by split and metric, at the last step, for the headline metric and those of the paper's tables."""
     metrics = dict.fromkeys([summary.headline_metric, *TABLE_METRICS])
-    found: dict[tuple[str, str], Choice | None] = {}
+    choice_of: dict[tuple[str, str], Choice | None] = {}
     for split in model.classes:
         for metric in metrics:
             curve = model.curve(summary.headline_protocol, metric, split, model.step)
             if curve is not None:
-                found[split, metric] = curve.choice
-    return found
+                choice_of[split, metric] = curve.choice
+    return choice_of
 
 
 def to_csv(summary: Summary) -> bytes:
-    """A row for each model: accuracy, and g by each metric of the paper on each split. Numbers in full."""
+    """CSV with a row per model: accuracy, and g for each split and metric of the paper, with all digits."""
     names = list(dict.fromkeys(key for model in summary.models for key in choices(summary, model)))
     fields = ("g", "g_sd", "corrected_g", "layer", "last_g", "loss", "tied_layers")
     head = ["model", "timm_name", "trials", "seeds", "rotations", "hyperparameters", "step"]
@@ -98,16 +98,16 @@ def to_csv(summary: Summary) -> bytes:
         + [f"{split}_{metric}_{field}" for split, metric in names for field in fields]
     ]
     for model in summary.models:
-        found = choices(summary, model)
+        choice_of = choices(summary, model)
         values = [getattr(model, name) for name in [*head, "seen_accuracy", "seen_accuracy_sd"]]
         for name in names:
-            values += [getattr(found.get(name), field, None) for field in fields]
+            values += [getattr(choice_of.get(name), field, None) for field in fields]
         rows.append(values)
     return csv_of(rows)
 
 
 def layers_csv(summary: Summary) -> bytes:
-    """A row for each model, protocol, metric, split, step and layer, and for each of the baselines'."""
+    """CSV with a row per model, baseline, protocol, metric, split, step and layer."""
     head = ["model", "baseline", "protocol", "metric", "split", "step", *LAYER_FIELDS, "ci_low", "ci_high", "warnings"]
     rows: list[Sequence[object]] = [head]
     for model in summary.models:
@@ -125,14 +125,14 @@ def layers_csv(summary: Summary) -> bytes:
 
 
 def paper_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """The paper's summary table: accuracy, then g by NMI, neighbours and probe on each split, best layer behind it."""
+    """Headings and rows of the paper's summary table: accuracy, then g [best layer] for each split and metric."""
     names = list(dict.fromkeys(key for model in summary.models for key in choices(summary, model)))
     rows = []
     for model in summary.models:
-        found = choices(summary, model)
+        choice_of = choices(summary, model)
         row = [model.model, number(model.seen_accuracy, model.seen_accuracy_sd)]
         for name in names:
-            choice = found.get(name)
+            choice = choice_of.get(name)
             row.append("-" if choice is None else f"{number(choice.g, choice.g_sd)} [{choice.layer}]")
         rows.append(row)
     return ["model", "accuracy", *(f"g {metric}, {split}" for split, metric in names)], rows
@@ -146,7 +146,7 @@ def to_markdown(summary: Summary) -> str:
 
 
 def to_latex(summary: Summary) -> str:
-    """`paper_table` as a LaTeX tabular of the package booktabs."""
+    """`paper_table` as a LaTeX tabular that needs the package booktabs."""
     head, rows = paper_table(summary)
 
     def line(cells: Iterable[str]) -> str:
@@ -164,29 +164,29 @@ def to_latex(summary: Summary) -> str:
 
 
 def latex(text: str) -> str:
-    r"""Text that LaTeX prints as it is.
+    r"""Text with LaTeX's special characters escaped.
 
     >>> latex("a_b ± 5 %")
     'a\\_b $\\pm$ 5 \\%'
     """
-    escaped = re.sub(r"[&%$#_{}~^\\]", lambda found: LATEX_SPECIAL[found.group()], text)
+    escaped = re.sub(r"[&%$#_{}~^\\]", lambda match: LATEX_SPECIAL[match.group()], text)
     return escaped.replace("±", r"$\pm$")
 
 
 def number(value: float | None, sd: float | None = None) -> str:
-    """Three digits, with the deviation over trials where there is one; `-` for unknown."""
+    """A number with three decimals, and ± its standard deviation if given; `-` for None."""
     if value is None:
         return "-"
     return f"{value:.3f}" if sd is None else f"{value:.3f} ± {sd:.3f}"
 
 
 def in_brackets(interval: Interval | None) -> str:
-    """An interval behind its number."""
+    """An interval in brackets, to follow its number; empty for None."""
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def csv_of(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows of a table, of which a spreadsheet runs nothing."""
+    """Rows as CSV, with formulas defused for spreadsheets."""
     out = io.StringIO()
     csv.writer(out).writerows([_plain(value) for value in row] for row in rows)
     return out.getvalue().encode()
@@ -199,5 +199,5 @@ def _plain(value: object) -> object:
         return " ".join(map(str, value))
     if isinstance(value, dict):
         return " ".join(f"{key}={inner}" for key, inner in value.items())
-    # Spreadsheets would run what begins like a formula.
+    # A leading quote keeps spreadsheets from running text as a formula.
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,4 +1,4 @@
-"""What the numbers say, in words."""
+"""The results in sentences."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from raysep.config.names import LEAST_HALVED
 from raysep.report.schema import Choice, Findings, Interval, ModelSummary
 from raysep.scoring.split_half import can_be_halved
 
-# A chance level that can be taken for a score.
+# Lower chance levels are not mentioned: nobody takes them for a score.
 SHOWN_CHANCE = 0.01
-# Up to so many models every order of them is counted; the usual formula for p is wrong for few.
+# Up to this many models p is exact, over all permutations: the asymptotic formula is wrong for few.
 EXACT_MODELS = 6
 
 
@@ -24,17 +24,17 @@ def headline(
     warnings: Sequence[str],
     several_poolings: bool = False,
     protocol: str = "default",
-    uncertain: str = "",
+    not_compared: str = "",
 ) -> str:
-    """The answer for one model.
+    """The result of one model in a few sentences.
 
     Args:
-        best: the choice of the headline's curve, None if no layer could be scored.
-        layers: how many there are.
-        warnings: what is wrong with the best layer.
-        several_poolings: whether the layer's name alone doesn't say which one is meant.
-        protocol: of the curve; the paper's is a single k-means start.
-        uncertain: why layers are not compared, where they are not.
+        best: the best layer; None if no layer could be scored.
+        layers: number of layers.
+        warnings: about the best layer.
+        several_poolings: whether the layer's name is ambiguous without its pooling.
+        protocol: of the scores; the paper's uses a single k-means start.
+        not_compared: reason why the layers were not compared.
     """
     if best is None:
         return f"{model}: no layer could be scored."
@@ -48,19 +48,16 @@ def headline(
             text += f" ({_range(best.corrected_interval)})"
     else:
         text += _in_brackets(best.interval)
-    text += _against_last(best) + _ties(best, uncertain)
+    text += _against_last(best) + _ties(best, not_compared)
     if protocol == "paper" and best.starts_sd:
-        text += (
-            " Not in these intervals: the one k-means start; the standard deviation over starts is "
-            f"{best.starts_sd:.3f}."
-        )
+        text += f" These intervals exclude the spread over k-means starts: standard deviation {best.starts_sd:.3f}."
     if warnings:
-        text += f" Beware: of this layer, {'; '.join(warnings)}."
+        text += f" Warnings about this layer: {'; '.join(warnings)}."
     return text
 
 
 def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
-    """The paper's two findings: accuracy and g over models, and the depth of the best layer."""
+    """The paper's two findings: the correlation of accuracy and g over models, and the depth of the best layer."""
     pairs = [
         (model.seen_accuracy, model.best.g)
         for model in models
@@ -69,7 +66,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
     correlation = p_value = None
     sentences = []
     accuracies, gs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    # Where all models have the same accuracy or the same g there are no ranks to compare.
+    # With equal accuracies or equal g there are no ranks to correlate.
     if len(pairs) >= 3 and len(set(accuracies)) > 1 and len(set(gs)) > 1:
         correlation, p_value = rank_correlation(accuracies, gs)
         sentences.append(
@@ -87,7 +84,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
         elif model.best.loss is not None and model.best.loss <= 0:
             text += "; the last layer is no worse."
         elif model.best.loss is not None:
-            text += f"; cut there, g is higher by {model.best.loss:.3f}{_in_brackets(model.best.loss_interval)}."
+            text += f"; the last layer is worse by {model.best.loss:.3f}{_in_brackets(model.best.loss_interval)}."
         elif model.best.last_g is not None:
             text += f"; the last layer has {model.best.last_g:.3f}."
         sentences.append(text)
@@ -104,25 +101,25 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Spearman's correlation and its two-sided p-value, exact for few models: over every order of y.
+    """Spearman's rank correlation and its two-sided p-value, exact (over all permutations of y) for few values.
 
     >>> rank_correlation([1, 2, 3], [4, 5, 6])
     (1.0, 0.3333333333333333)
     """
-    found = spearmanr(x, y)
+    result = spearmanr(x, y)
     if len(x) > EXACT_MODELS:
-        return float(found.statistic), float(found.pvalue)
-    orders = [spearmanr(x, order).statistic for order in itertools.permutations(y)]
-    as_far = [bool(abs(other) >= abs(found.statistic) - 1e-9) for other in orders]
-    return float(found.statistic), sum(as_far) / len(as_far)
+        return float(result.statistic), float(result.pvalue)
+    permuted = [spearmanr(x, order).statistic for order in itertools.permutations(y)]
+    as_extreme = [bool(abs(other) >= abs(result.statistic) - 1e-9) for other in permuted]
+    return float(result.statistic), sum(as_extreme) / len(as_extreme)
 
 
 def _verdict(correlation: float, p_value: float) -> str:
     if p_value > 0.05:
-        return "over so many models that can't be told from none."
+        return "not significant at 5 %."
     if correlation > 0:
-        return "accuracy goes with generalization here."
-    return "accuracy does not go with generalization here."
+        return "higher accuracy comes with better generalization here."
+    return "higher accuracy comes with worse generalization here."
 
 
 def _against_last(best: Choice) -> str:
@@ -137,23 +134,21 @@ def _against_last(best: Choice) -> str:
     return "; the last layer has no score."
 
 
-def _ties(best: Choice, uncertain: str) -> str:
+def _ties(best: Choice, not_compared: str) -> str:
     if best.tied_layers is None:
-        return (
-            f" Layers were not compared: {uncertain or 'not all have scores on halves of the images in every trial'}."
-        )
+        return f" Layers were not compared: {not_compared or 'some lack split-half scores in some trial'}."
     others = [layer for layer in best.tied_layers if layer != best.layer]
     if not others:
         return " No other layer is tied with it at 95 %."
     return f" Tied with it at 95 %: layer{'s' if len(others) > 1 else ''} {_runs(others)}."
 
 
-def why_uncertain(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
-    """Why layers can't be compared by a metric; empty where they can.
+def why_not_compared(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
+    """The reason why a metric can't compare layers, from too small classes or `resamples`; empty if it can.
 
     Args:
-        sizes: images of each class.
-        resamples: of the configuration.
+        sizes: number of images by class.
+        resamples: `score.resamples`.
     """
     if not resamples:
         return "score.resamples is 0"
@@ -161,20 +156,20 @@ def why_uncertain(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
     if not can_be_halved(counts):
         small = {name: count for name, count in sizes.items() if count < LEAST_HALVED}
         return (
-            f"halves of the images need two classes of {LEAST_HALVED} images or more, and so many on average; "
-            f"{counted(small)}"
+            f"split halves need two classes with at least {LEAST_HALVED} images, and as many per class on average; "
+            f"{class_counts(small)}"
         )
     shots = int(metric.rpartition("_")[2]) if metric.startswith("few_shot") else 0
     small = {name: count for name, count in sizes.items() if count < 2 * shots}
     if small:
-        return f"{metric} on halves of the images needs {2 * shots} images of each class; {counted(small)}"
+        return f"{metric} on split halves needs {2 * shots} images of each class; {class_counts(small)}"
     return ""
 
 
-def counted(sizes: Mapping[str, int]) -> str:
-    """Classes and their images, the smallest first.
+def class_counts(sizes: Mapping[str, int]) -> str:
+    """Image counts of the three smallest classes, and the number of the others.
 
-    >>> counted({"b": 3, "a": 2, "c": 4, "d": 5})
+    >>> class_counts({"b": 3, "a": 2, "c": 4, "d": 5})
     'a has 2, b has 3, c has 4, and 1 more class'
     """
     ordered = sorted(sizes.items(), key=lambda item: (item[1], item[0]))
@@ -184,7 +179,7 @@ def counted(sizes: Mapping[str, int]) -> str:
 
 
 def _runs(layers: Sequence[int]) -> str:
-    """Layer numbers with runs of three or more written as `8 to 10`.
+    """Layer numbers, with runs of three or more as `8 to 10`.
 
     >>> _runs([1, 2, 4, 5, 6])
     '1, 2, 4 to 6'

@@ -1,1 +1,1 @@
-"""Many runs from one file: the cells of a matrix, round after round, with a history, a leaderboard and a gate."""
+"""Sweeps: repeated rounds of runs over a matrix, with a results table, a leaderboard and a regression gate."""

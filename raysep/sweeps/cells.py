@@ -1,4 +1,4 @@
-"""From the matrix to its cells: one run each, known by a name, and done under a key."""
+"""The cells of a sweep's matrix: a run each, with a name and a cache key."""
 
 import copy
 import hashlib
@@ -19,8 +19,8 @@ from raysep.storage.store import is_uri
 from raysep.storage.uris import read_place
 from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
 
-# An axis that the matrix doesn't have.
-NONE = ""
+# The value of an axis that the matrix doesn't have.
+UNSET = ""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        name: of its place in the matrix; the same in every round.
-        axes: model, domain, seed, protocol, override.
-        config: resolved, without its directory.
+        name: joined from its coordinates; the same in every round.
+        axes: coordinates in the matrix: model, domain, seed, protocol, override.
+        config: resolved, without `run_dir`.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a cell before it runs.
+class Inputs:
+    """Fingerprint of a cell's inputs.
 
     Attributes:
-        key: hash of its resolved configuration and of its data: images, classes and weights.
+        key: cache key: hash of the resolved configuration, images, classes and weights.
         data: hash of the images and their roles alone.
-        images: how many there are.
+        images: number of images.
     """
 
     key: str
@@ -57,58 +57,58 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
     """The cells in the order of the matrix, those of `include` last.
 
     Raises:
-        ConfigError: with what is wrong with any of them.
+        ConfigError: lists the problems of all cells.
     """
     axes = _axes(sweep)
     problems: list[str] = []
-    wanted = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    matrix = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     for position, pattern in enumerate(sweep.exclude):
-        kept = [place for place in wanted if not _agrees(pattern, place)]
-        if len(kept) == len(wanted):
-            problems.append(f"exclude.{position}: no cell is like that")
-        wanted = kept
+        remaining = [coordinates for coordinates in matrix if not _matches(pattern, coordinates)]
+        if len(remaining) == len(matrix):
+            problems.append(f"exclude.{position}: matches no cell")
+        matrix = remaining
     for position, pattern in enumerate(sweep.include):
-        place = {axis: axes[axis][0] for axis in axes} | pattern.model_dump(exclude_none=True)
+        coordinates = {axis: axes[axis][0] for axis in axes} | pattern.model_dump(exclude_none=True)
         problems += [
-            f"include.{position}.{axis}: there is no {place[axis]!r} in the matrix"
+            f"include.{position}.{axis}: the matrix has no {coordinates[axis]!r}"
             for axis in ("model", "domain", "override")
-            if place[axis] not in axes[axis]
+            if coordinates[axis] not in axes[axis]
         ]
-        wanted.append(place)
+        matrix.append(coordinates)
     cells = []
     if not problems:
-        for place in wanted:
-            name = _name(place)
+        for coordinates in matrix:
+            name = _name(coordinates)
             try:
-                cells.append(Cell(name, place, build_config({**_values(sweep, place), "name": name})))
+                cells.append(Cell(name, coordinates, build_config({**_values(sweep, coordinates), "name": name})))
             except ConfigError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
-        twice = repeated(_name(place) for place in wanted)
-        problems += [f"two cells are called {name}" for name in twice]
+        duplicates = repeated(map(_name, matrix))
+        problems += [f"two cells have the name {name}" for name in duplicates]
         problems += [
-            f"{name[:40]}...: names of {len(name)} characters are too long for a directory: give models, domains and "
-            f"overrides shorter ones, at most {LONGEST_NAME} together"
-            for name in map(_name, wanted)
+            f"{name[:40]}...: names of {len(name)} characters are too long for a directory: shorten those of models, "
+            f"domains and overrides to at most {LONGEST_NAME} together"
+            for name in map(_name, matrix)
             if len(name) > LONGEST_NAME
         ]
-        if not wanted:
-            problems.append("no cell is left")
+        if not matrix:
+            problems.append("exclude: no cell is left")
         if sweep.baseline is not None and any(cell.config.score.resamples == 0 for cell in cells):
-            problems.append("baseline: without intervals (score.resamples: 0) no change can be told from chance")
+            problems.append("baseline: expected score.resamples > 0, as comparing g needs intervals, got 0")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), f"sweep {sweep.name}")
     return cells
 
 
-def known(cell: Cell) -> Known:
-    """Look at a cell's images and weights. Raises ConfigError, UsageError, OSError where they are not there."""
+def inputs_of(cell: Cell) -> Inputs:
+    """Hash a cell's configuration, images and weights. Raises ConfigError, UsageError or OSError if any is missing."""
     values = cell.config.model_dump(mode="json")
-    free = not_in_key(RunConfig) | {"name"}
+    ignored = not_in_key(RunConfig) | {"name"}
     data, images = _data(cell.config.data.model_dump_json())
     weights = [_weights(m.pretrained) if isinstance(m.pretrained, str) else None for m in cell.config.models]
-    parts = [{name: value for name, value in values.items() if name not in free}, data, weights]
+    parts = [{name: value for name, value in values.items() if name not in ignored}, data, weights]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Known(key, data, images)
+    return Inputs(key, data, images)
 
 
 def _axes(sweep: SweepConfig) -> dict[str, list[str | int]]:
@@ -116,17 +116,17 @@ def _axes(sweep: SweepConfig) -> dict[str, list[str | int]]:
     models = _models(sweep)
     seeds = bool(matrix.seeds) or any(pattern.seed is not None for pattern in sweep.include)
     if not isinstance(base.get("finetune"), dict) and seeds:
-        raise ConfigError(["matrix.seeds: a seed changes nothing without `finetune` in base"], f"sweep {sweep.name}")
-    twice = repeated(models)
-    if twice:
-        problem = f"matrix.models: two are called {', '.join(twice)}: give each an `id`"
+        raise ConfigError(["matrix.seeds: seeds have no effect without `finetune` in base"], f"sweep {sweep.name}")
+    duplicates = repeated(models)
+    if duplicates:
+        problem = f"matrix.models: two models have the id {', '.join(duplicates)}: give each its own `id`"
         raise ConfigError([problem], f"sweep {sweep.name}")
     return {
         "model": cast(list[str | int], models),
-        "domain": [*matrix.domains] or [NONE],
-        "seed": [*matrix.seeds] or [NONE],
-        "protocol": [*matrix.protocols] or [NONE],
-        "override": [*matrix.overrides] or [NONE],
+        "domain": [*matrix.domains] or [UNSET],
+        "seed": [*matrix.seeds] or [UNSET],
+        "protocol": [*matrix.protocols] or [UNSET],
+        "override": [*matrix.overrides] or [UNSET],
     }
 
 
@@ -135,55 +135,56 @@ def _models(sweep: SweepConfig) -> list[str]:
 
 
 def _model_values(sweep: SweepConfig) -> list[dict[str, Any]]:
-    found = sweep.matrix.models or sweep.base.get("models")
-    if not isinstance(found, list) or not found or not all(isinstance(model, dict) for model in found):
-        raise ConfigError(["matrix.models: expected a list of models, there or in base"], f"sweep {sweep.name}")
-    return found
+    models = sweep.matrix.models or sweep.base.get("models")
+    if not isinstance(models, list) or not models or not all(isinstance(model, dict) for model in models):
+        raise ConfigError(["matrix.models: expected a list of models here or in base"], f"sweep {sweep.name}")
+    return models
 
 
-def _agrees(pattern: Pattern, place: dict[str, str | int]) -> bool:
-    return all(place[axis] == value for axis, value in pattern.model_dump(exclude_none=True).items())
+def _matches(pattern: Pattern, coordinates: dict[str, str | int]) -> bool:
+    return all(coordinates[axis] == value for axis, value in pattern.model_dump(exclude_none=True).items())
 
 
-def _name(place: dict[str, str | int]) -> str:
-    """
+def _name(coordinates: dict[str, str | int]) -> str:
+    """The name of a cell, from its coordinates.
+
     >>> _name({"model": "vit", "domain": "digits", "seed": 1, "protocol": "", "override": "long"})
     'vit_digits_seed1_long'
     >>> _name({"model": "vit", "domain": "São Paulo", "seed": 1, "protocol": "", "override": ""})
     'vit_S-o-Paulo_seed1'
     """
-    parts = [str(f"seed{value}" if axis == "seed" else value) for axis, value in place.items() if value != NONE]
+    parts = [str(f"seed{value}" if axis == "seed" else value) for axis, value in coordinates.items() if value != UNSET]
     return "_".join(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts)
 
 
-def _values(sweep: SweepConfig, place: dict[str, str | int]) -> dict[str, Any]:
-    """The values of a cell's configuration."""
+def _values(sweep: SweepConfig, coordinates: dict[str, str | int]) -> dict[str, Any]:
+    """The configuration of a cell, before validation."""
     values = copy.deepcopy(sweep.base)
     values.pop("run_dir", None)
-    values["models"] = [copy.deepcopy(_model_values(sweep)[_models(sweep).index(str(place["model"]))])]
-    if place["domain"] != NONE:
-        values["data"] = copy.deepcopy(sweep.matrix.domains[str(place["domain"])])
-    if place["seed"] != NONE:
-        values["finetune"]["seeds"] = [place["seed"]]
-    if place["protocol"] != NONE:
-        put(values, "score.protocols", [place["protocol"]])
-    if place["override"] != NONE:
-        for key, value in sweep.matrix.overrides[str(place["override"])].items():
+    values["models"] = [copy.deepcopy(_model_values(sweep)[_models(sweep).index(str(coordinates["model"]))])]
+    if coordinates["domain"] != UNSET:
+        values["data"] = copy.deepcopy(sweep.matrix.domains[str(coordinates["domain"])])
+    if coordinates["seed"] != UNSET:
+        values["finetune"]["seeds"] = [coordinates["seed"]]
+    if coordinates["protocol"] != UNSET:
+        put(values, "score.protocols", [coordinates["protocol"]])
+    if coordinates["override"] != UNSET:
+        for key, value in sweep.matrix.overrides[str(coordinates["override"])].items():
             put(values, key, value)
     return values
 
 
 @lru_cache(maxsize=64)
 def _data(data: str) -> tuple[str, int]:
-    """Hash and number of the images of a `data` section, which many cells share."""
+    """Hash and number of the images of a `data` section, cached as many cells share it."""
     _, split = validation.check_images(DataConfig.model_validate_json(data))
     return splits.fingerprint(split), split.num_rows
 
 
 @lru_cache(maxsize=64)
-def _weights(place: str) -> str:
+def _weights(uri: str) -> str:
     try:
-        return hashlib.sha256(read_place(place)).hexdigest()
+        return hashlib.sha256(read_place(uri)).hexdigest()
     except FileNotFoundError:
-        where = "URI" if is_uri(place) else "file"
-        raise ConfigError([f"models.0.pretrained: no {where} {place}"]) from None
+        kind = "URI" if is_uri(uri) else "file"
+        raise ConfigError([f"models.0.pretrained: no {kind} {uri}"]) from None

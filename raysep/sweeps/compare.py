@@ -1,7 +1,6 @@
-"""Two runs, two rounds or two days side by side: what differs by more than its interval, and what can't be compared.
+"""Comparison of two runs, rounds or days: significant changes of g, and pairs that are not comparable.
 
-A g is of some images, by some metric under some protocol: with others it is another quantity, and its change tells
-nothing.
+Values of g are comparable only for the same images, metric and protocol.
 """
 
 import math
@@ -13,21 +12,21 @@ from raysep.report.schema import Summary
 from raysep.sweeps.config import GateConfig
 from raysep.sweeps.results import DONE, Row
 
-# A normal distribution's standard deviation, in its median absolute deviations.
+# Standard deviation of a normal distribution, in median absolute deviations.
 MAD_TO_SD = 1.4826
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is compared of one model or cell.
+    """The result of one model or cell.
 
     Attributes:
         sweep: None for a run.
-        g: corrected where it is known.
-        interval: of it, 95 %; None where it isn't known.
+        g: the corrected g if it is known, else g.
+        interval: 95 % interval of g.
         corrected: whether g is corrected for selection bias.
-        data: hash of the images and their roles; None where it isn't known, as in rows of early versions.
-        metric, protocol: that g is of; None likewise.
+        data: hash of the images and their roles; None if unknown, as in rows of early versions.
+        metric, protocol: of g; None if unknown.
     """
 
     sweep: str | None
@@ -45,15 +44,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """One name on both sides.
+    """The change of one model or cell from a to b.
 
     Attributes:
-        change: of g, from a to b; None where one of them isn't known.
-        margin: what a change has to exceed: both half intervals, added as those of independent numbers are. On the
-            same images that asks for more than it must. None where an interval isn't known.
-        beyond: whether it does; None where that can't be said.
-        incomparable: why there is no change to speak of, in words: other images, another metric, another protocol.
-        unknown: what is not known to be the same on both sides.
+        change: g of b minus g of a; None if either is unknown.
+        margin: root sum of squares of both half intervals, as for independent estimates: conservative for the same
+            images. None if an interval is unknown.
+        beyond: whether the change exceeds the margin; None if either is unknown.
+        incomparable: why a and b are not comparable: other images, another metric, another protocol.
+        unknown: which of images, metric and protocol may differ, as one side lacks them.
     """
 
     a: Point
@@ -67,12 +66,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A round against its baseline, each cell that there is something to say of in words.
+    """The comparison of a round with its baseline: a message per cell.
 
     Attributes:
-        regressions: cells that are worse.
-        incomparable: cells whose baseline is of other images, another metric or another protocol.
-        unjudged: cells that have no baseline, or no interval to tell a change by.
+        regressions: cells whose g fell significantly, or that are slow.
+        incomparable: cells whose baseline has other images, another metric or another protocol.
+        unjudged: cells without a baseline or without intervals.
     """
 
     regressions: list[str] = field(default_factory=list)
@@ -80,11 +79,11 @@ class Verdict:
     unjudged: list[str] = field(default_factory=list)
 
 
-def of_summary(summary: Summary, data: str | None) -> list[Point]:
-    """The models of a run.
+def points_of_summary(summary: Summary, data: str | None) -> list[Point]:
+    """The results of the models of a run.
 
     Args:
-        data: hash of its images and their roles.
+        data: hash of the run's images and their roles.
     """
     points = []
     for model in summary.models:
@@ -94,13 +93,13 @@ def of_summary(summary: Summary, data: str | None) -> list[Point]:
         if best is not None and not corrected:
             g, interval = best.g, best.interval
         layer = None if best is None else best.layer
-        of = (data, summary.headline_metric, summary.headline_protocol)
-        points.append(Point(None, model.model, g, interval, corrected, layer, model.seen_accuracy, None, *of))
+        quantity = (data, summary.headline_metric, summary.headline_protocol)
+        points.append(Point(None, model.model, g, interval, corrected, layer, model.seen_accuracy, None, *quantity))
     return points
 
 
-def of_rows(rows: Iterable[Row]) -> list[Point]:
-    """The cells of a round that are done."""
+def points_of_rows(rows: Iterable[Row]) -> list[Point]:
+    """The results of the cells that are done."""
     return [
         Point(
             row["sweep"],
@@ -111,7 +110,7 @@ def of_rows(rows: Iterable[Row]) -> list[Point]:
             row["seconds"],
             row["data_sha256"],
             row["metric"],
-            # Early versions wrote it only where the matrix had it as an axis.
+            # Early versions wrote the protocol only as an axis of the matrix.
             row["headline_protocol"] or row["protocol"] or None,
         )
         for row in rows
@@ -120,37 +119,37 @@ def of_rows(rows: Iterable[Row]) -> list[Point]:
 
 
 def differences(a: Sequence[Point], b: Sequence[Point]) -> list[Difference]:
-    """What has a sweep and a name on both sides, in the order of a."""
+    """The changes of the models or cells that a and b have in common, in the order of a."""
     others = {(point.sweep, point.name): point for point in b}
     return [_difference(point, others[key]) for point in a if (key := (point.sweep, point.name)) in others]
 
 
-def held_against(gate: GateConfig, standard: Sequence[Row], rows: Sequence[Row], history: Sequence[Row]) -> Verdict:
-    """A round's cells against their standard.
+def judge(gate: GateConfig, baseline: Sequence[Row], rows: Sequence[Row], history: Sequence[Row]) -> Verdict:
+    """Compare the cells of a round with the baseline.
 
     Args:
-        standard: the last row of each cell of the baseline.
+        baseline: the baseline's last row of each cell.
         rows: of this round.
-        history: rows of earlier rounds: how long a cell takes, and how much that varies.
+        history: rows of earlier rounds, for the spread of the cells' seconds.
     """
     verdict = Verdict()
-    cells = {row["cell"] for row in standard}
+    cells = {row["cell"] for row in baseline}
     new = [row["cell"] for row in rows if row["state"] == DONE and row["cell"] not in cells]
     verdict.unjudged.extend(f"{cell}: the baseline has no such cell" for cell in new)
-    for difference in differences(of_rows(standard), of_rows(rows)):
+    for difference in differences(points_of_rows(baseline), points_of_rows(rows)):
         name, change = difference.b.name, difference.change
         if difference.incomparable is not None:
             verdict.incomparable.append(f"{name}: not comparable: {difference.incomparable}")
             continue
         if difference.beyond is None:
-            verdict.unjudged.append(f"{name}: without both intervals no change of g can be told from chance")
+            verdict.unjudged.append(f"{name}: g can't be compared: one of the intervals is unknown")
         if difference.beyond and change is not None and change < 0:
             numbers = f"from {difference.a.g:.3f} to {difference.b.g:.3f}"
-            margin = f"more than the {difference.margin:.3f} of both intervals"
+            margin = f"more than the margin of both intervals, {difference.margin:.3f}"
             unknown = f"; not known to be the same: {', '.join(difference.unknown)}" if difference.unknown else ""
             verdict.regressions.append(f"{name}: g fell by {-change:.3f}, {numbers}, {margin}{unknown}")
         before = [row for row in history if row["cell"] == name and row["state"] == DONE and row["seconds"]]
-        # Other images take another time.
+        # Seconds are comparable only for the same images.
         same = [row["seconds"] for row in before if row["data_sha256"] in {None, difference.b.data}]
         slow = _slow(gate.speed_ratio, same, difference.b.seconds)
         if slow is not None:
@@ -170,16 +169,16 @@ def _slow(ratio: float | None, before_s: Sequence[float], now_s: float | None) -
 
 def _difference(a: Point, b: Point) -> Difference:
     sides = {"images": (a.data, b.data), "metric": (a.metric, b.metric), "protocol": (a.protocol, b.protocol)}
-    unknown = tuple(what for what, pair in sides.items() if None in pair)
-    words = [
-        "other images" if what == "images" else f"another {what} ({before}, now {now})"
-        for what, (before, now) in sides.items()
-        if before != now and what not in unknown
+    unknown = tuple(name for name, pair in sides.items() if None in pair)
+    reasons = [
+        "other images" if name == "images" else f"another {name} ({before}, now {now})"
+        for name, (before, now) in sides.items()
+        if before != now and name not in unknown
     ]
-    if not words and None not in {a.g, b.g} and a.corrected != b.corrected:
-        words = ["one g is corrected for selection bias and the other is not"]
-    if words:
-        return Difference(a, b, None, None, None, ", ".join(words), unknown)
+    if not reasons and None not in {a.g, b.g} and a.corrected != b.corrected:
+        reasons = ["one g is corrected for selection bias and the other is not"]
+    if reasons:
+        return Difference(a, b, None, None, None, ", ".join(reasons), unknown)
     change = None if a.g is None or b.g is None else b.g - a.g
     margin = None
     if a.interval is not None and b.interval is not None:
@@ -189,7 +188,7 @@ def _difference(a: Point, b: Point) -> Difference:
 
 
 def _g(row: Row) -> tuple[float | None, tuple[float, float] | None, bool]:
-    """g, its interval, and whether it is corrected."""
+    """The corrected g if a row has it, else g; its interval; whether it is corrected."""
     for value, low, high in (("corrected_g", "corrected_low", "corrected_high"), ("g", "g_low", "g_high")):
         if row[value] is not None:
             known = row[low] is not None and row[high] is not None

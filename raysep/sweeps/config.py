@@ -1,4 +1,4 @@
-"""A sweep as its YAML file says it: what all cells have in common, and what they differ in."""
+"""Schema of a sweep file: the shared configuration of all cells, and the axes of the matrix."""
 
 import re
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from raysep.config.load import apply, read_yaml, validated
 from raysep.config.names import Protocol
 from raysep.errors import ConfigError
 
-# File systems take names of 255 bytes; a cell's directory has a hash behind its name.
+# File systems allow names of 255 bytes; a hash follows the cell in the name of its directory.
 LONGEST_NAME = 200
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 
 
 class MatrixConfig(Section):
-    """The axes. An axis that is left out has the one value of `base`."""
+    """The axes of the matrix. An unset axis has the value of `base`."""
 
     models: list[dict[str, Any]] = Field(default_factory=list, description="as `models` of a run; unset: those of base")
     domains: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name: as `data` of a run")
@@ -32,7 +32,7 @@ class MatrixConfig(Section):
 
 
 class Pattern(Section):
-    """Names a cell, or for `exclude` all that agree with what is given."""
+    """Values of axes: of one cell to include, or of all cells to exclude."""
 
     model: str | None = Field(None, description="id of a model")
     domain: str | None = Field(None, description="name of a domain")
@@ -42,49 +42,49 @@ class Pattern(Section):
 
 
 class GateConfig(Section):
-    """What a round is held against: the last time that each of its cells was done before.
+    """The regression gate: each cell is compared with the baseline, by default the cell's last result.
 
     A cell regresses if g falls by more than both intervals together, or if it is slow.
     """
 
     round: str | None = Field(
-        None, description="the round that is the standard; unset: the last one that a cell was done in"
+        None, description="label of the baseline round; unset: the last round that completed the cell"
     )
-    date: str | None = Field(None, description="or the rounds of a day, as 2026-11-24")
+    date: str | None = Field(None, description="day of the baseline rounds instead, as 2026-11-24")
     speed_ratio: float | None = Field(
-        1.5, gt=1, description="slow: more than so many times the median seconds, and beyond their spread; null: not"
+        1.5, gt=1, description="slow: above this multiple of the median seconds, and beyond their spread; null: off"
     )
 
     @model_validator(mode="after")
-    def _one_standard(self) -> Self:
+    def _one_baseline(self) -> Self:
         if self.round is not None and self.date is not None:
-            raise ValueError("`round` and `date` can't both be the standard")
+            raise ValueError("expected `round` or `date`, got both")
         return self
 
 
 class SweepConfig(Section):
-    """A whole sweep."""
+    """The configuration of a sweep."""
 
     name: str = Field("sweep", pattern=NAME, description="of the sweep")
-    root: str = Field("", description="directory or URI of everything it writes; unset: runs/sweeps/<name>")
+    root: str = Field("", description="directory or URI of the sweep; unset: runs/sweeps/<name>")
     results: str = Field(
         "", description="directory or URI of the results table, which several sweeps may share; unset: <root>/results"
     )
-    base: dict[str, Any] = Field(description="a run's configuration, or the path of one, that all cells share")
+    base: dict[str, Any] = Field(description="the configuration of a run that all cells share, or the path of its file")
     matrix: MatrixConfig
-    include: list[Pattern] = Field(default_factory=list, description="cells beside those of the matrix")
-    exclude: list[Pattern] = Field(default_factory=list, description="patterns of cells that are left out")
+    include: list[Pattern] = Field(default_factory=list, description="cells in addition to the matrix")
+    exclude: list[Pattern] = Field(default_factory=list, description="patterns of excluded cells")
     round: str = Field(
-        "once", description="label of a round; a strftime pattern, as %Y-%m-%d, makes a round of each day"
+        "once", description="label of the round; a strftime pattern such as %Y-%m-%d starts a round per day"
     )
     timezone: str = Field("UTC", description="of rounds and schedules")
-    parallel: int | None = Field(None, ge=1, description="cells at once; unset: one for each GPU or each four CPUs")
+    parallel: int | None = Field(None, ge=1, description="concurrent cells; unset: one per GPU, or one per four CPUs")
     baseline: GateConfig | None = Field(None, description="regression gate of each round; null: none")
     monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="before")
     @classmethod
-    def _places_from_name(cls, values: Any) -> Any:
+    def _directories_from_name(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         root = values.get("root") or f"runs/sweeps/{values.get('name', 'sweep')}"
@@ -94,7 +94,7 @@ class SweepConfig(Section):
     @classmethod
     def _known_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            raise ValueError(f"{value!r} is no time zone of the IANA database, as Europe/Berlin is")
+            raise ValueError(f"{value!r} is no time zone of the IANA database, such as Europe/Berlin")
         return value
 
     @property
@@ -103,27 +103,27 @@ class SweepConfig(Section):
         return ZoneInfo(self.timezone)
 
     def label(self, at: datetime) -> str:
-        """The label of the round that a moment falls into. Raises ConfigError where it can't name a directory."""
+        """The label of the round at a time. Raises ConfigError if it isn't a valid directory name."""
         return checked_label(at.astimezone(self.zone).strftime(self.round))
 
 
 def checked_label(label: str) -> str:
-    """A label that can name a round. Raises ConfigError where it can't."""
+    """The label, if it is a valid directory name. Raises ConfigError otherwise."""
     if not re.fullmatch(NAME, label) or len(label) > LONGEST_NAME:
         expected = f"letters, digits, '.', '_' and '-', at most {LONGEST_NAME}"
-        raise ConfigError([f"round: {label!r} can't name a directory: {expected}"])
+        raise ConfigError([f"round: {label!r} can't name a directory: expected {expected}"])
     return label
 
 
 def load_sweep(path: str, overrides: Sequence[str] = (), root: str | None = None) -> SweepConfig:
-    """Read a sweep file. A `base` that is a path is read relative to the sweep's file.
+    """Read and validate a sweep file. A `base` path is relative to the sweep file.
 
     Args:
         overrides: `key=value`, as in base.finetune.steps=100.
-        root: instead of the file's.
+        root: replaces the file's `root`.
 
     Raises:
-        ConfigError: with every problem of the file at once.
+        ConfigError: lists every problem of the file.
     """
     values = read_yaml(path)
     if isinstance(values.get("base"), str):
@@ -136,5 +136,5 @@ def load_sweep(path: str, overrides: Sequence[str] = (), root: str | None = None
 
 
 def is_sweep(path: str) -> bool:
-    """Whether a file is a sweep's and not a run's. Raises ConfigError."""
+    """Whether a file configures a sweep, not a run. Raises ConfigError for unreadable files."""
     return "matrix" in read_yaml(path)

@@ -1,7 +1,7 @@
-"""Times of a cron expression, as crontab(5) of Debian means them, in a time zone.
+"""Times of a cron expression in a time zone, with the semantics of Debian's crontab(5).
 
-cronsim finds the local times. Which moments those are is decided here, since a local time comes twice, or not at all,
-where clocks are changed: cronsim itself misses the second one where they are put back by half an hour.
+cronsim finds the local times; this module converts them to UTC, as a local time occurs twice or never when the clocks
+change, and cronsim misses the second occurrence if they are set back by half an hour.
 """
 
 import heapq
@@ -23,15 +23,15 @@ NICKNAMES = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-# A number, a name, a range of them, or `*`; then a step.
+# `*`, a number, a name, or a range of them.
 PART = re.compile(r"(?P<all>\*)|(?P<first>[0-9]+|[a-z]+)(-(?P<last>[0-9]+|[a-z]+))?", re.ASCII)
-# Where the last time is looked for: far back only if nothing passed of late. The longest gap between two times is the
-# 40 years from a 29 February on some day of the week to the next one.
+# Lengths of the search for the last time, increasing. The longest gap between two times is 40 years: 29 February on a
+# given day of the week.
 LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 50 * 366))
 
 
 class Field(NamedTuple):
-    """A field of the expression: what it is called, and its values."""
+    """A field of a cron expression: its name, its range, and names of its values."""
 
     name: str
     low: int
@@ -49,15 +49,14 @@ FIELDS = (
 
 
 class Cron:
-    """The times of an expression of five fields, or of one of crontab(5)'s nicknames, as `@daily`.
+    """The times of an expression of five fields, or of a nickname of crontab(5) such as `@daily`.
 
-    Where day of month and day of week are both given, either of them has to match; where one of them begins with `*`
-    (`*/2` also), both have to. A job whose minute and hour don't begin with `*` runs once on a day on which its time
-    comes twice, the first time, and at the end of the gap on a day that skips it; any other runs by the clock on the
-    wall, whatever that does.
+    If day of month and day of week are both restricted, either has to match; if one begins with `*` (as `*/2`), both
+    have to match. When the clocks change, a job whose minute and hour don't begin with `*` runs once: at the first
+    occurrence of a repeated time, or at the end of the gap of a skipped time. Any other job follows local time.
 
     Raises:
-        ValueError: no such expression, with a sentence for each field that is wrong; or a date that never comes.
+        ValueError: the expression is invalid, with a message for each field, or no date matches it.
     """
 
     def __init__(self, expression: str, zone: ZoneInfo) -> None:
@@ -65,73 +64,73 @@ class Cron:
         if len(words) == 1 and words[0] in NICKNAMES:
             words = NICKNAMES[words[0]].split()
         if len(words) == 1 and words[0].startswith("@"):
-            raise ValueError(f"{words[0]} is no time: write one of {', '.join(NICKNAMES)}, or five fields")
+            raise ValueError(f"unsupported nickname {words[0]}: expected one of {', '.join(NICKNAMES)}, or five fields")
         if len(words) != len(FIELDS):
-            other = "; crontab(5) has no field of seconds or years, and the time zone is the sweep's `timezone`"
-            raise ValueError(f"it has {len(words)} fields, {EXAMPLE}{other if len(words) > len(FIELDS) else ''}")
-        found, problems = [], []
+            hint = "; crontab(5) has no field for seconds or years, and the time zone is the sweep's `timezone`"
+            raise ValueError(f"it has {len(words)} fields, {EXAMPLE}{hint if len(words) > len(FIELDS) else ''}")
+        fields, problems = [], []
         for word, field in zip(words, FIELDS, strict=True):
             try:
-                found.append(",".join(_part(part, field) for part in word.split(",")))
+                fields.append(",".join(_part(part, field) for part in word.split(",")))
             except ValueError as error:
                 problems.append(f"{field.name}: {error}")
         if problems:
             raise ValueError(f"{'; '.join(problems)}; {EXAMPLE}")
-        self._fields, self._zone = " ".join(found), zone
-        self._fixed = not any(text.startswith("*") for text in found[:2])
+        self._fields, self._zone = " ".join(fields), zone
+        self._fixed = not any(text.startswith("*") for text in fields[:2])
         if next(self.after(datetime.now(UTC)), None) is None:
-            raise ValueError("it never comes: none of its months has such a day")
+            raise ValueError("no date matches: none of its months has such a day")
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """All times after a moment, in UTC, in their order."""
-        # A local time that comes twice may have been before the moment and come again after it.
+        """All times after a moment, in UTC, in ascending order."""
+        # Start a day earlier: a repeated local time may occur before and again after the moment.
         start = moment.astimezone(self._zone).replace(tzinfo=None) - timedelta(days=1)
-        last, later = moment.astimezone(UTC), list[datetime]()
+        last, repeats = moment.astimezone(UTC), list[datetime]()
         for local in self._local_times(start):
             moments = self._moments(local)
-            # The second coming of an hour follows all of the first: it waits for what is still before it.
-            while later and moments and later[0] < moments[0]:
-                yield (last := heapq.heappop(later))
-            for found in moments[:1]:
-                if found > last:
-                    yield (last := found)
-            for found in moments[1:]:
-                if found > last:
-                    heapq.heappush(later, found)
+            # Second occurrences wait in a heap, as they follow all first occurrences of the repeated hour.
+            while repeats and moments and repeats[0] < moments[0]:
+                yield (last := heapq.heappop(repeats))
+            for time in moments[:1]:
+                if time > last:
+                    yield (last := time)
+            for time in moments[1:]:
+                if time > last:
+                    heapq.heappush(repeats, time)
 
     def last(self, since: datetime, until: datetime) -> datetime | None:
-        """The last time after one moment and not after another, in UTC; None where there is none."""
+        """The last time in (since, until], in UTC; None if there is none."""
         for span in LOOK_BACK:
-            found = None
+            latest = None
             for time in self.after(max(since, until - span)):
                 if time > until:
                     break
-                found = time
-            if found is not None or until - span <= since:
-                return found
+                latest = time
+            if latest is not None or until - span <= since:
+                return latest
         return None
 
     def _local_times(self, start: datetime) -> Iterator[datetime]:
         try:
             yield from CronSim(self._fields, start)
         except CronSimError:
-            # Every field is right by now: what is left is a day that no month has.
+            # The fields are valid, so no month has such a day.
             return
 
     def _moments(self, local: datetime) -> list[datetime]:
-        """When a job of a local time runs: a fixed one once in any case, any other as often as the time comes."""
-        while not (found := self._shown_at(local)) and self._fixed:
+        """The moments, in UTC, at which the job of a local time runs: exactly one for a fixed job, else 0 to 2."""
+        while not (moments := self._occurrences(local)) and self._fixed:
             local += timedelta(minutes=1)
-        return found[:1] if self._fixed else found
+        return moments[:1] if self._fixed else moments
 
-    def _shown_at(self, local: datetime) -> list[datetime]:
-        """The moments at which the clocks of the zone show a local time: one, two, or none."""
+    def _occurrences(self, local: datetime) -> list[datetime]:
+        """The 0, 1 or 2 moments, in UTC, of a local time in the zone."""
         both = dict.fromkeys(local.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
         return [moment for moment in both if moment.astimezone(self._zone).replace(tzinfo=None) == local]
 
 
 def _part(part: str, field: Field) -> str:
-    """A part of a field's list, checked, with numbers for names.
+    """Validate an item of a field's list, and replace names by numbers. Raises ValueError.
 
     >>> [_part(part, FIELDS[4]) for part in ("*", "*/2", "mon-fri", "sun", "7", "1-5/2")]
     ['*', '*/2', '1-5', '0', '7', '1-5/2']
@@ -140,8 +139,8 @@ def _part(part: str, field: Field) -> str:
     expected = f"{field.low} to {field.high}" + (f" or {field.names[0]} to {field.names[-1]}" if field.names else "")
     matched = PART.fullmatch(values)
     if matched is None:
-        hint = " (L, W, # and ? are not of crontab(5))" if re.search("[lw#?]", values) else ""
-        raise ValueError(f"expected `*`, or {expected}, or a range of them as 1-5, got {part!r}{hint}")
+        hint = " (crontab(5) has no L, W, # and ?)" if re.search("[lw#?]", values) else ""
+        raise ValueError(f"expected `*`, {expected}, or a range such as 1-5, got {part!r}{hint}")
     if slash and not (re.fullmatch("[0-9]+", step) and 1 <= int(step) <= field.high - field.low + 1):
         raise ValueError(f"expected a step of 1 to {field.high - field.low + 1}, got {step!r} in {part!r}")
     if matched["all"]:
@@ -153,14 +152,14 @@ def _part(part: str, field: Field) -> str:
         return str(first)
     last = _value(matched["last"], field, expected)
     if last < first:
-        also = " (Sunday is 7 at the end of a range)" if field.names[:1] == ("sun",) and last == 0 else ""
-        raise ValueError(f"expected a range that goes up, got {part!r}{also}; a list has what lies on both sides of it")
-    # cronsim takes a range of one value with a step for that value and all after it.
+        hint = " (Sunday is 7 at the end of a range)" if field.names[:1] == ("sun",) and last == 0 else ""
+        raise ValueError(f"expected an ascending range, got {part!r}{hint}; split it into a list of two ranges")
+    # cronsim would extend a range of one value with a step to the end of the field.
     return str(first) if first == last else f"{first}-{last}{slash}{step}"
 
 
 def _value(text: str, field: Field, expected: str) -> int:
-    # Months are counted from 1, days of the week from 0.
+    # The first month is 1, the first day of the week 0.
     value = field.names.index(text) + field.low if text in field.names else int(text) if text.isdecimal() else -1
     if not field.low <= value <= field.high:
         raise ValueError(f"expected {expected}, got {text!r}")

@@ -1,7 +1,7 @@
-"""The runs of a sweep's cells on the cluster: an actor per parallel run, each with its share of the cluster.
+"""Runs of a sweep's cells on the cluster: an actor per concurrent run, each with a share of the cluster.
 
-A cell that fails, or loses its worker, costs no other. The actors end with the driver, whatever ends it, so that no
-cell outlives it and is started a second time.
+A failed cell or lost worker affects no other cell. The actors end with the driver, so that no orphaned cell runs
+beside its own restart.
 """
 
 import io
@@ -25,13 +25,13 @@ from raysep.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the run of a cell ended.
+    """The result of a cell's run.
 
     Attributes:
-        summary: summary.json of a run that is done.
-        error: why it is not done.
-        seconds: wall clock; None for a resumed run.
-        worker_seconds: of all workers together, over all calls.
+        summary: summary.json of a successful run.
+        error: why the run failed.
+        seconds: wall-clock time; None for a resumed run.
+        worker_seconds: summed over all workers and calls.
         machines: number of nodes by kind.
     """
 
@@ -45,10 +45,10 @@ class Outcome:
 def run_cells(
     configs: Sequence[RunConfig], cluster: Resources, parallel: int, fences: tuple[Fence, ...] = ()
 ) -> Iterator[tuple[int, Outcome]]:
-    """Run configurations, `parallel` at a time; yields index and outcome of each when it ends.
+    """Run configurations, `parallel` at a time; yields index and outcome of each as it ends.
 
     Args:
-        fences: of the sweep; a cell writes nothing once the sweep's lease is lost.
+        fences: of the sweep's lease: without it, cells write nothing more.
     """
     from raysep.distributed.pool import on_this_node, run_tasks
 
@@ -57,7 +57,7 @@ def run_cells(
     def build(slot: int) -> Callable[[], Callable[[tuple[int, RunConfig]], Outcome]]:
         return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel), fences)
 
-    # A cell that loses its worker is recorded as failed, and tried again by the next call of the round.
+    # Without retries: a cell whose worker is lost counts as failed, and the next call of the round runs it again.
     for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), name="CellRunner", retries=0):
         outcome = done.result
         if outcome is None:
@@ -66,14 +66,14 @@ def run_cells(
 
 
 def _runner(directory: str, share: Resources, fences: tuple[Fence, ...]) -> Callable[[tuple[int, RunConfig]], Outcome]:
-    """In the actor."""
-    # Relative paths of a configuration mean the driver's working directory.
+    """Set up an actor; returns the function that runs a cell."""
+    # Relative paths in a configuration refer to the driver's working directory.
     os.chdir(directory)
     return lambda task: run_cell(task[1], share, fences)
 
 
 def run_cell(config: RunConfig, share: Resources, fences: tuple[Fence, ...] = ()) -> Outcome:
-    """The run of a cell; an error becomes part of the outcome."""
+    """Run a cell in this process; errors become part of the outcome."""
     store = Storage(config.run_dir)
     resumed = store.exists(run_directory.CONFIG)
     began = time.monotonic()
@@ -81,15 +81,15 @@ def run_cell(config: RunConfig, share: Resources, fences: tuple[Fence, ...] = ()
     try:
         summary = pipeline.run(config, telemetry=Telemetry(Console(file=io.StringIO())), share=share, fences=fences)
         assert summary is not None
-        # A cell that lacks some of its seeds is incomplete: the next call tries it again.
-        lost = store.read_json(run_directory.MANIFEST)["stages"]["finetune"]["failed"]
-        if summary.models and not lost:
+        # A cell with failed seeds is incomplete: the next call of the round runs it again.
+        failed_trials = store.read_json(run_directory.MANIFEST)["stages"]["finetune"]["failed"]
+        if summary.models and not failed_trials:
             text = summary.model_dump_json()
         else:
             error = "; ".join(summary.left_out) or "no model was evaluated"
     except RaysepError as failure:
         error = " ".join(str(failure).split())
-    except Exception as failure:  # noqa: BLE001  (whatever a cell does, the others go on; it is reported as failed)
+    except Exception as failure:  # noqa: BLE001  (any error fails only this cell)
         error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
     seconds = None if resumed else time.monotonic() - began
     try:
@@ -97,5 +97,5 @@ def run_cell(config: RunConfig, share: Resources, fences: tuple[Fence, ...] = ()
     except FileNotFoundError:
         return Outcome(text, error, seconds)
     nodes = [entry for stage in manifest["stages"].values() for entry in stage.get("nodes", {}).values()]
-    charged = sum(entry["seconds"] for entry in nodes)
-    return Outcome(text, error, seconds, charged, manifest.get("machines", {}))
+    worker_seconds = sum(entry["seconds"] for entry in nodes)
+    return Outcome(text, error, seconds, worker_seconds, manifest.get("machines", {}))

@@ -1,4 +1,4 @@
-"""Models ranked by corrected g, for each domain, protocol and override: CSV, Markdown and HTML."""
+"""Leaderboard of models by corrected g, per domain, protocol and override, as CSV, Markdown and HTML."""
 
 import statistics
 from collections import Counter
@@ -7,23 +7,22 @@ from dataclasses import astuple, dataclass, fields
 
 from raysep.report.tables import csv_of, number
 from raysep.storage.store import Storage
-from raysep.sweeps.compare import Verdict, of_rows
+from raysep.sweeps.compare import Verdict, points_of_rows
 from raysep.sweeps.results import DONE, Row
 
 CSV, MARKDOWN, PAGE = "leaderboard.csv", "leaderboard.md", "index.html"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A model's place among those that were asked the same question.
+class Entry:
+    """A model's rank among those that were evaluated on the same question.
 
     Attributes:
         question: domain, protocol and override.
-        g: corrected g, mean over seeds; g_low and g_high are means of the seeds' bounds, since other seeds don't make
-            up for few images.
-        g_sd: population standard deviation over seeds; None for one.
-        best_layer: of most seeds.
-        seconds: wall clock of all its seeds together.
+        g: corrected g, mean over seeds; g_low and g_high are mean bounds over seeds, as all seeds share the images.
+        g_sd: population standard deviation over seeds; None for one seed.
+        best_layer: the most frequent one over seeds.
+        seconds: wall-clock time, summed over seeds.
     """
 
     rank: int
@@ -40,38 +39,38 @@ class Place:
     seconds: float
 
 
-def ranked(rows: Sequence[Row]) -> list[Place]:
-    """The leaderboard of a round, question by question, the best model first."""
-    # By fields: joined, two questions could read alike.
+def ranked(rows: Sequence[Row]) -> list[Entry]:
+    """The leaderboard of a round, by question, the best model first."""
+    # A tuple, as joined texts of two questions could be equal.
     groups: dict[tuple[str | None, ...], dict[str, list[Row]]] = {}
     for row in rows:
         if row["state"] == DONE:
             question = tuple(row[axis] or None for axis in ("domain", "protocol", "override"))
             groups.setdefault(question, {}).setdefault(row["model"], []).append(row)
-    found = []
+    leaderboard = []
     for question, models in groups.items():
-        words = ", ".join(value for value in question if value) or "all"
-        places = [place for model, own in models.items() if (place := _place(words, model, own))]
-        places.sort(key=lambda place: (-place.g, place.model))
-        found += [Place(rank, *astuple(place)[1:]) for rank, place in enumerate(places, start=1)]
-    return found
+        name = ", ".join(value for value in question if value) or "all"
+        entries = [entry for model, of_model in models.items() if (entry := _entry(name, model, of_model))]
+        entries.sort(key=lambda entry: (-entry.g, entry.model))
+        leaderboard += [Entry(rank, *astuple(entry)[1:]) for rank, entry in enumerate(entries, start=1)]
+    return leaderboard
 
 
 def write(report: Storage, title: str, rows: Sequence[Row], verdict: Verdict, damaged: Sequence[str] = ()) -> None:
-    """The leaderboard, what failed, what the baseline says, and which files of the results table were left out."""
+    """Write the leaderboard; the page also lists failed cells, the verdict and damaged files of the results table."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    places = ranked(rows)
+    entries = ranked(rows)
     failed = [row for row in rows if row["state"] != DONE]
-    report.write_bytes(CSV, to_csv(places))
-    report.write_bytes(MARKDOWN, to_markdown(places).encode())
+    report.write_bytes(CSV, to_csv(entries))
+    report.write_bytes(MARKDOWN, to_markdown(entries).encode())
     template = Environment(
         loader=PackageLoader("raysep.sweeps", ""), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True
     ).get_template("leaderboard.html.j2")
     page = template.render(
         title=title,
         head=HEAD,
-        places=[cells(place) for place in places],
+        entries=[cells(entry) for entry in entries],
         failed=failed,
         verdict=verdict,
         damaged=damaged,
@@ -79,38 +78,38 @@ def write(report: Storage, title: str, rows: Sequence[Row], verdict: Verdict, da
     report.write_bytes(PAGE, page.encode())
 
 
-def to_csv(places: Sequence[Place]) -> bytes:
-    """Every field of every place."""
-    return csv_of([[field.name for field in fields(Place)], *(astuple(place) for place in places)])
+def to_csv(entries: Sequence[Entry]) -> bytes:
+    """All fields of all entries as CSV."""
+    return csv_of([[field.name for field in fields(Entry)], *(astuple(entry) for entry in entries)])
 
 
 HEAD = ("rank", "question", "model", "corrected g", "best layer", "seen accuracy", "seeds", "seconds")
 
 
-def to_markdown(places: Sequence[Place]) -> str:
-    """As a table."""
-    lines = [HEAD, ["---:", "---", "---", *["---:"] * (len(HEAD) - 3)], *(cells(place) for place in places)]
+def to_markdown(entries: Sequence[Entry]) -> str:
+    """The entries as a Markdown table."""
+    lines = [HEAD, ["---:", "---", "---", *["---:"] * (len(HEAD) - 3)], *(cells(entry) for entry in entries)]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-def cells(place: Place) -> list[str]:
-    """A place as `HEAD` has its columns."""
-    interval = "" if place.g_low is None else f" ({place.g_low:.3f} to {place.g_high:.3f})"
-    layer = "-" if place.best_layer is None else f"{place.best_layer} of {place.last_layer}"
+def cells(entry: Entry) -> list[str]:
+    """An entry as the columns of `HEAD`."""
+    interval = "" if entry.g_low is None else f" ({entry.g_low:.3f} to {entry.g_high:.3f})"
+    layer = "-" if entry.best_layer is None else f"{entry.best_layer} of {entry.last_layer}"
     return [
-        str(place.rank),
-        place.question,
-        place.model,
-        number(place.g, place.g_sd) + interval,
+        str(entry.rank),
+        entry.question,
+        entry.model,
+        number(entry.g, entry.g_sd) + interval,
         layer,
-        number(place.seen_accuracy),
-        str(place.seeds),
-        f"{place.seconds:.0f}",
+        number(entry.seen_accuracy),
+        str(entry.seeds),
+        f"{entry.seconds:.0f}",
     ]
 
 
-def _place(question: str, model: str, rows: Sequence[Row]) -> Place | None:
-    points = [point for point in of_rows(rows) if point.g is not None]
+def _entry(question: str, model: str, rows: Sequence[Row]) -> Entry | None:
+    points = [point for point in points_of_rows(rows) if point.g is not None]
     if not points:
         return None
     values = [point.g for point in points if point.g is not None]
@@ -122,7 +121,7 @@ def _place(question: str, model: str, rows: Sequence[Row]) -> Place | None:
     )
     accuracies = [point.accuracy for point in points if point.accuracy is not None]
     layers = Counter(point.best_layer for point in points)
-    return Place(
+    return Entry(
         rank=0,
         question=question,
         model=model,

@@ -1,4 +1,4 @@
-"""What the directory of a sweep notes about itself: whose it is, and how its last rounds ended."""
+"""Notes in the directory of a sweep: its owner, and the results of its last rounds."""
 
 import contextlib
 
@@ -7,34 +7,34 @@ from raysep.storage.store import Storage
 from raysep.sweeps.config import SweepConfig
 from raysep.telemetry.prometheus import Metrics
 
-# Said again by rounds that fail, and by schedules: what alerts ask is how long ago the last good one was.
+# Failed rounds and schedules publish them again, as alerts query the time since the last successful round.
 SUCCESS, LAST = "last_success.json", "last_round.json"
-# Which sweep a directory is of.
+# The name of the sweep that owns the directory.
 OWNER = "sweep.json"
 
 
 def check_owner(root: Storage, name: str) -> None:
-    """Raise UsageError where a directory has the runs and reports of another sweep, which a round could replace."""
+    """Raise UsageError if another sweep owns the directory, as this one would replace its reports."""
     try:
         with root.understood(OWNER):
             owner = root.read_json(OWNER)["sweep"]
     except (FileNotFoundError, StorageError):
-        # It was nobody's, or nobody can say any more whose it was: it is this one's from now on.
+        # Without a readable owner, this sweep becomes the owner.
         owner = name
         root.write_json(OWNER, {"sweep": name})
     if owner != name:
         raise UsageError(
-            f"{root.display()} is the directory of the sweep {owner!r}, and this one is called {name!r}: give it a "
-            "`root` of its own. A results table (`results`) may be shared."
+            f"{root.display()} belongs to the sweep {owner!r}, not to {name!r}: give each sweep its own `root`. "
+            "Sweeps may share a results table (`results`)."
         )
 
 
-def report_last(sweep: SweepConfig, metrics: Metrics) -> None:
-    """The metrics of rounds that are over: when the last good one was, and what the last one of all was worse in."""
+def publish_last(sweep: SweepConfig, metrics: Metrics) -> None:
+    """Set the metrics of finished rounds: time of the last success, cells and regressions of the last round."""
     root = Storage(sweep.root)
-    # They are notes for metrics: one that is damaged is written anew by this round, and ends none.
+    # A damaged note must not fail a round, which writes it again.
     with contextlib.suppress(FileNotFoundError, StorageError), root.understood(SUCCESS):
-        # Read first: a gauge with these labels is there, at 0, as soon as it is asked for.
+        # Read before `labels`, which creates the gauge with the value 0.
         at = root.read_json(SUCCESS)["at"]
         metrics.sweep_success.labels(sweep.name).set(at)
     with contextlib.suppress(FileNotFoundError, StorageError), root.understood(LAST):

@@ -1,4 +1,4 @@
-"""One round of a sweep: run each cell that is not done yet, record it, rank, and hold against the baseline."""
+"""One round of a sweep: run the pending cells, record them, rank the models, and compare with the baseline."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from raysep.stages import run_directory
 from raysep.storage import lease
 from raysep.storage.store import Storage
 from raysep.sweeps import compare, leaderboard, notes, results
-from raysep.sweeps.cells import Cell, Known, cells_of, known
+from raysep.sweeps.cells import Cell, Inputs, cells_of, inputs_of
 from raysep.sweeps.compare import Verdict
 from raysep.sweeps.config import SweepConfig
 from raysep.sweeps.results import DONE, FAILED, Row
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cell and what stands against running it or for leaving it.
+    """The state of a cell before the round.
 
     Attributes:
-        known: None where its images or weights are not there: it will fail.
-        done: whether this round has it already.
-        seconds: median of its earlier rounds; None where there was none.
+        inputs: None if images or weights are missing, so that the cell will fail.
+        problem: the error message about missing images or weights.
+        done: whether the round has a result for the cell and its cache key.
+        seconds: median over earlier rounds; None without one.
     """
 
     cell: Cell
-    known: Known | None
+    inputs: Inputs | None
     problem: str | None
     done: bool
     seconds: float | None
@@ -45,12 +46,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Round:
-    """How a round ended.
+    """The result of a round.
 
     Attributes:
-        rows: the last row of each of its cells.
-        verdict: what the baseline says of them.
-        damaged: files of the results table that were left out, in words.
+        rows: the last row of each cell.
+        verdict: the comparison with the baseline.
+        damaged: messages about ignored files of the results table.
     """
 
     label: str
@@ -60,49 +61,49 @@ class Round:
 
     @property
     def failed(self) -> list[Row]:
-        """Rows of cells that are not done."""
+        """Rows of failed cells."""
         return [row for row in self.rows if row["state"] != DONE]
 
 
 def rows_of(sweep: SweepConfig) -> list[Row]:
-    """The sweep's own rows of its results table, which it may share with others; oldest first."""
-    return _own(sweep, results.rows(Storage(sweep.results)))
+    """The rows of a sweep in its results table, which it may share with other sweeps; oldest first."""
+    return _of_sweep(sweep, results.rows(Storage(sweep.results)))
 
 
-def _own(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
+def _of_sweep(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["sweep"] == sweep.name]
 
 
-def plan(sweep: SweepConfig, label: str, before: Sequence[Row]) -> list[Plan]:
-    """Every cell, with what is done of it. Raises ConfigError where a cell's configuration is wrong.
+def plan(sweep: SweepConfig, label: str, history: Sequence[Row]) -> list[Plan]:
+    """The state of every cell. Raises ConfigError for invalid configurations of cells.
 
     Args:
-        before: `rows_of` the sweep.
+        history: `rows_of` the sweep.
     """
-    done = {(row["cell"], row["key"]) for row in before if row["round"] == label and row["state"] == DONE}
+    done = {(row["cell"], row["key"]) for row in history if row["round"] == label and row["state"] == DONE}
     cells_done = {cell for cell, _ in done}
     plans = []
     for cell in cells_of(sweep):
         try:
-            found, problem = known(cell), None
+            inputs, problem = inputs_of(cell), None
         except (RaysepError, OSError) as error:
             lines = error.problems if isinstance(error, ConfigError) else [str(error)]
-            found, problem = None, "; ".join(lines)
-        own = [row for row in before if row["cell"] == cell.name and row["state"] == DONE]
-        took = [row["seconds"] for row in own if row["seconds"] is not None]
-        # What is done stays done while its images or weights can't be looked at.
-        there = cell.name in cells_done if found is None else (cell.name, found.key) in done
-        plans.append(Plan(cell, found, problem, there, statistics.median(took) if took else None))
+            inputs, problem = None, "; ".join(lines)
+        earlier = [row for row in history if row["cell"] == cell.name and row["state"] == DONE]
+        seconds = [row["seconds"] for row in earlier if row["seconds"] is not None]
+        # Finished cells stay done while their images or weights are unreachable.
+        is_done = cell.name in cells_done if inputs is None else (cell.name, inputs.key) in done
+        plans.append(Plan(cell, inputs, problem, is_done, statistics.median(seconds) if seconds else None))
     return plans
 
 
 def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool = False) -> Round:
-    """Run a round, or what is missing of it.
+    """Run the pending cells of a round.
 
     Raises:
-        ConfigError: a cell's configuration is wrong; nothing was started.
-        UsageError: the directory is another sweep's.
-        RaysepError: another process is at this sweep, or its directory can't be reached.
+        ConfigError: the configuration of a cell is invalid; no cell was started.
+        UsageError: the directory belongs to another sweep.
+        RaysepError: another process holds the lease of the sweep, or its directory is unreachable.
     """
     root = Storage(sweep.root)
     root.reach()
@@ -115,25 +116,25 @@ def perform(sweep: SweepConfig, label: str, telemetry: Telemetry, verbose: bool 
             telemetry.journal.keep_in(root)
             metrics.running.labels("sweep").set(1)
             metrics.failed.set(1)
-            notes.report_last(sweep, metrics)
+            notes.publish_last(sweep, metrics)
             try:
-                found = _perform(sweep, root, label, telemetry, verbose)
-                worse = found.verdict.regressions or found.verdict.incomparable
-                metrics.failed.set(int(bool(found.failed or worse)))
+                result = _perform(sweep, root, label, telemetry, verbose)
+                worse = result.verdict.regressions or result.verdict.incomparable
+                metrics.failed.set(int(bool(result.failed or worse)))
             finally:
                 metrics.running.labels("sweep").set(0)
                 telemetry.journal.save()
-    return found
+    return result
 
 
 def _perform(sweep: SweepConfig, root: Storage, label: str, telemetry: Telemetry, verbose: bool) -> Round:
     store, metrics = Storage(sweep.results).fenced(root), telemetry.metrics
     table = results.read(store)
-    damaged = _leave_out(sweep, store, table, telemetry)
-    before = _own(sweep, table.rows)
-    plans = plan(sweep, label, before)
-    # A baseline that isn't there is said before any cell runs.
-    _standard(sweep, label, before)
+    damaged = _quarantine(sweep, store, table, telemetry)
+    history = _of_sweep(sweep, table.rows)
+    plans = plan(sweep, label, history)
+    # A missing baseline fails the round before any cell runs.
+    _baseline(sweep, label, history)
     todo = [item for item in plans if not item.done]
     telemetry.line("sweep", f"round {label}: {len(plans) - len(todo)} of {len(plans)} cells are done", round=label)
     revision = run_directory.git_revision()
@@ -142,33 +143,33 @@ def _perform(sweep: SweepConfig, root: Storage, label: str, telemetry: Telemetry
             row = _row(sweep, label, item, outcome, revision)
             results.put(store, row)
             text = row["error"] or f"g {row['g']:.3f} in layer {row['best_layer']}"
-            say = telemetry.line if row["state"] == FAILED else telemetry.event
-            say("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
+            log = telemetry.line if row["state"] == FAILED else telemetry.event
+            log("sweep", f"{row['cell']} {row['state']}: {text}", cell=row["cell"], model=row["model"])
             bar.advance(1, row["cell"])
     names = {item.cell.name for item in plans}
-    every = rows_of(sweep)
-    own = [row for row in results.select(every, round=label) if row["cell"] in names]
-    states = Counter(row["state"] for row in own)
-    verdict = _held_against(sweep, label, own, every)
+    history = rows_of(sweep)
+    rows = [row for row in results.select(history, round=label) if row["cell"] in names]
+    states = Counter(row["state"] for row in rows)
+    verdict = _verdict(sweep, label, rows, history)
     for line in verdict.unjudged:
-        telemetry.line("sweep", f"not held against the baseline: {line}")
+        telemetry.line("sweep", f"not compared with the baseline: {line}")
     report = root.at(f"report/{label}")
-    leaderboard.write(report, f"{sweep.name}, round {label}", own, verdict, damaged)
+    leaderboard.write(report, f"{sweep.name}, round {label}", rows, verdict, damaged)
     telemetry.line("sweep", f"leaderboard: {report.display(leaderboard.PAGE)}")
     cells = {state: states[state] for state in (DONE, FAILED)}
     root.write_json(notes.LAST, {"round": label, "cells": cells, "regressions": len(verdict.regressions)})
-    # What was held against nothing is not known to be good.
+    # A round with incomparable cells is no success.
     if states[DONE] == len(plans) and not verdict.regressions and not verdict.incomparable:
         root.write_json(notes.SUCCESS, {"round": label, "at": time.time()})
-    notes.report_last(sweep, metrics)
-    return Round(label, own, verdict, damaged)
+    notes.publish_last(sweep, metrics)
+    return Round(label, rows, verdict, damaged)
 
 
-def _leave_out(sweep: SweepConfig, store: Storage, table: results.Table, telemetry: Telemetry) -> list[str]:
-    """Say which files of the table are no rows, and set aside those that are damaged."""
-    moved = results.set_aside(store, table.damaged, sweep.name)
+def _quarantine(sweep: SweepConfig, store: Storage, table: results.Table, telemetry: Telemetry) -> list[str]:
+    """Log the ignored files of the table, and move the damaged ones; returns the log lines."""
+    moved = results.quarantine(store, table.damaged, sweep.name)
     lines = table.remarks(store)
-    lines += [f"{store.display(path)} is now {store.display(target)}" for path, target in moved.items()]
+    lines += [f"{store.display(path)} was moved to {store.display(target)}" for path, target in moved.items()]
     for line in lines:
         telemetry.line("results", line)
     return lines
@@ -177,9 +178,9 @@ def _leave_out(sweep: SweepConfig, store: Storage, table: results.Table, telemet
 def _outcomes(
     sweep: SweepConfig, root: Storage, label: str, todo: Sequence[Plan], verbose: bool, telemetry: Telemetry
 ) -> "Iterator[tuple[Plan, Outcome | None]]":
-    """Cells whose data are not there at once, the others when they end."""
-    yield from ((item, None) for item in todo if item.known is None)
-    ready = [item for item in todo if item.known is not None]
+    """First the cells with missing inputs, without an outcome; then the others as their runs end."""
+    yield from ((item, None) for item in todo if item.inputs is None)
+    ready = [item for item in todo if item.inputs is not None]
     if not ready:
         return
     from raysep.distributed.connect import connection
@@ -188,9 +189,9 @@ def _outcomes(
     may_add = max((item.cell.config.compute.addable for item in ready), key=len)
     with connection(verbose, may_add) as cluster:
         parallel = min(cluster.parts(sweep.parallel), len(ready))
-        telemetry.line("ray", f"{cluster.describe()}; {parallel} cell(s) at once", nodes=list(cluster.kinds))
+        telemetry.line("ray", f"{cluster.describe()}; {parallel} concurrent cell(s)", nodes=list(cluster.kinds))
         configs = [
-            # Cells come and go on whatever port there is: nobody could scrape them. They write and push at their ends.
+            # Cells serve no metrics, as nobody could scrape their changing ports: they write and push them at the end.
             item.cell.config.model_copy(
                 update={
                     "run_dir": run_dir(sweep, label, item),
@@ -204,9 +205,9 @@ def _outcomes(
 
 
 def run_dir(sweep: SweepConfig, label: str, item: Plan) -> str:
-    """Where a cell's run lies. Another key is another directory, so that no results are mixed."""
-    assert item.known is not None
-    return Storage(sweep.root).at(f"rounds/{label}/{item.cell.name}-{item.known.key[:12]}").full_uri
+    """URI of a cell's run, with its cache key, so that results of different inputs never mix."""
+    assert item.inputs is not None
+    return Storage(sweep.root).at(f"rounds/{label}/{item.cell.name}-{item.inputs.key[:12]}").full_uri
 
 
 def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", revision: str | None) -> Row:
@@ -217,7 +218,7 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
         "sweep": sweep.name,
         "round": label,
         "cell": item.cell.name,
-        "key": item.known.key if item.known else None,
+        "key": item.inputs.key if item.inputs else None,
         "state": FAILED,
         "error": item.problem if outcome is None else outcome.error,
         **{axis: value for axis, value in item.cell.axes.items() if axis != "seed"},
@@ -226,8 +227,8 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
         "headline_protocol": item.cell.config.score.protocols[0],
         "raysep": __version__,
         "git_revision": revision,
-        "data_sha256": item.known.data if item.known else None,
-        "images": item.known.images if item.known else None,
+        "data_sha256": item.inputs.data if item.inputs else None,
+        "images": item.inputs.images if item.inputs else None,
     }
     if outcome is None:
         return row
@@ -261,30 +262,30 @@ def _row(sweep: SweepConfig, label: str, item: Plan, outcome: "Outcome | None", 
     }
 
 
-def _held_against(sweep: SweepConfig, label: str, own: Sequence[Row], every: Sequence[Row]) -> Verdict:
+def _verdict(sweep: SweepConfig, label: str, rows: Sequence[Row], history: Sequence[Row]) -> Verdict:
     if sweep.baseline is None:
         return Verdict()
-    began = min(row["at"] for row in own)
-    earlier = [row for row in every if row["round"] != label and row["at"] < began]
-    return compare.held_against(sweep.baseline, _standard(sweep, label, every, began), own, earlier)
+    began = min(row["at"] for row in rows)
+    earlier = [row for row in history if row["round"] != label and row["at"] < began]
+    return compare.judge(sweep.baseline, _baseline(sweep, label, history, began), rows, earlier)
 
 
-def _standard(sweep: SweepConfig, label: str, every: Sequence[Row], began: datetime | None = None) -> list[Row]:
-    """The row that each cell is held against: the last one that is done, before this round or of the one that is named.
+def _baseline(sweep: SweepConfig, label: str, history: Sequence[Row], began: datetime | None = None) -> list[Row]:
+    """The baseline row of each cell: the last one that is done, before this round or of the configured round or day.
 
     Raises:
-        ConfigError: the round or day that is named isn't there.
+        ConfigError: the results lack the configured round or day.
     """
     gate = sweep.baseline
     if gate is None:
         return []
-    done = [row for row in every if row["state"] == DONE]
+    done = [row for row in history if row["state"] == DONE]
     if gate.round is None and gate.date is None:
-        # None in the first round, which is the standard of the next one.
+        # Empty in the first round.
         return results.select(row for row in done if row["round"] != label and (began is None or row["at"] < began))
-    standard = results.select(done, round=gate.round, date=gate.date)
-    if not standard:
+    rows = results.select(done, round=gate.round, date=gate.date)
+    if not rows:
         raise ConfigError(
             [f"baseline: the results have no round or day {gate.round or gate.date}"], f"sweep {sweep.name}"
         )
-    return standard
+    return rows

@@ -1,8 +1,8 @@
-"""A sweep at the times of a cron expression, by a process that stays: `raysep sweep` at each of them.
+"""A long-running scheduler of one sweep: it runs `raysep sweep` at the times of a cron expression.
 
-One round at a time, each in a process of its own. Times that pass while a round goes on, or while nothing runs, come
-down to one round afterwards. The round of a time is named after it, and what was begun is written down, so that a
-restart goes on with the round that it left and never begins one twice.
+Rounds run one at a time, in subprocesses. Times missed during a round or while the scheduler is down become one round.
+The label of a round is its time, and a state file records each start, so that a restarted scheduler resumes an
+interrupted round and never starts a round twice.
 """
 
 import queue
@@ -25,31 +25,31 @@ from raysep.telemetry import Telemetry
 from raysep.telemetry.exposition import exposed
 
 STATE = "schedule.json"
-# In UTC: in local time one hour of the year comes twice.
+# In UTC, as one local hour per year occurs twice.
 LABEL = "%Y-%m-%dT%H-%MZ"
 RUNNING, ENDED = "running", "ended"
-# How long a round has to end by itself when the schedule is stopped.
+# Seconds from SIGTERM to SIGKILL for a round when the scheduler is stopped.
 GRACE_S = 30
+# Seconds between queries of the lease, and after a killed round.
 WAIT_S = 5
-# The clock is looked at so often at least: it may be set, and stands still for nobody whose machine was suspended.
-LOOK_S = 60.0
-# A clock that was this far ahead when the last round was begun was wrong: its times are not waited for.
+# Longest sleep: the clock may be set, or the machine suspended.
+POLL_S = 60.0
+# A last start further in the future than this came from a wrong clock, and is ignored.
 CLOCK_TOLERANCE = timedelta(days=1)
-# Times of rounds to come that are shown at the start.
-SHOWN = 3
+# Number of upcoming rounds in the first log line.
+UPCOMING = 3
 
 
 class Schedule:
-    """The rounds of one sweep over time.
+    """The scheduler of one sweep.
 
     Args:
-        sweep: whose time zone the expression is in, and whose root keeps the state.
-        cron: five fields, as crontab(5) has them.
-        command: runs a round, its label appended.
-        telemetry: for lines and metrics.
+        sweep: its time zone applies to the expression, its root holds the state file.
+        cron: five fields as in crontab(5).
+        command: runs a round when its label is appended.
 
     Raises:
-        ConfigError: no cron expression, or one whose time never comes.
+        ConfigError: the cron expression is invalid, or no date matches it.
     """
 
     def __init__(self, sweep: SweepConfig, cron: str, command: Sequence[str], telemetry: Telemetry) -> None:
@@ -61,15 +61,15 @@ class Schedule:
             raise ConfigError([f"--cron {cron!r}: {error}"], "schedule") from None
         self._sweep, self._storage, self._command = sweep, Storage(sweep.root), list(command)
         self._telemetry = telemetry
-        # A queue and no event: only its `put` may be called in a handler of signals while the same thread waits.
-        self._over, self._stops = False, queue.SimpleQueue[int]()
+        # Not an Event: only SimpleQueue.put is reentrant, for a signal handler in the waiting thread.
+        self._stopping, self._signals = False, queue.SimpleQueue[int]()
 
     def run(self, rounds: int | None = None) -> None:
-        """Stay until SIGTERM, Ctrl-C, or so many rounds have ended. Serves the metrics of the sweep meanwhile."""
+        """Run rounds until SIGTERM, Ctrl-C or the end of the given number of rounds; serve the metrics of the sweep."""
 
         def stop(number: int, frame: Any) -> None:  # noqa: ARG001  (the signature of a handler)
-            self._over = True
-            self._stops.put(number)
+            self._stopping = True
+            self._signals.put(number)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
@@ -78,45 +78,44 @@ class Schedule:
             if overdue is not None:
                 self._telemetry.line("schedule", f"round {overdue} is due")
             self._telemetry.line("schedule", self._next_rounds(datetime.now(UTC)))
-            notes.report_last(self._sweep, self._telemetry.metrics)
-            left = rounds
-            while left != 0 and not self._over:
-                if self._turn() and left is not None:
-                    left -= 1
+            notes.publish_last(self._sweep, self._telemetry.metrics)
+            remaining = rounds
+            while remaining != 0 and not self._stopping:
+                if self._run_or_wait() and remaining is not None:
+                    remaining -= 1
 
-    def _turn(self) -> bool:
-        """Run the round that is due, or wait a while for one. Returns whether there was one."""
+    def _run_or_wait(self) -> bool:
+        """Run the round that is due, or sleep up to `POLL_S`. Returns whether a round was due."""
         now = datetime.now(UTC)
         try:
-            # Times that passed during a round are one more round after it.
             label = self.due(now)
             if label is not None:
-                self._round(label)
+                self._run_round(label)
                 return True
         except StorageError as error:
-            # Storage that is away for a night must not end what stays for years.
-            self._telemetry.line("schedule", f"{error}; tried again in {LOOK_S:.0f} s")
-            self._wait(LOOK_S)
+            # An outage of the storage must not end the scheduler.
+            self._telemetry.line("schedule", f"{error}; next attempt in {POLL_S:.0f} s")
+            self._wait(POLL_S)
             return False
-        self._wait(min(LOOK_S, (next(self._cron.after(now)) - now).total_seconds()))
+        self._wait(min(POLL_S, (next(self._cron.after(now)) - now).total_seconds()))
         return False
 
     def _next_rounds(self, now: datetime) -> str:
-        times = [moment.astimezone(self._sweep.zone) for moment in islice(self._cron.after(now), SHOWN)]
+        times = [moment.astimezone(self._sweep.zone) for moment in islice(self._cron.after(now), UPCOMING)]
         then = f"; then at {', '.join(map(str, times[1:]))}" if times[1:] else ""
         return f"the next round is at {times[0]} ({self._sweep.timezone}){then}"
 
     def _wait(self, seconds: float) -> bool:
-        """Wait so long, or until the schedule is told to stop. Returns whether it was."""
+        """Sleep, or return early on a signal. Returns whether the scheduler is stopping."""
         with suppress(queue.Empty):
-            if not self._over:
-                self._stops.get(timeout=seconds)
-        return self._over
+            if not self._stopping:
+                self._signals.get(timeout=seconds)
+        return self._stopping
 
     def due(self, now: datetime) -> str | None:
-        """The round that has to be run now: one that was begun and not ended, or that of the last time that passed.
+        """The label of the round to run now: an interrupted round, or the last missed time; None if no round is due.
 
-        A first start has nothing overdue: it waits for its first time.
+        On the first start no time counts as missed.
         """
         state = self._state()
         if state is None:
@@ -126,45 +125,45 @@ class Schedule:
             return str(state["round"])
         since = datetime.fromisoformat(state["since"])
         if since > now + CLOCK_TOLERANCE:
-            self._telemetry.line("schedule", f"the clock was put back: the last round was begun at {since}")
+            self._telemetry.line("schedule", f"the clock was set back: the last round started at {since}")
             since = now
             self._write({**state, "since": now.isoformat()})
         last = self._cron.last(since, now)
         return None if last is None else last.strftime(LABEL)
 
-    def _round(self, label: str) -> None:
+    def _run_round(self, label: str) -> None:
         state = self._state() or {}
         if state.get("state") != RUNNING:
-            began = datetime.strptime(label, LABEL).replace(tzinfo=UTC)
-            state = {"round": label, "state": RUNNING, "since": began.isoformat()}
+            since = datetime.strptime(label, LABEL).replace(tzinfo=UTC)
+            state = {"round": label, "state": RUNNING, "since": since.isoformat()}
             self._write(state)
-        # A round that outlived the schedule that began it: what it leaves is done after it.
-        while (other := lease.holder(self._storage)) is not None:
-            self._telemetry.line("schedule", f"waiting for process {other['pid']} of {other['host']}")
+        # A round may have outlived an earlier scheduler: run the cells that it leaves pending.
+        while (holder := lease.holder(self._storage)) is not None:
+            self._telemetry.line("schedule", f"waiting for the lease of process {holder['pid']} on {holder['host']}")
             if self._wait(WAIT_S):
                 return
         self._telemetry.line("schedule", f"round {label}", round=label)
         metrics = self._telemetry.metrics
         metrics.running.labels("schedule").set(1)
-        code = self._ended(subprocess.Popen([*self._command, label]))
+        code = self._wait_for(subprocess.Popen([*self._command, label]))
         metrics.running.labels("schedule").set(0)
         stopped = code < 0 or code == EXIT_CODE
-        if self._over or stopped:
-            # Told to stop, or killed: what is missing of the round is done after a restart, or at the next time.
-            if not self._over:
+        if self._stopping or stopped:
+            # The state stays RUNNING: a restart or the next attempt resumes the round.
+            if not self._stopping:
                 how = f"killed by signal {-code}" if code < 0 else "stopped"
                 self._telemetry.line("schedule", f"round {label} was {how}", round=label)
                 self._wait(WAIT_S)
             return
         self._write({**state, "state": ENDED, "exit_code": code})
         metrics.failed.set(int(code != 0))
-        notes.report_last(self._sweep, metrics)
+        notes.publish_last(self._sweep, metrics)
         ended = "done" if code == 0 else f"ended with exit code {code}"
         self._telemetry.line("schedule", f"round {label} {ended}", round=label, exit_code=code)
 
-    def _ended(self, child: subprocess.Popen[bytes]) -> int:
-        """The exit code of a round, which is ended when the schedule is told to stop."""
-        while not self._over:
+    def _wait_for(self, child: subprocess.Popen[bytes]) -> int:
+        """The exit code of a round, which is terminated if the scheduler is stopping."""
+        while not self._stopping:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(1)
         self._telemetry.line("schedule", "stopping")
@@ -176,8 +175,8 @@ class Schedule:
 
     def _state(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError):
-            found: dict[str, Any] = self._storage.read_json(STATE)
-            return found
+            state: dict[str, Any] = self._storage.read_json(STATE)
+            return state
         return None
 
     def _write(self, state: dict[str, Any]) -> None:
@@ -185,5 +184,5 @@ class Schedule:
 
 
 def command_of(path: str, arguments: Sequence[str]) -> list[str]:
-    """The command that runs a round of a sweep's file; the label comes behind it."""
+    """The command that runs a round of a sweep file; the caller appends the label."""
     return [sys.executable, "-m", "raysep", "sweep", path, *arguments, "--round"]

@@ -151,7 +151,7 @@ def test_the_last_line_after_a_loss_says_what_is_lost_and_what_is_kept(tmp_path:
     line = last.strip().splitlines()[-1]
     assert "Traceback" not in last
     assert line.startswith("error: "), last
-    assert "the same command goes on from there" in line
+    assert "the same command resumes the run" in line
     log = line.rpartition(" is in ")[2]
     assert Path(log).is_file(), line
     Path(log).unlink()

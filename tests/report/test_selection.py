@@ -8,7 +8,7 @@ from raysep.report.selection import select
 
 
 def curve(truth: list[float], noise: float, seed: int, S: int = 100, shared: float = 0.0):
-    """Scores of one trial and their halves, as if each score were a mean over 200 images."""
+    """(1, L) scores, (1, L, S, 2) split halves and (1, L) standard errors of one trial: means over 200 images."""
     rng = np.random.default_rng(seed)
     L, N = len(truth), 200
     images = noise * np.sqrt(N) * (rng.normal(size=(L, N)) * np.sqrt(1 - shared) + rng.normal(size=N) * np.sqrt(shared))
@@ -19,20 +19,20 @@ def curve(truth: list[float], noise: float, seed: int, S: int = 100, shared: flo
 
 
 def test_a_clear_winner():
-    found = select("nn1", *curve([0.2, 0.6, 0.4], 0.01, 0), N=200)
-    assert found.tied == [1]
-    assert found.p_best[1] == 1.0
-    assert found.corrected == pytest.approx(0.6, abs=0.03)
-    assert found.corrected_interval[0] < 0.6 < found.corrected_interval[1]
-    assert found.loss == pytest.approx(0.2, abs=0.05)
-    assert found.loss_interval[0] < 0.2 < found.loss_interval[1]
+    selected = select("nn1", *curve([0.2, 0.6, 0.4], 0.01, 0), N=200)
+    assert selected.tied == [1]
+    assert selected.p_best[1] == 1.0
+    assert selected.corrected == pytest.approx(0.6, abs=0.03)
+    assert selected.corrected_interval[0] < 0.6 < selected.corrected_interval[1]
+    assert selected.loss == pytest.approx(0.2, abs=0.05)
+    assert selected.loss_interval[0] < 0.2 < selected.loss_interval[1]
 
 
 def test_equal_layers_are_tied_and_share_the_chance_to_be_best():
-    found = select("nn1", *curve([0.5] * 4, 0.02, 1), N=200)
-    assert len(found.tied) >= 3
-    assert found.p_best.sum() == pytest.approx(1)
-    assert found.p_best.max() < 0.9
+    selected = select("nn1", *curve([0.5] * 4, 0.02, 1), N=200)
+    assert len(selected.tied) >= 3
+    assert selected.p_best.sum() == pytest.approx(1)
+    assert selected.p_best.max() < 0.9
 
 
 def test_the_naive_maximum_is_biased_and_the_corrected_one_is_not():
@@ -47,8 +47,8 @@ def test_the_naive_maximum_is_biased_and_the_corrected_one_is_not():
 
 
 def test_the_true_best_is_in_the_tied_set():
-    out = [2 not in select("nn1", *curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]
-    assert np.mean(out) <= 0.07
+    excluded = [2 not in select("nn1", *curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]
+    assert np.mean(excluded) <= 0.07
 
 
 def test_errors_that_layers_share_do_not_hide_a_difference():
@@ -69,16 +69,16 @@ def test_the_standard_error_of_the_mean_over_trials_depends_on_what_trials_share
     np.testing.assert_allclose(different, se[0] / np.sqrt(2), rtol=0.2)
 
 
-def test_the_last_layer_can_be_another_than_the_last():
+def test_the_loss_is_against_the_given_last_layer():
     values, halves, se = curve([0.2, 0.6, 0.4, 0.1], 0.01, 0)
     assert select("nn1", values, halves, se, 200, last=2).loss == pytest.approx(0.2, abs=0.05)
 
 
 def test_layers_that_never_vary():
     constant = np.broadcast_to(np.array([0.0, 1.0])[None, :, None, None], (1, 2, 10, 2))
-    found = select("nn1", np.array([[0.0, 1.0]]), constant, np.zeros((1, 2)), 100)
-    assert found.tied == [1]
-    assert found.corrected == 1.0
+    selected = select("nn1", np.array([[0.0, 1.0]]), constant, np.zeros((1, 2)), 100)
+    assert selected.tied == [1]
+    assert selected.corrected == 1.0
     alone = select("nn1", np.array([[0.4]]), constant[:, :1], np.zeros((1, 1)), 100)
     assert alone.tied == [0]
     assert alone.p_best.tolist() == [1.0]
@@ -87,10 +87,10 @@ def test_layers_that_never_vary():
 @given(st.lists(st.floats(0.1, 0.9), min_size=1, max_size=6), st.integers(0, 50))
 def test_the_best_layer_is_always_tied_with_itself(truth: list[float], seed: int):
     values, halves, se = curve(truth, 0.05, seed, S=20)
-    found = select("nn1", values, halves, se, 200)
-    assert int(values[0].argmax()) in found.tied
-    assert found.p_best.sum() == pytest.approx(1)
-    assert found.corrected <= values.max() + 0.1
+    selected = select("nn1", values, halves, se, 200)
+    assert int(values[0].argmax()) in selected.tied
+    assert selected.p_best.sum() == pytest.approx(1)
+    assert selected.corrected <= values.max() + 0.1
 
 
 def test_deviations_are_balanced_and_as_large_as_the_standard_error():
@@ -100,16 +100,16 @@ def test_deviations_are_balanced_and_as_large_as_the_standard_error():
     np.testing.assert_allclose(deviations.std(axis=1), 3 * se[0])
 
 
-def test_scores_of_half_as_many_images_are_shifted_to_their_own_layers_level():
-    # The weak layer gains much from more images, the good one nothing: nothing of it is the good one's.
+def test_scores_on_halves_are_shifted_to_the_level_of_all_images():
+    # The weak layer gains much from more images, the good one nothing: its gain must not shift the good one.
     values, halves, se = curve([0.4, 0.985], 0.005, 0)
     values[0, 0] += 0.09
-    found = select("nn1", values, halves, se, 200)
-    assert found.corrected == pytest.approx(values[0, 1], abs=0.01)
-    assert found.corrected <= 1
+    selected = select("nn1", values, halves, se, 200)
+    assert selected.corrected == pytest.approx(values[0, 1], abs=0.01)
+    assert selected.corrected <= 1
 
 
-def test_an_error_that_could_not_be_estimated_is_no_certainty():
+def test_deviations_without_a_standard_error_come_from_the_halves():
     _, halves, se = curve([0.5, 0.6], 0.05, 0)
     deviations = selection.deviations_of(halves, np.zeros_like(se))
     np.testing.assert_allclose(deviations.std(axis=1), se[0], rtol=0.4)

@@ -16,7 +16,7 @@ from raysep.report.health import health_of
 from raysep.report.html import PAGE, write_report
 from raysep.report.schema import Summary
 from raysep.report.summary import summarize
-from raysep.report.text import findings, headline, why_uncertain
+from raysep.report.text import findings, headline, why_not_compared
 from raysep.storage.store import Storage
 
 PRE = Preprocessing((32, 32), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
@@ -33,14 +33,14 @@ NMI = {0: [0.3, 0.6, 0.1], 1: [0.3, 0.4, 0.7]}
 
 
 def row(model: str, trial: int, step: int, split: str, layer: int, metric: str, value: float | None) -> dict:
-    place = {"model": model, "trial": trial, "seed": trial, "step": step, "split": split, "layer": layer}
+    identity = {"model": model, "trial": trial, "seed": trial, "step": step, "split": split, "layer": layer}
     rest = {"layer_name": f"l{layer}", "depth": layer / 2, "dim": 4, "pooling": "mean", "protocol": "default"}
-    certain = {"se": 0.02, "starts_sd": 0.01, "shuffled": 0.1, "n": 100, "halves": halves_of(value, layer)}
-    return {**place, **rest, **certain, "metric": metric, "value": value}
+    uncertainty = {"se": 0.02, "starts_sd": 0.01, "shuffled": 0.1, "n": 100, "halves": halves_of(value, layer)}
+    return {**identity, **rest, **uncertainty, "metric": metric, "value": value}
 
 
 def halves_of(value: float | None, layer: int) -> list[float] | None:
-    """Halves whose differences have a standard deviation of 0.02, other ones for each layer."""
+    """Split halves with half differences of 0.02, with random signs per layer."""
     if value is None:
         return None
     half = 0.02 * np.random.default_rng(layer).choice([-1, 1], 50)
@@ -62,14 +62,14 @@ ROWS = [
     if model == "a" or trial == 0
 ] + [
     diagnostic(name, layer, value)
-    for layer, found in enumerate(
+    for layer, diagnostics in enumerate(
         [
             {"constant_features": 4.0},
             {"constant_features": 0.0, "start_agreement": 0.4, "effective_rank": 3.9, "estimated_classes": 2.0},
             {"nonfinite_rows": 0.0, "start_agreement": 0.9, "effective_rank": 3.9, "estimated_classes": 3.0},
         ]
     )
-    for name, value in found.items()
+    for name, value in diagnostics.items()
 ]
 SIZES = {"unseen": {"7": 179, "8": 174, "9": 180}, "seen": dict.fromkeys("0123456", 40)}
 METAS = [
@@ -80,16 +80,16 @@ METAS = [
 TRIALS = [Trial(model, number, number, {"learning_rate": 0.1}) for model in CONFIG.models for number in (0, 1)]
 
 
-def result(model: str, number: int, state="finished", **more) -> TrialResult:
+def trial_result(model: str, number: int, state="finished", **more) -> TrialResult:
     options = {"unreadable": {}, **more}
     return TrialResult(model, number, number, {"learning_rate": 0.1}, state, {10: 0.5}, {10: 0.8}, 1.0, **options)
 
 
 RESULTS = [
-    result("a", 0, unreadable={"x/<1>.png": "broken"}),
-    result("a", 1),
-    result("b", 0, "failed", error="the loss is nan"),
-    result("b", 1, "stopped"),
+    trial_result("a", 0, unreadable={"x/<1>.png": "broken"}),
+    trial_result("a", 1),
+    trial_result("b", 0, "failed", error="the loss is nan"),
+    trial_result("b", 1, "stopped"),
 ]
 
 
@@ -112,10 +112,10 @@ def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summ
     assert (summary.unseen_classes, summary.unseen_images) == (3, 533)
 
 
-def test_every_layer_has_its_certainty(summary: Summary):
+def test_every_layer_has_its_uncertainty(summary: Summary):
     curve = summary.models[0].curve("default", "nmi", "unseen", 10)
     for layer in curve.layers:
-        # Both trials were given the same halves, so their errors are one error.
+        # Both trials have the same halves, so their errors are perfectly correlated.
         assert layer.se == pytest.approx(0.02)
         assert layer.interval[0] < layer.mean < layer.interval[1]
         assert (layer.starts_sd, layer.shuffled) == (pytest.approx(0.01), pytest.approx(0.1))
@@ -130,43 +130,43 @@ def test_every_layer_has_its_certainty(summary: Summary):
 def test_baselines_and_health_stand_beside_the_curves(summary: Summary):
     model = summary.models[0]
     assert [(b.kind, b.curves[0].layers[0].name) for b in model.baselines] == [("untrained", "l0"), ("pixels", "l0")]
-    found = {health.layer: health for health in model.health}
-    assert "the same for every image" in found[0].warnings[0]
-    assert found[1].warnings == ["k-means starts disagree (adjusted Rand index 0.40)"]
-    assert found[2].warnings == []
-    assert found[2].estimated_classes == 3.0
-    assert "Beware: of this layer, k-means starts disagree" in model.headline
+    health_of_layer = {health.layer: health for health in model.health}
+    assert "all images have the same embedding" in health_of_layer[0].warnings[0]
+    assert health_of_layer[1].warnings == ["k-means starts disagree (adjusted Rand index 0.40)"]
+    assert health_of_layer[2].warnings == []
+    assert health_of_layer[2].estimated_classes == 3.0
+    assert "Warnings about this layer: k-means starts disagree" in model.headline
 
 
 @pytest.mark.parametrize(
     ("pooling", "name", "cause"),
     [
-        ("mean", "stem", "the images look alike .* or the layer is dead"),
-        ("mean", "features.3", "the images look alike .* or the layer is dead"),
-        ("max", "blocks.2", "the images look alike .* or the layer is dead"),
-        ("cls", "blocks.2", "the images look alike .* or the layer is dead"),
-        ("cls", "stem", "the class token before the first block"),
-        ("token0", "stem", "the first token or corner before the first block"),
-        ("none", "pixels", r"the images look alike \(.*\)$"),
+        ("mean", "stem", "the images are alike .* or the layer is dead"),
+        ("mean", "features.3", "the images are alike .* or the layer is dead"),
+        ("max", "blocks.2", "the images are alike .* or the layer is dead"),
+        ("cls", "blocks.2", "the images are alike .* or the layer is dead"),
+        ("cls", "stem", "before the first block the class token"),
+        ("token0", "stem", "before the first block the first token or corner"),
+        ("none", "pixels", r"the images are alike \(.*\)$"),
     ],
 )
-def test_a_constant_layer_is_put_down_to_what_the_model_can_have(pooling: str, name: str, cause: str):
+def test_the_warning_about_a_constant_layer_names_causes_that_fit_the_layer(pooling: str, name: str, cause: str):
     constant = {**diagnostic("constant_features", 0, 4.0), "pooling": pooling, "layer_name": name}
     (health,) = health_of([constant], {"unseen": 3})
     (warning,) = health.warnings
-    assert re.search(f"^it is the same for every image: .*{cause}", warning)
+    assert re.search(f"^all images have the same embedding: .*{cause}", warning)
     assert ("token" in warning) == (name == "stem" and pooling != "mean")
 
 
-def test_without_halves_there_is_no_certainty_and_that_is_said():
+def test_without_split_halves_the_headline_says_that_layers_were_not_compared():
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
-    assert "Layers were not compared: not all have scores on halves of the images in every trial." in model.headline
+    assert "Layers were not compared: some lack split-half scores in some trial." in model.headline
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 
-def test_layers_of_one_place_in_several_poolings():
+def test_several_poolings_of_one_feature_map():
     rows = []
     for r in ROWS[:24]:
         rows += [{**r, "layer": 2 * r["layer"]}, {**r, "layer": 2 * r["layer"] + 1, "pooling": "max", "value": 0.1}]
@@ -175,9 +175,9 @@ def test_layers_of_one_place_in_several_poolings():
     assert figures.curves(model, "default").startswith(b"\x89PNG")
 
 
-def test_everything_that_is_missing_is_said(summary: Summary):
+def test_left_out_names_failed_and_stopped_trials_and_unreadable_images(summary: Summary):
     text = "\n".join(summary.left_out)
-    for part in ("b, trial 0", "the loss is nan", "b, trial 1", "stopped early", "b: no trial finished", "1 images"):
+    for part in ("b, trial 0", "the loss is nan", "b, trial 1", "stopped early", "b: no trial finished", "1 unread"):
         assert part in text
     assert summary.unreadable_images == {"x/<1>.png": "broken"}
 
@@ -204,43 +204,44 @@ def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
         ("nmi", {"a": 250, "b": 2, "c": 30}, 200, ""),
         ("nmi", {"heron": 2, "b": 30}, 200, "heron has 2"),
         ("nmi", dict.fromkeys("abcdefgh", 3), 200, "a has 3, b has 3, c has 3, and 5 more classes"),
-        ("few_shot_5", {"a": 30, "egret": 8}, 200, "few_shot_5 on halves of the images needs 10 images of each class"),
+        ("few_shot_5", {"a": 30, "egret": 8}, 200, "few_shot_5 on split halves needs 10 images of each class"),
     ],
 )
 def test_why_layers_are_not_compared_names_the_class(metric: str, sizes: dict, resamples: int, why: str):
-    assert (why in why_uncertain(metric, sizes, resamples)) if why else not why_uncertain(metric, sizes, resamples)
+    reason = why_not_compared(metric, sizes, resamples)
+    assert (why in reason) if why else not reason
 
 
-def test_what_is_not_defined_names_the_class_that_is_too_small():
+def test_an_undefined_score_names_the_class_that_is_too_small():
     rows = [{**r, "value": None if r["metric"] == "nn1" else r["value"]} for r in ROWS]
     rows = [{**r, "metric": "linear_probe"} if r["metric"] == "nn1" else r for r in rows]
     sizes = {"unseen": {"heron": 3, "b": 40}, "seen": {"c": 4, "d": 9}}
-    left = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, sizes).left_out
-    assert any("linear_probe (protocol default) isn't defined" in item and "heron has 3" in item for item in left)
+    left_out = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, sizes).left_out
+    assert any("linear_probe (protocol default) isn't defined" in item and "heron has 3" in item for item in left_out)
 
 
-def test_a_layer_without_halves_keeps_its_own_interval():
+def test_a_layer_without_halves_keeps_the_interval_of_its_score():
     rows = [{**r, "halves": None} for r in ROWS if r["trial"] == 0]
     model = summarize(CONFIG, METAS[:2], TRIALS[:1], RESULTS[:1], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is None
     assert model.best.interval[0] < model.best.g < model.best.interval[1]
 
 
-def test_the_report_is_whole_and_reads_back(summary: Summary, tmp_path: Path):
-    run = Storage(str(tmp_path))
-    write_report(run, summary)
-    names = {path.removeprefix("report/") for path in run.files("report")}
+def test_the_report_is_complete_and_reads_back(summary: Summary, tmp_path: Path):
+    store = Storage(str(tmp_path))
+    write_report(store, summary)
+    names = {path.removeprefix("report/") for path in store.files("report")}
     figures_of_a = {"layers-a-default.png", "steps-a-default.png", "training-a.png"}
     tables_ = {"summary.csv", "summary.md", "summary.tex", "layers.csv"}
     assert names == {"index.html", "accuracy-against-g.png", *figures_of_a, *tables_}
-    assert Summary.model_validate(json.loads(run.read_bytes("summary.json"))) == summary
-    page = run.read_bytes(PAGE).decode()
+    assert Summary.model_validate(json.loads(store.read_bytes("summary.json"))) == summary
+    page = store.read_bytes(PAGE).decode()
     assert "http" not in page.replace("data:image/png;base64", "")
     assert page.count("data:image/png;base64,") == 4
     assert "x/&lt;1&gt;.png" in page
     assert "<1>" not in page
     assert "k-means starts disagree" in page
-    assert "silhouettes of the layers" in page
+    assert "silhouette estimates from the first layer to the last" in page
 
 
 def test_headlines(summary: Summary):
@@ -254,16 +255,16 @@ def test_headlines(summary: Summary):
     text = headline("a", "nmi", tied, 3, [])
     assert "the last layer is worse by 0.190 (95 % interval 0.150 to 0.230). Tied with it at 95 %: layers 0, 2." in text
     last = best.model_copy(update={"layer": 2, "tied_layers": None})
-    text = headline("a", "nmi", last, 3, [], uncertain="score.resamples is 0")
+    text = headline("a", "nmi", last, 3, [], not_compared="score.resamples is 0")
     assert "it is the last one. Layers were not compared: score.resamples is 0." in text
-    # The score's own interval is told where nothing else is.
+    # Without a corrected g, the headline has the interval of g.
     alone = best.model_copy(update={"corrected_g": None, "tied_layers": None})
     assert f"(95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f})" in headline("a", "nmi", alone, 3, [])
     pooled = best.model_copy(update={"pooling": "max"})
     assert "(l1, max pooled)" in headline("a", "nmi", pooled, 3, [], several_poolings=True)
     assert headline("a", "nmi", None, 3, []) == "a: no layer could be scored."
     paper = headline("a", "nmi", best, 3, [], protocol="paper")
-    assert paper.endswith("the one k-means start; the standard deviation over starts is 0.010.")
+    assert paper.endswith("These intervals exclude the spread over k-means starts: standard deviation 0.010.")
     assert "the last layer is no worse" in headline("a", "nmi", best.model_copy(update={"loss": -0.003}), 3, [])
 
 
@@ -277,14 +278,14 @@ def test_findings_rank_accuracy_against_g(summary: Summary):
         )
         for name, accuracy, g in (("a", 0.9, 0.2), ("b", 0.8, 0.3), ("c", 0.7, 0.4), ("d", 0.6, 0.35))
     ]
-    found = findings(models, "nmi")
+    result = findings(models, "nmi")
     # Ranks 4 3 2 1 against 1 2 4 3: 1 - 6 * (9 + 1 + 4 + 4) / (4 * 15).
-    assert found.accuracy_g_correlation == pytest.approx(-0.8)
-    # Of the 24 orders 3 have 0.8 and one has 1, and as many the other way round.
-    assert found.accuracy_g_p_value == pytest.approx(1 / 3)
-    assert found.models == 4
-    assert "rank correlation of -0.80" in found.sentences[0]
-    assert found.sentences[-1].startswith("In 4 of 4 models the deepest layer is not the best one")
+    assert result.accuracy_g_correlation == pytest.approx(-0.8)
+    # Of the 24 permutations 3 have 0.8, one has 1, and as many have -0.8 and -1.
+    assert result.accuracy_g_p_value == pytest.approx(1 / 3)
+    assert result.models == 4
+    assert "rank correlation of -0.80" in result.sentences[0]
+    assert result.sentences[-1].startswith("In 4 of 4 models the deepest layer is not the best one")
     same = [m.model_copy(update={"seen_accuracy": 0.5}) for m in models]
     assert findings(same, "nmi").accuracy_g_correlation is None
 
@@ -313,7 +314,7 @@ def test_the_papers_table_in_markdown_and_latex(summary: Summary):
     assert "a\\_\\& & 0.850 $\\pm$ 0.050 & 0.500 $\\pm$ 0.100 [1]" in latex
 
 
-def test_there_is_no_figure_of_what_is_not_there(summary: Summary):
+def test_no_figure_without_data(summary: Summary):
     model = summary.models[0].model_copy(update={"accuracy_by_step": {0: None}})
     assert overview.accuracy_against_g(summary.model_copy(update={"models": [model]})) is None
     one_step = summary.models[0].model_copy(update={"steps": [10]})

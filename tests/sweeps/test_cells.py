@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysep.errors import ConfigError
-from raysep.sweeps.cells import cells_of, known
+from raysep.sweeps.cells import cells_of, inputs_of
 from raysep.sweeps.config import SweepConfig, is_sweep, load_sweep
 from tests.conftest import REPOSITORY, write_images
 
@@ -38,7 +38,7 @@ def test_cells_are_the_product_of_the_axes_in_their_order():
     assert (last.finetune.seeds, last.finetune.steps, last.score.protocols) == ([3], 9, ["paper"])
 
 
-def test_an_axis_that_is_left_out_is_what_base_says():
+def test_an_unset_axis_has_the_value_of_base():
     (cell,) = cells_of(sweep(base={"models": MODELS[:1]}, matrix={"models": []}))
     assert cell.name == "test_resnet"
     assert cell.config.finetune is not None
@@ -46,12 +46,12 @@ def test_an_axis_that_is_left_out_is_what_base_says():
 
 
 def test_include_and_exclude():
-    found = sweep(
+    config = sweep(
         matrix={"seeds": [0, 1]},
         exclude=[{"model": "test_vit", "seed": 1}],
         include=[{"model": "test_vit", "seed": 7}],
     )
-    assert [cell.name for cell in cells_of(found)] == [
+    assert [cell.name for cell in cells_of(config)] == [
         "test_resnet_seed0",
         "test_resnet_seed1",
         "test_vit_seed0",
@@ -62,25 +62,25 @@ def test_include_and_exclude():
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"exclude": [{"seed": 4}]}, "exclude.0: no cell is like that"),
-        ({"include": [{"model": "x"}]}, "include.0.model: there is no 'x'"),
-        ({"include": [{"model": "test_vit"}]}, "two cells are called test_vit"),
+        ({"exclude": [{"seed": 4}]}, "exclude.0: matches no cell"),
+        ({"include": [{"model": "x"}]}, "include.0.model: the matrix has no 'x'"),
+        ({"include": [{"model": "test_vit"}]}, "two cells have the name test_vit"),
         ({"exclude": [{}]}, "no cell is left"),
         ({"matrix": {"overrides": {"o": {"finetune.stepps": 1}}}}, "test_resnet_o: finetune.stepps: unknown key"),
-        ({"matrix": {"models": [MODELS[0], MODELS[0]]}}, "two are called test_resnet"),
-        ({"base": {"finetune": None}, "matrix": {"seeds": [0, 1]}}, "a seed changes nothing"),
-        ({"base": {"finetune": None}, "include": [{"seed": 3}]}, "a seed changes nothing"),
-        ({"base": {"score": {"resamples": 0}}, "baseline": {}}, "without intervals"),
+        ({"matrix": {"models": [MODELS[0], MODELS[0]]}}, "two models have the id test_resnet"),
+        ({"base": {"finetune": None}, "matrix": {"seeds": [0, 1]}}, "seeds have no effect"),
+        ({"base": {"finetune": None}, "include": [{"seed": 3}]}, "seeds have no effect"),
+        ({"base": {"score": {"resamples": 0}}, "baseline": {}}, "expected score.resamples > 0"),
         ({"matrix": {"models": []}}, "expected a list of models"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_cell_runs(sections: dict[str, Any], words: str):
+def test_invalid_cells_are_refused(sections: dict[str, Any], words: str):
     with pytest.raises(ConfigError) as caught:
         cells_of(sweep(**sections))
     assert words in str(caught.value)
 
 
-def test_unknown_keys_and_zones_are_refused_with_what_there_is(tmp_path: Path):
+def test_unknown_keys_and_zones_are_refused_with_suggestions(tmp_path: Path):
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"base": {}, "matrix": {"seed": [1]}, "timezone": "Mars/Olympus"}))
     with pytest.raises(ConfigError) as caught:
@@ -93,9 +93,9 @@ def test_a_base_may_be_a_file_beside_the_sweep(tmp_path: Path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"data": DIGITS, "models": MODELS}))
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"name": "n", "base": "base.yaml", "matrix": {}}))
-    found = load_sweep(str(file))
-    assert len(cells_of(found)) == 2
-    assert (found.root, found.results) == ("runs/sweeps/n", "runs/sweeps/n/results")
+    config = load_sweep(str(file))
+    assert len(cells_of(config)) == 2
+    assert (config.root, config.results) == ("runs/sweeps/n", "runs/sweeps/n/results")
     assert is_sweep(str(file))
     assert not is_sweep(str(tmp_path / "base.yaml"))
 
@@ -116,7 +116,7 @@ def test_rounds_are_labelled_in_the_time_zone_of_the_sweep():
         sweep(round="%H:%M").label(midnight)
 
 
-def test_a_key_is_of_what_is_found_and_not_of_how_or_where(tmp_path: Path):
+def test_a_cache_key_depends_on_inputs_and_not_on_compute_settings(tmp_path: Path):
     write_images(tmp_path / "images", {"a": 4, "b": 4, "c": 4})
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"first")
@@ -125,9 +125,9 @@ def test_a_key_is_of_what_is_found_and_not_of_how_or_where(tmp_path: Path):
     def key(**base: Any) -> str:
         models = [{"name": "test_resnet", "pretrained": str(weights)}]
         (cell,) = cells_of(sweep(base={"data": data, "models": models, **base}, matrix={"models": []}))
-        known.__globals__["_data"].cache_clear()
-        known.__globals__["_weights"].cache_clear()
-        return known(cell).key
+        inputs_of.__globals__["_data"].cache_clear()
+        inputs_of.__globals__["_weights"].cache_clear()
+        return inputs_of(cell).key
 
     first = key()
     assert key(compute={"score_actors": 1}, monitoring={"port": None}) == first
@@ -140,7 +140,7 @@ def test_a_key_is_of_what_is_found_and_not_of_how_or_where(tmp_path: Path):
 
 
 @given(st.lists(st.integers(0, 99), max_size=3, unique=True), st.integers(0, 2), st.integers(1, 2))
-def test_every_cell_has_a_name_of_its_own(seeds: list[int], overrides: int, models: int):
+def test_cell_names_are_unique(seeds: list[int], overrides: int, models: int):
     matrix = {"models": MODELS[:models], "seeds": seeds, "overrides": {f"o{n}": {} for n in range(overrides)}}
     names = [cell.name for cell in cells_of(sweep(matrix=matrix))]
     assert len(names) == len(set(names)) == models * max(1, len(seeds)) * max(1, overrides)

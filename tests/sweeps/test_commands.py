@@ -1,4 +1,4 @@
-"""`raysep history` and `raysep compare` on tables that sweeps share, and on runs of different questions."""
+"""`raysep history` and `raysep compare` on shared results tables."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         code: object = 0
     except SystemExit as ended:
         code = ended.code
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert isinstance(code, int)
-    assert "Traceback" not in said.err
-    return code, said.out, said.err
+    assert "Traceback" not in output.err
+    return code, output.out, output.err
 
 
 def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: pytest.CaptureFixture[str]):
@@ -42,12 +42,12 @@ def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: p
         *["nightly"] * 2,
         *["weekly"] * 2,
     ]
-    # Named, and left where it is: who only reads moves nothing.
+    # `history` reports the damaged file, but moves nothing.
     assert "cut.parquet is damaged and left out" in err
     assert table.exists("date=2026-11-24/cut.parquet")
 
 
-def test_cells_of_two_sweeps_are_compared_each_with_its_own(table: Storage, capfd: pytest.CaptureFixture[str]):
+def test_cells_are_compared_within_their_sweep(table: Storage, capfd: pytest.CaptureFixture[str]):
     code, out, _ = called(capfd, "compare", "r1", "r2", "--sweep", table.root)
     assert code == 0
     lines = [line for line in out.splitlines() if "vit_a" in line]
@@ -55,15 +55,13 @@ def test_cells_of_two_sweeps_are_compared_each_with_its_own(table: Storage, capf
     assert all("+0.010" in line for line in lines)
 
 
-def test_what_is_not_comparable_has_no_number_and_an_exit_code_of_its_own(
-    table: Storage, capfd: pytest.CaptureFixture[str]
-):
+def test_incomparable_cells_have_no_change_and_exit_code_3(table: Storage, capfd: pytest.CaptureFixture[str]):
     results.put(table, row(sweep="nightly", round="r3", day=2, g=0.021, **{**SAME, "data_sha256": "y"}))
     code, out, err = called(capfd, "compare", "r1", "r3", "--sweep", table.root)
     assert code == 3
     assert "vit_a: not comparable: other images" in err
     assert "-0.4" not in out
-    # Rounds of different sweeps have nothing in common, and whose they are is said.
+    # Rounds of different sweeps have no cell in common: the error names the sweeps.
     results.put(table, row(sweep="weekly", round="r4", day=3, **SAME))
     code, _, err = called(capfd, "compare", "r3", "r4", "--sweep", table.root)
     assert code == 2

@@ -1,4 +1,4 @@
-"""A sweep whose lease is taken over while it runs, at each of its writes in turn."""
+"""A sweep that loses its lease at each of its writes in turn."""
 
 import pickle
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,13 @@ MATRIX = {"models": [{"name": "test_resnet", "id": "a", "pretrained": False, "im
 def local_cells(
     configs: Sequence[RunConfig], cluster: Resources, parallel: int, fences: tuple[Fence, ...]
 ) -> Iterator[tuple[int, launch.Outcome]]:
-    """Cells in this process, with the fences as they reach an actor."""
+    """Run the cells in this process, with pickled fences as in an actor."""
     for index, config in enumerate(configs):
         yield index, launch.run_cell(config, cluster, pickle.loads(pickle.dumps(fences)))
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     base = configuration(tmp_path).model_dump(mode="json", exclude={"run_dir", "models", "name"})
     monkeypatch.setattr(launch, "run_cells", local_cells)
     monkeypatch.setattr("raysep.pipeline.open_executor", lambda kind: LocalExecutor())
@@ -44,14 +44,14 @@ def test_a_sweep_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeyp
             writes.append(target)
         write(self, target, content)
         if len(writes) in take_over_at and f"/{LEASES}/" not in target:
-            # The holder stands still for so long that its lease expires, and another process acquires the sweep.
+            # The holder stalls until its lease expires, and another process acquires the sweep.
             monkeypatch.setattr(lease, "LEASE_S", 0.0)
             for file in (root / LEASES).iterdir():
                 file.unlink()
 
     monkeypatch.setattr(Storage, "_write", counted)
 
-    def go(name: str, at: int | None = None) -> int:
+    def writes_of(name: str, at: int | None = None) -> int:
         nonlocal root
         writes.clear()
         take_over_at[:] = [] if at is None else [at]
@@ -71,10 +71,10 @@ def test_a_sweep_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeyp
 
     root = tmp_path
     refused: list[str] = []
-    all_of_them = go("whole")
-    assert all_of_them > 20
-    for at in range(1, all_of_them):
-        assert go(f"sweep{at}", at) == at
+    total = writes_of("whole")
+    assert total > 20
+    for at in range(1, total):
+        assert writes_of(f"sweep{at}", at) == at
     assert all("another one may have taken over" in message for message in refused)
-    # After the last of them only its log is left to write.
-    assert len(refused) >= all_of_them - 3
+    # After the last write only the log remains.
+    assert len(refused) >= total - 3

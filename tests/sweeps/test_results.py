@@ -1,4 +1,4 @@
-"""History, comparison, gate and leaderboard: tables in, tables out."""
+"""Results table, comparison, gate and leaderboard."""
 
 import csv
 import io
@@ -50,13 +50,13 @@ def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any
     return {**base, **values, **changes}
 
 
-def test_rows_come_back_as_they_were_and_none_is_there_twice(tmp_path: Path):
+def test_rows_round_trip_and_replace_their_predecessors(tmp_path: Path):
     store = Storage(str(tmp_path))
     first, later = row(), row(day=1)
     results.put(store, later)
     results.put(store, first)
     assert results.rows(store) == [first, later]
-    # The same cell of the same round, done again on the next day: in place of what was there.
+    # The same cell of the same round on the next day replaces the row.
     again = row(g=0.6, date="2026-11-25", at=START + timedelta(hours=23))
     results.put(store, again)
     assert results.rows(store) == [again, later]
@@ -66,18 +66,17 @@ def test_rows_come_back_as_they_were_and_none_is_there_twice(tmp_path: Path):
     assert results.select(results.rows(store), date="2026-11-25") == [later]
 
 
-VERDICT = compare.Verdict(["vit_a: g fell"], ["vit_b: not comparable: other images"])
 NAMES = st.text(st.sampled_from("ab._-"), min_size=1, max_size=6)
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=6, unique=True))
-def test_rows_of_any_names_stand_beside_each_other(identities: list[tuple[str, str, str]]):
+def test_rows_of_any_names_get_distinct_files(identities: list[tuple[str, str, str]]):
     with tempfile.TemporaryDirectory() as directory:
         store = Storage(directory)
         for name, label, cell in identities:
             results.put(store, row(cell, sweep=name, round=label))
-        found = {tuple(each[key] for key in results.IDENTITY) for each in results.rows(store)}
-    assert found == set(identities)
+        stored = {tuple(each[key] for key in results.IDENTITY) for each in results.rows(store)}
+    assert stored == set(identities)
 
 
 def write_file(store: Storage, path: str, table: pa.Table | bytes) -> None:
@@ -93,7 +92,7 @@ def as_table(*rows: results.Row, without: tuple[str, ...] = ()) -> pa.Table:
 
 
 def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp_path: Path):
-    """Their names join what may hold dots: `nightly`, `v1.2` and `nightly.v1`, `2` were one file."""
+    """Their names were ambiguous: `nightly`, `v1.2` and `nightly.v1`, `2` had the same one."""
     store = Storage(str(tmp_path))
     old = row(sweep="nightly", round="v1.2")
     write_file(store, f"date={old['date']}/nightly.v1.2.vit_a.parquet", as_table(old))
@@ -105,21 +104,21 @@ def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp
     assert len(store.files()) == 2
 
 
-def test_columns_come_and_go_between_versions(tmp_path: Path):
+def test_missing_and_additional_columns_are_read(tmp_path: Path):
     store = Storage(str(tmp_path))
     early, late = row("early"), row("late", day=1)
     write_file(store, "date=2026-11-24/a.parquet", as_table(early, without=("metric", "tied_layers", "machines")))
-    newer = as_table(late).append_column("of_tomorrow", pa.array([1]))
+    newer = as_table(late).append_column("from_a_newer_version", pa.array([1]))
     index = newer.column_names.index("best_layer")
     newer = newer.set_column(index, "best_layer", newer["best_layer"].cast(pa.int64()))
     write_file(store, "date=2026-11-25/b.parquet", newer)
     table = results.read(store)
     assert (table.damaged, table.foreign) == ({}, [])
     assert table.rows == [{**early, "metric": None, "tied_layers": None, "machines": None}, late]
-    assert compare.of_rows(table.rows)[0].metric is None
+    assert compare.points_of_rows(table.rows)[0].metric is None
 
 
-def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: Path):
+def test_damaged_files_are_reported_and_quarantined(tmp_path: Path):
     store = Storage(str(tmp_path))
     good = row("good")
     results.put(store, good)
@@ -141,46 +140,46 @@ def test_damaged_files_are_named_and_set_aside_and_cost_no_other_row(tmp_path: P
     assert set(table.damaged) == set(damaged)
     assert table.foreign == ["date=2026-11-24/other.parquet"]
     assert all(any(name in line for line in table.remarks(store)) for name in damaged)
-    moved = results.set_aside(store, table.damaged, "s")
+    moved = results.quarantine(store, table.damaged, "s")
     assert set(moved) == set(damaged)
     assert results.read(store).damaged == {}
     cut = "date=2026-11-24/cut.parquet"
     assert moved[cut].startswith(f"_damaged/{cut}.")
     assert store.read_bytes(moved[cut]) == whole[: len(whole) // 2]
-    # What bears another sweep's name may be written anew by that one, right now.
+    # Another sweep may be writing its file again.
     theirs = f"date=2026-11-24/{results.file_name(row(sweep='other'))}"
     write_file(store, theirs, b"PAR1")
-    assert results.set_aside(store, [theirs], "s") == {}
+    assert results.quarantine(store, [theirs], "s") == {}
     assert store.exists(theirs)
     store.delete(theirs)
-    # Other tools pass over what is set aside.
+    # Other readers ignore quarantined files.
     import pyarrow.dataset as ds
 
     store.delete("date=2026-11-24/other.parquet")
     assert ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)["cell"].to_pylist() == ["good"]
 
 
-def test_a_file_that_could_not_be_read_once_is_not_set_aside(tmp_path: Path):
+def test_an_intact_file_is_not_quarantined(tmp_path: Path):
     store = Storage(str(tmp_path))
     results.put(store, row())
     (path,) = store.files()
-    assert results.set_aside(store, [path], "s") == {}
+    assert results.quarantine(store, [path], "s") == {}
     assert results.rows(store) == [row()]
 
 
-def test_storage_that_is_away_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_storage_errors_are_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = Storage(str(tmp_path))
     results.put(store, row())
 
-    def away(*_: object) -> bytes:
+    def fail(*_: object) -> bytes:
         raise ConnectionResetError(104, "reset")
 
-    monkeypatch.setattr(Storage, "read_bytes", away)
+    monkeypatch.setattr(Storage, "read_bytes", fail)
     with pytest.raises(ConnectionResetError):
         results.read(store)
 
 
-def test_of_a_row_that_was_being_replaced_the_later_one_counts(tmp_path: Path):
+def test_the_later_row_counts_after_an_interrupted_replacement(tmp_path: Path):
     store = Storage(str(tmp_path))
     first, second = row(), row(g=0.9, date="2026-11-25", at=START + timedelta(days=1))
     results.put(store, second)
@@ -188,7 +187,7 @@ def test_of_a_row_that_was_being_replaced_the_later_one_counts(tmp_path: Path):
     assert results.rows(store) == [second]
 
 
-def test_the_table_is_one_that_other_tools_read(tmp_path: Path):
+def test_other_tools_read_the_table(tmp_path: Path):
     import pyarrow.dataset as ds
 
     for day in (0, 1):
@@ -197,49 +196,49 @@ def test_the_table_is_one_that_other_tools_read(tmp_path: Path):
     assert sorted(table["date"].to_pylist()) == ["2026-11-24", "2026-11-25"]
 
 
-def test_a_change_counts_beyond_both_intervals_together():
-    (same,) = compare.differences(compare.of_rows([row(g=0.50)]), compare.of_rows([row(g=0.54)]))
+def test_a_change_is_significant_beyond_the_margin_of_both_intervals():
+    (same,) = compare.differences(compare.points_of_rows([row(g=0.50)]), compare.points_of_rows([row(g=0.54)]))
     assert same.change == pytest.approx(0.04)
-    # 0.03 and 0.03 are 0.0424 together.
+    # sqrt(0.03^2 + 0.03^2) = 0.0424.
     assert same.margin == pytest.approx(0.0424, abs=1e-4)
     assert same.beyond is False
-    (other,) = compare.differences(compare.of_rows([row(g=0.50)]), compare.of_rows([row(g=0.55)]))
+    (other,) = compare.differences(compare.points_of_rows([row(g=0.50)]), compare.points_of_rows([row(g=0.55)]))
     assert other.beyond is True
     unknown = row(g=0.9, corrected_low=None, corrected_high=None)
-    (difference,) = compare.differences(compare.of_rows([row()]), compare.of_rows([unknown]))
+    (difference,) = compare.differences(compare.points_of_rows([row()]), compare.points_of_rows([unknown]))
     assert (difference.margin, difference.beyond) == (None, None)
-    assert compare.differences(compare.of_rows([row("a_b")]), compare.of_rows([row("c_d")])) == []
+    assert compare.differences(compare.points_of_rows([row("a_b")]), compare.points_of_rows([row("c_d")])) == []
 
 
-def test_the_gate_names_what_fell_and_what_is_slow():
+def test_the_gate_reports_lower_g_and_slow_cells():
     same = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
     gate, before = GateConfig(), [row(day=day, seconds=10.0 + day, **same) for day in range(3)]
 
     def worse(**changes: Any) -> list[str]:
-        return compare.held_against(gate, before[-1:], [row(day=3, **same, **changes)], before).regressions
+        return compare.judge(gate, before[-1:], [row(day=3, **same, **changes)], before).regressions
 
     assert worse() == []
     assert worse(g=0.46) == []
     assert worse(g=0.9) == []
     (fell,) = worse(g=0.45)
-    assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the 0.042 of both intervals"
-    # Without intervals nothing can be said, and that is.
-    blind = row(day=3, **same, g=0.1, corrected_low=None, corrected_high=None)
-    assert compare.held_against(gate, before[-1:], [blind], before) == compare.Verdict(
-        unjudged=["vit_a: without both intervals no change of g can be told from chance"]
+    assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the margin of both intervals, 0.042"
+    # Without intervals the cell is not judged.
+    without_interval = row(day=3, **same, g=0.1, corrected_low=None, corrected_high=None)
+    assert compare.judge(gate, before[-1:], [without_interval], before) == compare.Verdict(
+        unjudged=["vit_a: g can't be compared: one of the intervals is unknown"]
     )
-    assert compare.held_against(gate, [], [row(day=3)], []).unjudged == ["vit_a: the baseline has no such cell"]
-    plain = row(day=3, **same, g_low=0.4, g_high=0.6, corrected_g=None, corrected_low=None, corrected_high=None)
-    (line,) = compare.held_against(gate, before[-1:], [plain], before).incomparable
+    assert compare.judge(gate, [], [row(day=3)], []).unjudged == ["vit_a: the baseline has no such cell"]
+    uncorrected = row(day=3, **same, g_low=0.4, g_high=0.6, corrected_g=None, corrected_low=None, corrected_high=None)
+    (line,) = compare.judge(gate, before[-1:], [uncorrected], before).incomparable
     assert line.endswith("one g is corrected for selection bias and the other is not")
     assert worse(seconds=16.0) == []
     (slow,) = worse(seconds=17.0)
     assert slow == "vit_a: took 17.0 s, 1.5 times the median of 3 earlier round(s)"
-    # Where times vary much, one and a half times the median is no news.
+    # With a large spread, 1.5 times the median is not slow.
     varied = [row(day=day, seconds=seconds) for day, seconds in enumerate((5.0, 10.0, 16.0))]
-    assert compare.held_against(gate, varied[-1:], [row(day=3, seconds=17.0)], varied) == compare.Verdict()
-    slow_is_fine = GateConfig(speed_ratio=None)
-    assert compare.held_against(slow_is_fine, before[-1:], [row(day=3, seconds=99.0)], before) == compare.Verdict()
+    assert compare.judge(gate, varied[-1:], [row(day=3, seconds=17.0)], varied) == compare.Verdict()
+    without_speed = GateConfig(speed_ratio=None)
+    assert compare.judge(without_speed, before[-1:], [row(day=3, seconds=99.0)], before) == compare.Verdict()
 
 
 @pytest.mark.parametrize(
@@ -256,26 +255,26 @@ def test_the_gate_names_what_fell_and_what_is_slow():
         ),
     ],
 )
-def test_another_quantity_is_no_regression(before: dict[str, str], now: dict[str, str], words: str):
-    standard, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)
-    verdict = compare.held_against(GateConfig(speed_ratio=None), [standard], [later], [standard])
+def test_incomparable_cells_are_no_regressions(before: dict[str, str], now: dict[str, str], words: str):
+    baseline, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)
+    verdict = compare.judge(GateConfig(speed_ratio=None), [baseline], [later], [baseline])
     assert verdict == compare.Verdict([], [f"vit_a: not comparable: {words}"])
-    # As a difference it has no number either.
-    (difference,) = compare.differences(compare.of_rows([standard]), compare.of_rows([later]))
+    # Their difference has no change of g either.
+    (difference,) = compare.differences(compare.points_of_rows([baseline]), compare.points_of_rows([later]))
     assert (difference.change, difference.margin, difference.beyond) == (None, None, None)
 
 
-def test_what_an_early_version_did_not_write_is_said_and_compared():
-    (line,) = compare.held_against(
+def test_rows_of_early_versions_are_compared_with_a_remark():
+    (line,) = compare.judge(
         GateConfig(), [row(g=0.9)], [row(day=1, g=0.1, data_sha256="x", metric="nmi")], []
     ).regressions
     assert line.endswith("; not known to be the same: images, metric, protocol")
 
 
-def test_other_images_take_another_time():
+def test_seconds_are_compared_for_the_same_images_only():
     before = [row(seconds=1.0, data_sha256="few"), row(day=1, seconds=10.0, data_sha256="many")]
     now = row(day=2, seconds=11.0, data_sha256="many")
-    assert compare.held_against(GateConfig(), before[-1:], [now], before) == compare.Verdict()
+    assert compare.judge(GateConfig(), before[-1:], [now], before) == compare.Verdict()
 
 
 def test_models_are_ranked_by_corrected_g_for_each_question():
@@ -286,23 +285,23 @@ def test_models_are_ranked_by_corrected_g_for_each_question():
         row("cnn_b", g=0.1),
         row("old_b", state=results.FAILED, error="<b>no</b>", g=None),
     ]
-    places = leaderboard.ranked(rows)
-    assert [(p.question, p.rank, p.model) for p in places] == [("a", 1, "vit"), ("a", 2, "cnn"), ("b", 1, "cnn")]
-    vit = places[0]
+    entries = leaderboard.ranked(rows)
+    assert [(e.question, e.rank, e.model) for e in entries] == [("a", 1, "vit"), ("a", 2, "cnn"), ("b", 1, "cnn")]
+    vit = entries[0]
     assert (vit.g, vit.g_sd, vit.seeds, vit.seconds) == (pytest.approx(0.6), pytest.approx(0.1), 2, 20.0)
     assert (vit.g_low, vit.g_high) == (pytest.approx(0.57), pytest.approx(0.63))
     assert vit.seen_accuracy == 0.9
-    written = list(csv.DictReader(io.StringIO(leaderboard.to_csv(places).decode())))
-    hostile = replace(places[0], model="=1+1", question="@x")
+    written = list(csv.DictReader(io.StringIO(leaderboard.to_csv(entries).decode())))
+    hostile = replace(entries[0], model="=1+1", question="@x")
     assert b"'=1+1" in leaderboard.to_csv([hostile])
     assert b"'@x" in leaderboard.to_csv([hostile])
     assert [line["model"] for line in written] == ["vit", "cnn", "cnn"]
     assert (
-        leaderboard.to_markdown(places).splitlines()[2].startswith("| 1 | a | vit | 0.600 ± 0.100 (0.570 to 0.630) |")
+        leaderboard.to_markdown(entries).splitlines()[2].startswith("| 1 | a | vit | 0.600 ± 0.100 (0.570 to 0.630) |")
     )
 
 
-def test_the_page_names_what_failed_and_escapes_it(tmp_path: Path):
+def test_the_page_lists_failed_cells_and_escapes_them(tmp_path: Path):
     report = Storage(str(tmp_path))
     leaderboard.write(
         report,

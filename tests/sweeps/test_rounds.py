@@ -1,4 +1,4 @@
-"""A round on a real cluster: cells that run, cells that can't, and what is made of them."""
+"""Rounds on a real cluster, with cells that run and cells that fail."""
 
 import io
 from pathlib import Path
@@ -38,7 +38,7 @@ def perform(config: SweepConfig, label: str) -> tuple[rounds.Round, Telemetry]:
 
 
 @pytest.mark.slow
-def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session, tmp_path: Path):
+def test_failed_cells_affect_no_other_and_are_run_again(ray_session, tmp_path: Path):
     config = sweep(tmp_path, [GONE, BROKEN, TINY_CNN])
     plans = rounds.plan(config, "r1", rounds.rows_of(config))
     assert [(p.cell.name, p.done, p.problem is not None) for p in plans] == [
@@ -59,17 +59,17 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     assert done["seconds"] > 0
     assert done["worker_seconds"] > 0
     assert done["machines"] == "1 x 2 CPUs"
-    run = Storage(done["run_dir"])
-    written = run.fs.get_file_info(run.path("scores.parquet")).mtime_ns
+    store = Storage(done["run_dir"])
+    written = store.fs.get_file_info(store.path("scores.parquet")).mtime_ns
 
-    # Again: what is done is left alone, what failed is tried again, nothing is recorded twice.
+    # Again: only failed cells run again, and each cell keeps one row.
     second, _ = perform(config, "r1")
     assert {row["cell"]: row["state"] for row in second.rows} == states
-    assert run.fs.get_file_info(run.path("scores.parquet")).mtime_ns == written
+    assert store.fs.get_file_info(store.path("scores.parquet")).mtime_ns == written
     assert next(row for row in second.rows if row["state"] == "done") == done
     assert len(results.rows(Storage(config.results))) == 3
 
-    # Without the broken ones: all is done, and that is remembered by rounds that fail.
+    # Without the failing cells the round succeeds.
     good, telemetry = perform(sweep(tmp_path, [TINY_CNN]), "r1")
     assert not good.failed
     success = telemetry.metrics.registry.get_sample_value("raysep_sweep_last_success_timestamp_seconds", {"sweep": "s"})
@@ -77,7 +77,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     page = Storage(config.root).read_bytes(f"report/r1/{leaderboard.PAGE}").decode()
     assert "test_resnet" in page
 
-    # Held against a round that was better by far.
+    # Compared with a far better round.
     better = {**done, "round": "r0", "date": "2020-01-01", "corrected_g": 3.0, "corrected_low": 2.9}
     better |= {"corrected_high": 3.1, "seconds": 0.1, "at": done["at"].replace(year=2020)}
     results.put(Storage(config.results), better)
@@ -85,7 +85,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
     assert ["g fell by" in line for line in gated.verdict.regressions] == [True, False], gated.verdict
     assert "times the median of 1 earlier" in gated.verdict.regressions[1]
     assert telemetry.metrics.registry.get_sample_value("raysep_sweep_regressions", {"sweep": "s"}) == 2
-    # Another sweep in the same table, with cells of the same names, has none of this one's.
+    # Another sweep in the same table has cells of the same names, but not the results of this one.
     other = sweep(tmp_path, [TINY_CNN], name="other", results=config.results)
     assert [p.done for p in rounds.plan(other, "r1", rounds.rows_of(other))] == [False]
     assert [p.done for p in rounds.plan(config, "r1", rounds.rows_of(config))] == [False, False, True]
@@ -93,7 +93,7 @@ def test_cells_that_fail_cost_no_other_and_only_they_are_tried_again(ray_session
         perform(sweep(tmp_path, [TINY_CNN], baseline={"round": "never"}), "r1")
 
 
-def test_one_process_at_a_time(tmp_path: Path):
+def test_a_second_process_is_refused(tmp_path: Path):
     config = sweep(tmp_path, [GONE])
     with lease.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is locked by process"):
         perform(config, "r1")
@@ -108,7 +108,7 @@ def test_shares_of_a_cluster_never_overlap():
             parts = [cluster.share(position, of) for position in range(of)]
             assert sum(part.cpus for part in parts) <= cluster.cpus
             assert sum(part.gpus for part in parts) <= cluster.gpus
-            # Each can run something, and on a GPU where there are some.
+            # Each share can run a task, on a GPU if the cluster has any.
             assert all(part.places(1, float(cluster.gpus > 0)) > 0 for part in parts), (cluster, of, parts)
     assert desk.parts(None) == 2
     assert nodes.parts(None) == 3

@@ -20,7 +20,7 @@ from raysep.telemetry import Telemetry
 from tests.sweeps.test_cells import MODELS, sweep
 
 NOON = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
-# Stands in for `raysep sweep`: notes each round, and takes as long as it is told.
+# Replaces `raysep sweep`: writes the label of the round to a file, then sleeps.
 ROUND = "import sys, time; open(sys.argv[1], 'a').write(sys.argv[3] + '\\n'); time.sleep(float(sys.argv[2]))"
 
 
@@ -35,40 +35,40 @@ def rounds(tmp_path: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-def test_a_first_start_waits_for_its_first_time(tmp_path: Path):
-    ours = schedule(tmp_path)
-    assert ours.due(NOON) is None
-    assert ours.due(NOON + timedelta(seconds=20)) is None
-    assert ours.due(NOON + timedelta(seconds=30)) == "2026-11-24T12-01Z"
+def test_no_round_is_due_on_the_first_start(tmp_path: Path):
+    scheduler = schedule(tmp_path)
+    assert scheduler.due(NOON) is None
+    assert scheduler.due(NOON + timedelta(seconds=20)) is None
+    assert scheduler.due(NOON + timedelta(seconds=30)) == "2026-11-24T12-01Z"
 
 
-def test_times_that_passed_come_down_to_the_last_one(tmp_path: Path):
-    ours = schedule(tmp_path)
-    ours.due(NOON)
-    label = ours.due(NOON + timedelta(hours=2))
+def test_missed_times_become_one_round(tmp_path: Path):
+    scheduler = schedule(tmp_path)
+    scheduler.due(NOON)
+    label = scheduler.due(NOON + timedelta(hours=2))
     assert label == "2026-11-24T14-00Z"
-    ours._round(label)
+    scheduler._run_round(label)
     assert rounds(tmp_path) == [label]
-    # It is over: nothing is due until the next time.
+    # After that round nothing is due until the next time.
     assert schedule(tmp_path).due(NOON + timedelta(hours=2, seconds=20)) is None
     assert schedule(tmp_path).due(NOON + timedelta(hours=2, seconds=30)) == "2026-11-24T14-01Z"
 
 
 def test_times_are_those_of_the_sweeps_zone(tmp_path: Path):
-    ours = schedule(tmp_path, "0 3 * * *", timezone="Asia/Tokyo")
-    ours.due(NOON)
-    # Three in the morning in Tokyo is six in the evening before, UTC.
-    assert ours.due(datetime(2026, 11, 24, 17, 59, tzinfo=UTC)) is None
-    assert ours.due(datetime(2026, 11, 24, 18, 1, tzinfo=UTC)) == "2026-11-24T18-00Z"
+    scheduler = schedule(tmp_path, "0 3 * * *", timezone="Asia/Tokyo")
+    scheduler.due(NOON)
+    # 03:00 in Tokyo is 18:00 UTC of the day before.
+    assert scheduler.due(datetime(2026, 11, 24, 17, 59, tzinfo=UTC)) is None
+    assert scheduler.due(datetime(2026, 11, 24, 18, 1, tzinfo=UTC)) == "2026-11-24T18-00Z"
 
 
 @pytest.mark.parametrize("cron", ["", "* * * *", "61 * * * *", "daily", "0 3 * * 8"])
-def test_what_is_no_cron_expression_is_refused(tmp_path: Path, cron: str):
+def test_invalid_cron_expressions_are_refused(tmp_path: Path, cron: str):
     with pytest.raises(ConfigError, match=r"expected five fields, as in '0 3 \* \* \*'"):
         schedule(tmp_path, cron)
 
 
-LONG = """
+SCHEDULER = """
 import sys
 from raysep.sweeps.schedule import Schedule
 from raysep.sweeps.config import SweepConfig
@@ -80,7 +80,7 @@ Schedule(sweep, "* * * * *", command, Telemetry()).run(int(sys.argv[4]) or None)
 
 
 def start(tmp_path: Path, seconds: float, count: int = 0) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path), ROUND, str(seconds), str(count)])
+    return subprocess.Popen([sys.executable, "-c", SCHEDULER, str(tmp_path), ROUND, str(seconds), str(count)])
 
 
 def wait_for_rounds(tmp_path: Path, count: int) -> None:
@@ -92,8 +92,8 @@ def wait_for_rounds(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_round_that_was_cut_short_is_gone_on_with_after_a_restart(tmp_path: Path, how: signal.Signals):
-    # Overdue at once: its last time was two hours ago.
+def test_a_restarted_scheduler_resumes_the_interrupted_round(tmp_path: Path, how: signal.Signals):
+    # A round is due at once: the last start was two hours ago.
     past = datetime.now(UTC) - timedelta(hours=2)
     schedule(tmp_path).due(past)
     process = start(tmp_path, 60)
@@ -101,7 +101,7 @@ def test_a_round_that_was_cut_short_is_gone_on_with_after_a_restart(tmp_path: Pa
     process.send_signal(how)
     process.wait(20)
     if how == signal.SIGKILL:
-        # Its round goes on by itself; that a real one is waited for by its lock is tested elsewhere.
+        # The round outlives the scheduler; waiting for its lease is tested elsewhere.
         (orphan,) = subprocess.run(
             ["pgrep", "-f", str(tmp_path / "rounds.txt")], capture_output=True, text=True
         ).stdout.split()
@@ -109,11 +109,11 @@ def test_a_round_that_was_cut_short_is_gone_on_with_after_a_restart(tmp_path: Pa
     with start(tmp_path, 0, 1) as again:
         assert again.wait(30) == 0
     first, second = rounds(tmp_path)
-    # The round is the same: its cells that are done are not done again.
+    # The same label, so that finished cells are not run again.
     assert first == second
 
 
-def test_the_command_line_checks_the_cells_before_it_stays(tmp_path: Path):
+def test_the_command_validates_the_cells_first(tmp_path: Path):
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"root": str(tmp_path), "base": {}, "matrix": {"models": MODELS}}))
     command = [sys.executable, "-m", "raysep", "schedule", str(file), "--cron", "0 3 * * *"]
@@ -122,12 +122,12 @@ def test_the_command_line_checks_the_cells_before_it_stays(tmp_path: Path):
     assert "test_resnet: data: " in done.stderr
 
 
-def test_a_round_waits_for_one_that_outlived_its_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_round_waits_for_the_lease_of_an_orphaned_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raysep.sweeps.schedule.WAIT_S", 0.05)
-    ours = schedule(tmp_path)
-    ours.due(NOON)
+    scheduler = schedule(tmp_path)
+    scheduler.due(NOON)
     with lease.held(Storage(str(tmp_path)), "the sweep"):
-        waiting = threading.Thread(target=ours._round, args=("2026-11-24T12-01Z",))
+        waiting = threading.Thread(target=scheduler._run_round, args=("2026-11-24T12-01Z",))
         waiting.start()
         time.sleep(0.3)
         assert rounds(tmp_path) == []
@@ -135,56 +135,56 @@ def test_a_round_waits_for_one_that_outlived_its_schedule(tmp_path: Path, monkey
     assert rounds(tmp_path) == ["2026-11-24T12-01Z"]
 
 
-def test_a_round_that_was_killed_is_not_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_round_is_due_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raysep.sweeps.schedule.WAIT_S", 0.05)
-    ours = schedule(tmp_path)
-    ours.due(NOON)
-    ours._command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    ours._round("2026-11-24T12-01Z")
+    scheduler = schedule(tmp_path)
+    scheduler.due(NOON)
+    scheduler._command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    scheduler._run_round("2026-11-24T12-01Z")
     assert schedule(tmp_path).due(NOON) == "2026-11-24T12-01Z"
-    ours._command = [sys.executable, "-c", "import sys; sys.exit(1)"]
-    ours._round("2026-11-24T12-01Z")
-    # It has failed, and was said to: it is not begun again before its time.
+    scheduler._command = [sys.executable, "-c", "import sys; sys.exit(1)"]
+    scheduler._run_round("2026-11-24T12-01Z")
+    # A failed round is not due again.
     assert schedule(tmp_path).due(NOON + timedelta(seconds=31)) is None
 
 
 @pytest.mark.parametrize("cron", ["0 3 31 2 *", "0 0 30 feb */2"])
-def test_a_time_that_never_comes_is_refused(tmp_path: Path, cron: str):
-    with pytest.raises(ConfigError, match="it never comes"):
+def test_expressions_without_a_date_are_refused(tmp_path: Path, cron: str):
+    with pytest.raises(ConfigError, match="no date matches"):
         schedule(tmp_path, cron)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_times_to_come_are_said_in_the_sweeps_zone(tmp_path: Path):
-    ours = schedule(tmp_path, "0 3 * * *", timezone="Europe/Berlin")
-    assert ours._next_rounds(datetime(2026, 10, 23, 12, tzinfo=UTC)) == (
+def test_upcoming_rounds_are_logged_in_the_sweeps_zone(tmp_path: Path):
+    scheduler = schedule(tmp_path, "0 3 * * *", timezone="Europe/Berlin")
+    assert scheduler._next_rounds(datetime(2026, 10, 23, 12, tzinfo=UTC)) == (
         "the next round is at 2026-10-24 03:00:00+02:00 (Europe/Berlin); then at 2026-10-25 03:00:00+01:00, "
         "2026-10-26 03:00:00+01:00"
     )
 
 
-def test_a_clock_that_was_put_back_is_said_and_its_times_are_not_waited_for(tmp_path: Path):
+def test_a_clock_that_was_set_back_delays_no_round(tmp_path: Path):
     schedule(tmp_path).due(NOON.replace(year=2036))
-    ours = schedule(tmp_path)
-    assert ours.due(NOON) is None
-    assert ours.due(NOON + timedelta(seconds=31)) == "2026-11-24T12-01Z"
+    scheduler = schedule(tmp_path)
+    assert scheduler.due(NOON) is None
+    assert scheduler.due(NOON + timedelta(seconds=31)) == "2026-11-24T12-01Z"
 
 
-def test_a_time_of_a_year_ago_is_one_round_and_found_at_once(tmp_path: Path):
-    ours = schedule(tmp_path)
-    ours.due(NOON - timedelta(days=365))
+def test_a_year_of_missed_times_is_one_round_and_fast(tmp_path: Path):
+    scheduler = schedule(tmp_path)
+    scheduler.due(NOON - timedelta(days=365))
     began = time.monotonic()
-    assert ours.due(NOON) == "2026-11-24T12-00Z"
+    assert scheduler.due(NOON) == "2026-11-24T12-00Z"
     assert time.monotonic() - began < 2
 
 
-def test_storage_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("raysep.sweeps.schedule.LOOK_S", 0.01)
-    ours = schedule(tmp_path)
-    ours.due(datetime.now(UTC) - timedelta(hours=2))
-    kept = (tmp_path / "schedule.json").read_text()
-    (tmp_path / "schedule.json").write_text(kept[:10])
-    assert not ours._turn()
-    (tmp_path / "schedule.json").write_text(kept)
-    assert ours._turn()
+def test_the_scheduler_survives_storage_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("raysep.sweeps.schedule.POLL_S", 0.01)
+    scheduler = schedule(tmp_path)
+    scheduler.due(datetime.now(UTC) - timedelta(hours=2))
+    state = (tmp_path / "schedule.json").read_text()
+    (tmp_path / "schedule.json").write_text(state[:10])
+    assert not scheduler._run_or_wait()
+    (tmp_path / "schedule.json").write_text(state)
+    assert scheduler._run_or_wait()
     assert len(rounds(tmp_path)) == 1
