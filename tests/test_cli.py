@@ -35,7 +35,7 @@ def raysep(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
     )
 
 
-def test_help_names_every_command():
+def test_help_names_every_command() -> None:
     done = raysep("--help")
     assert done.returncode == 0
     commands = ("run", "finetune", "embed", "score", "report", "layers", "validate", "plan", "schema")
@@ -44,7 +44,7 @@ def test_help_names_every_command():
 
 
 @pytest.mark.slow
-def test_plan_prints_an_estimate_and_writes_nothing(tmp_path: Path):
+def test_plan_prints_an_estimate_and_writes_nothing(tmp_path: Path) -> None:
     models = f"models=[{json.dumps(TINY_VIT)}]"
     short = ("finetune=null", "score.metrics=[nmi]", "baselines={untrained: false, pixels: null}")
     done = raysep("plan", QUICKSTART, models, *short, cwd=tmp_path)
@@ -55,7 +55,7 @@ def test_plan_prints_an_estimate_and_writes_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", QUICKSTART, "models.0.nam=x")])
-def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...]):
+def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     code = (
         "import sys, raysep.cli\n"
         "try:\n    raysep.cli.main(sys.argv[1:])\nexcept SystemExit as end:\n    status = end.code\n"
@@ -75,7 +75,7 @@ def test_help_and_config_errors_import_nothing_heavy(arguments: tuple[str, ...])
         (("nosuchcommand",), "nosuchcommand"),
     ],
 )
-def test_wrong_use_has_exit_code_2_and_a_reason(arguments: tuple[str, ...], part: str, tmp_path: Path):
+def test_wrong_use_has_exit_code_2_and_a_reason(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
     done = raysep(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert part in done.stderr
@@ -86,7 +86,7 @@ def test_wrong_use_has_exit_code_2_and_a_reason(arguments: tuple[str, ...], part
 @pytest.mark.slow
 def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     weights = tmp_path / "mine.safetensors"
     model = timm.create_model("test_vit", num_classes=7)
     save_file(model.state_dict(), str(weights))
@@ -128,7 +128,7 @@ def test_my_checkpoint_and_a_folder_of_new_classes_with_results_on_s3(
     assert {path.name for path in tmp_path.iterdir()} == {"images", "mine.safetensors"}
 
 
-def test_layers_of_a_model():
+def test_layers_of_a_model() -> None:
     done = raysep("layers", "vit_tiny_patch16_224", "--image-size", "64")
     assert done.returncode == 0
     assert done.stderr == ""
@@ -137,14 +137,14 @@ def test_layers_of_a_model():
     assert [cell.strip() for cell in rows[-1]] == ["12", "blocks.11", "1.00", "192", "cls"]
 
 
-def test_validate_accepts_a_valid_configuration(tmp_path: Path):
+def test_validate_accepts_a_valid_configuration(tmp_path: Path) -> None:
     done = raysep("validate", QUICKSTART, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "valid; 1797 images, 2 model(s)" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_path: Path):
+def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9], "seen": [0, 1]}},
@@ -199,7 +199,7 @@ def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_pa
 
 def test_transient_storage_errors_are_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     from raysep import cli
 
     def fail(**_: Any) -> None:

@@ -84,7 +84,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
 ]
 
 
-def test_every_command_has_a_wrong_call():
+def test_every_command_has_a_wrong_call() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert commands == {name for name, *_ in WRONG} - {"nosuch"}
 
@@ -100,7 +100,7 @@ def test_wrong_calls(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SystemExit) as ended:

@@ -45,12 +45,12 @@ from raysep.errors import ConfigError
         ({"pretrained_cfg_overlay": {"input_size": [1, 8, 8]}}, "overlay.input_size: set models[].image_size"),
     ],
 )
-def test_arguments_that_can_not_be_passed_are_refused_by_name(arguments: dict[str, object], part: str):
+def test_arguments_that_can_not_be_passed_are_refused_by_name(arguments: dict[str, object], part: str) -> None:
     (problem,) = argument_problems(arguments)
     assert part in problem
 
 
-def test_all_of_them_at_once_and_with_the_place_in_the_file():
+def test_all_of_them_at_once_and_with_the_place_in_the_file() -> None:
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": "all"}},
         "models": [{"name": "resnet18", "kwargs": {"num_classes": 3, "in_chans": 2, "features_only": True}}],
@@ -75,7 +75,7 @@ def test_all_of_them_at_once_and_with_the_place_in_the_file():
         {"depth": 3, "any_other": "is timm's to judge"},
     ],
 )
-def test_what_makes_sense_is_passed(arguments: dict[str, object]):
+def test_what_makes_sense_is_passed(arguments: dict[str, object]) -> None:
     assert argument_problems(arguments) == []
 
 
@@ -83,11 +83,11 @@ def test_what_makes_sense_is_passed(arguments: dict[str, object]):
     ("image_size", "asked", "size"),
     [(None, 64, (64, 64)), (64, 64, (64, 64)), (None, [64, 32], (64, 32)), (48, None, (48, 48))],
 )
-def test_both_ways_to_ask_for_a_size_are_one(image_size: int | None, asked: object, size: tuple[int, int]):
+def test_both_ways_to_ask_for_a_size_are_one(image_size: int | None, asked: object, size: tuple[int, int]) -> None:
     config = ModelConfig(name="test_vit", image_size=image_size, kwargs={} if asked is None else {"img_size": asked})
     assert config.input_size == size
 
 
-def test_two_sizes_are_a_contradiction():
+def test_two_sizes_are_a_contradiction() -> None:
     with pytest.raises(ValidationError, match=r"image_size is 64 and kwargs.img_size 32: set image_size alone"):
         ModelConfig(name="test_vit", image_size=64, kwargs={"img_size": 32})

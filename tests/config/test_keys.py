@@ -23,14 +23,14 @@ class WiderModel(ModelConfig):
 
 
 @pytest.mark.parametrize("section", [WiderScore, WiderEmbed])
-def test_a_new_field_is_in_the_key_before_anybody_thinks_of_it(section: type[WiderScore | WiderEmbed]):
+def test_a_new_field_is_in_the_key_before_anybody_thinks_of_it(section: type[WiderScore | WiderEmbed]) -> None:
     assert key_fields(section(new=1)) != key_fields(section(new=2))
     marked = not_in_key(section)
     assert marked
     assert set(key_fields(section())) == set(section.model_fields) - marked
 
 
-def test_what_is_not_in_a_key_is_marked_on_the_field():
+def test_what_is_not_in_a_key_is_marked_on_the_field() -> None:
     assert not_in_key(RunConfig) == {"run_dir", "compute", "monitoring"}
     assert not_in_key(ScoreConfig) == {"protocols", "metrics"}
     assert not_in_key(EmbedConfig) == {"splits", "batch_size", "shard_rows"}

@@ -38,12 +38,12 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_configs_of_the_project_are_valid_and_resolve_to_themselves(path: Path):
+def test_the_configs_of_the_project_are_valid_and_resolve_to_themselves(path: Path) -> None:
     config = load_config(str(path))
     assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
 
 
-def test_defaults_are_written_out():
+def test_defaults_are_written_out() -> None:
     config = build_config(base())
     assert config.finetune is not None
     assert config.finetune.evaluate_at == [0, 10]
@@ -53,7 +53,7 @@ def test_defaults_are_written_out():
     assert config.data.split.unseen == ["7", "8", "9"]
 
 
-def test_every_problem_is_said_at_once():
+def test_every_problem_is_said_at_once() -> None:
     found = problems(
         base(
             data={"source": {"kind": "digits", "path": "x"}, "split": {"unseen": [7]}},
@@ -100,17 +100,17 @@ def test_every_problem_is_said_at_once():
         (base(report={"metric": "nmi"}, score={"metrics": ["ari"]}), "score.metrics doesn't list"),
     ],
 )
-def test_contradictions_are_named(values: dict[str, Any], part: str):
+def test_contradictions_are_named(values: dict[str, Any], part: str) -> None:
     assert part in "\n".join(problems(values))
 
 
-def test_unknown_keys_name_the_valid_ones_of_their_section():
+def test_unknown_keys_name_the_valid_ones_of_their_section() -> None:
     found = problems(base(finetune={"learning_rate": {"loguniforn": [1, 2]}}))
     assert found[0].startswith("finetune.learning_rate.loguniforn: unknown key. Did you mean 'loguniform'?")
     assert "quniform" in found[0]
 
 
-def test_overrides_use_the_names_of_the_yaml(file: str):
+def test_overrides_use_the_names_of_the_yaml(file: str) -> None:
     config = load_config(file, ["models.0.name=resnet34", "finetune.seeds=[1, 2]", "data.split.test_fraction=0.5"])
     assert config.models[0].name == "resnet34"
     assert config.finetune is not None
@@ -131,14 +131,14 @@ def test_overrides_use_the_names_of_the_yaml(file: str):
         ("finetune.stepz=1", "Did you mean 'steps'"),
     ],
 )
-def test_wrong_overrides_say_what_is_wrong(file: str, override: str, part: str):
+def test_wrong_overrides_say_what_is_wrong(file: str, override: str, part: str) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
         load_config(file, [override])
     assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "part"), [("- 1", "got list"), ("a: [", "not YAML"), ("\x00", "not YAML")])
-def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str):
+def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=part):
@@ -147,7 +147,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str):
         load_config(str(tmp_path / "none.yaml"))
 
 
-def test_differences_name_keys_of_nested_lists():
+def test_differences_name_keys_of_nested_lists() -> None:
     old, new = base(), base(models=[{"name": "resnet34", "pretrained": False}], name="x")
     assert differences(old, new) == ["models.0.name: resnet18 -> resnet34", "name: (not there) -> x"]
     assert differences(old, old) == []
@@ -163,7 +163,7 @@ def test_differences_name_keys_of_nested_lists():
         ),
     )
 )
-def test_any_values_give_a_config_or_a_config_error(values: dict[str, Any]):
+def test_any_values_give_a_config_or_a_config_error(values: dict[str, Any]) -> None:
     try:
         build_config(values)
     except ConfigError as error:
@@ -181,7 +181,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path):
+def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
@@ -207,7 +207,7 @@ def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path):
         ("models.0.id", "../x"),
     ],
 )
-def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any):
+def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any) -> None:
     values = base(finetune={}, embed={}, score={}, compute={}, metrics={})
     put(values, key, value)
     with pytest.raises(ConfigError, match=re.escape(key.rpartition(".")[2])):
@@ -215,7 +215,7 @@ def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any):
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any):
+def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any) -> None:
     for key in ("models", "models.0.pooling", "data.split", "finetune", "score.metrics", "embed.dtype", "compute"):
         values = base()
         put(values, key, value)
@@ -237,7 +237,7 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any):
         ("\n      - yes\n      - .5", ["yes", ".5"]),
     ],
 )
-def test_names_of_classes_are_text_as_it_is_written(written: str, names: list[str], tmp_path: Path):
+def test_names_of_classes_are_text_as_it_is_written(written: str, names: list[str], tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         f"data:\n  source: {{kind: digits}}\n  split:\n    unseen: {written}\n"
@@ -250,21 +250,21 @@ def test_names_of_classes_are_text_as_it_is_written(written: str, names: list[st
 
 
 @pytest.mark.parametrize("override", ["data.split.unseen=[yes, 007]", "data.split={unseen: [yes, 007]}"])
-def test_names_of_classes_in_overrides_are_text(override: str, file: str):
+def test_names_of_classes_in_overrides_are_text(override: str, file: str) -> None:
     assert load_config(file, [override]).data.split.unseen == ["yes", "007"]
 
 
-def test_one_name_of_a_list_may_be_overridden(file: str):
+def test_one_name_of_a_list_may_be_overridden(file: str) -> None:
     assert load_config(file, ["data.split.unseen=[a, b]", "data.split.unseen.1=no"]).data.split.unseen == ["a", "no"]
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None])
-def test_names_that_are_no_text_are_refused_with_what_to_do(value: Any):
+def test_names_that_are_no_text_are_refused_with_what_to_do(value: Any) -> None:
     (found,) = problems(base(data={"source": {"kind": "digits"}, "split": {"unseen": ["a", value]}}))
     assert found == f"data.split.unseen.1: expected the name of a class as text, got {value!r}: put it in quotes"
 
 
-def test_options_take_names_with_commas_in_quotes():
+def test_options_take_names_with_commas_in_quotes() -> None:
     config = config_of_options("resnet18", None, "photos", '"red, ripe",green')
     assert config.data.split.unseen == ["red, ripe", "green"]
     assert config_of_options("resnet18", None, "photos", "red , green").data.split.unseen == ["red", "green"]
@@ -287,7 +287,7 @@ def test_options_take_names_with_commas_in_quotes():
         ("report", None, "report: expected keys and values, got null"),
     ],
 )
-def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expected: str):
+def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expected: str) -> None:
     values = base()
     put(values, key, value)
     found = "\n".join(problems(values))
@@ -295,7 +295,7 @@ def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expect
     assert not re.search(r"Config|Section|function-|literal\[|list\[|pydantic|input should", found)
 
 
-def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tmp_path: Path):
+def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         "x: &x {unseen: [007, 010]}\n"
@@ -308,10 +308,10 @@ def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tm
 
 
 @pytest.mark.parametrize(("text", "part"), [("", "expected class names"), (" , ", "expected class names")])
-def test_options_without_names_are_refused(text: str, part: str):
+def test_options_without_names_are_refused(text: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         config_of_options("resnet18", None, "photos", text)
 
 
-def test_names_with_newlines_are_names():
+def test_names_with_newlines_are_names() -> None:
     assert config_of_options("resnet18", None, "photos", "a\nb,c").data.split.unseen == ["a\nb", "c"]

@@ -16,12 +16,12 @@ SECTIONS = [RunConfig, SweepConfig, *source_sections()]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__qualname__)
-def test_every_key_has_a_type_a_default_and_a_meaning(section: type[BaseModel]):
+def test_every_key_has_a_type_a_default_and_a_meaning(section: type[BaseModel]) -> None:
     prefix = "" if section in (RunConfig, SweepConfig) else "data.source."
     assert [row for row in reference.rows(section, prefix) if not all(row)] == []
 
 
-def test_rows_say_what_the_schema_says():
+def test_rows_say_what_the_schema_says() -> None:
     rows = {key.strip("`"): (kind, default) for key, kind, default, _ in reference.rows(RunConfig)}
     assert rows["data"] == ("mapping", "required")
     assert rows["finetune.seeds"] == ("list of whole numbers", "`[0]`")
@@ -32,7 +32,7 @@ def test_rows_say_what_the_schema_says():
     assert rows["models[].pretrained"] == ("true, false or text", "`true`")
 
 
-def test_the_command_prints_what_the_readmes_hold():
+def test_the_command_prints_what_the_readmes_hold() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "raysep.config.reference"], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )

@@ -7,7 +7,7 @@ from raysep.errors import RaysepError, UsageError
 from tests.conftest import REPOSITORY
 
 
-def test_places_are_counted_node_by_node():
+def test_places_are_counted_node_by_node() -> None:
     found = Resources(((4.0, 1.0), (3.0, 2.0)))
     assert found.places(1, 0) == 7
     assert found.places(2, 0) == 3
@@ -20,14 +20,14 @@ def test_places_are_counted_node_by_node():
         found.require("x", 2, 1, count=3)
 
 
-def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: pytest.MonkeyPatch):
+def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "cluster.yaml")
     assert sorted(cluster_shape.launcher_shapes()) == [(16.0, 0.0)] * 4 + [(16.0, 1.0)] * 4
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "README.md")
     assert cluster_shape.launcher_shapes() == ()
 
 
-def test_a_running_ray_is_joined_and_left_running(ray_session):
+def test_a_running_ray_is_joined_and_left_running(ray_session: None) -> None:
     import ray
 
     with connection() as found:
@@ -35,7 +35,7 @@ def test_a_running_ray_is_joined_and_left_running(ray_session):
     assert ray.is_initialized()
 
 
-def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")

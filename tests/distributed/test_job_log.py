@@ -154,7 +154,7 @@ def follow(head: Head, meanwhile: Any) -> tuple[int, str, str]:
     return code, "".join(log), "".join(said)
 
 
-def test_a_long_log_is_fetched_about_once(head: Head):
+def test_a_long_log_is_fetched_about_once(head: Head) -> None:
     lines = [f"{number} \r é 汉\n" for number in range(100_000)]
 
     def write() -> None:
@@ -170,7 +170,9 @@ def test_a_long_log_is_fetched_about_once(head: Head):
     assert head.sent <= 2 * len(log)
 
 
-def test_a_connection_that_breaks_repeats_nothing_and_leaves_nothing_out(head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_a_connection_that_breaks_repeats_nothing_and_leaves_nothing_out(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_log, "SAID_AFTER_S", 1.0)
     monkeypatch.setattr(job_log, "REFETCH_S", 0.2)
 
@@ -191,7 +193,7 @@ def test_a_connection_that_breaks_repeats_nothing_and_leaves_nothing_out(head: H
     assert f"{JOB} goes on by itself" in said
 
 
-def test_without_websockets_the_log_is_fetched_now_and_then(head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_without_websockets_the_log_is_fetched_now_and_then(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_log, "REFETCH_S", 1.0)
     head.sockets, head.log = False, "x" * 1_000_000
 
@@ -205,7 +207,7 @@ def test_without_websockets_the_log_is_fetched_now_and_then(head: Head, monkeypa
     assert head.sent < 8 * len(log)
 
 
-def test_a_head_that_was_started_anew_does_not_know_the_job(head: Head):
+def test_a_head_that_was_started_anew_does_not_know_the_job(head: Head) -> None:
     def forget() -> None:
         time.sleep(0.5)
         head.known = False
@@ -214,7 +216,7 @@ def test_a_head_that_was_started_anew_does_not_know_the_job(head: Head):
         follow(head, forget)
 
 
-def test_a_head_that_never_answers_again_is_an_error(head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_a_head_that_never_answers_again_is_an_error(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_log, "SILENCE_S", 2.0)
 
     def leave() -> None:
@@ -234,7 +236,9 @@ def config(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_an_ended_command_says_what_becomes_of_the_job(head: Head, config: str, number: signal.Signals, stop: bool):
+def test_an_ended_command_says_what_becomes_of_the_job(
+    head: Head, config: str, number: signal.Signals, stop: bool
+) -> None:
     head.log = "going\n"
     command = [sys.executable, "-m", "raysep", "submit", config, "--wait", "--address", head.address]
     process = subprocess.Popen(
@@ -254,7 +258,7 @@ def test_an_ended_command_says_what_becomes_of_the_job(head: Head, config: str, 
         assert last.startswith(f"by {number.name}: {head.job} goes on; `raysep stop {head.job} --address")
 
 
-def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config: str):
+def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config: str) -> None:
     def write() -> None:
         for _ in range(200):
             head.log += "going\n" * 1000
@@ -269,7 +273,7 @@ def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config
     assert done.returncode == 1
 
 
-def test_stopping_goes_with_waiting(config: str, capfd: pytest.CaptureFixture[str]):
+def test_stopping_goes_with_waiting(config: str, capfd: pytest.CaptureFixture[str]) -> None:
     from raysep.cli import main
 
     with pytest.raises(SystemExit) as ended:
@@ -309,7 +313,7 @@ def jobs(address: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True, timeout=60)
 
 
-def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head):
+def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head) -> None:
     head.job = JOB
     with proxy() as (address, seen):
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -330,7 +334,7 @@ def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head):
         assert seen == []
 
 
-def test_what_is_no_ray_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_no_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with proxy() as (address, _):
         done = jobs(address)
     assert done.returncode == 1

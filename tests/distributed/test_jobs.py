@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from raysep.distributed import jobs
 from raysep.errors import UsageError
 
 
-def test_results_go_where_the_cluster_can_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_results_go_where_the_cluster_can_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     here, there = "http://127.0.0.1:8265", "http://head:8265"
     assert jobs.target_at("runs/x", here) == str(tmp_path / "runs/x")

@@ -33,7 +33,7 @@ JOIN += "try:\n    print(j.cluster_to_join())\nexcept RaysepError as e:\n    pri
         ("redis://head:6379", "got 'redis://head:6379'"),
     ],
 )
-def test_what_is_no_address_of_a_cluster(named: str, words: str, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_no_address_of_a_cluster(named: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named)
     with pytest.raises(UsageError) as refused:
         joining.check_named()
@@ -43,7 +43,7 @@ def test_what_is_no_address_of_a_cluster(named: str, words: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("named", ["", "auto", "local", "head:6379", "[::1]:6379", " 10.0.0.1:6379 "])
-def test_what_may_be_one(named: str, monkeypatch: pytest.MonkeyPatch):
+def test_what_may_be_one(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named)
     assert joining.check_named() == named.strip()
 
@@ -72,7 +72,7 @@ def join(**changes: str) -> tuple[int, str, float]:
     return done.returncode, done.stdout, time.monotonic() - began
 
 
-def test_nobody_there(tmp_path: Path):
+def test_nobody_there(tmp_path: Path) -> None:
     # Ray itself takes two minutes; the bound is for a machine on which other tests run.
     code, said, seconds = join(RAY_ADDRESS="127.0.0.1:1")
     assert (code, seconds < 20) == (1, True)
@@ -84,7 +84,7 @@ def test_nobody_there(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_somebody_else_there(mute: str, tmp_path: Path):
+def test_somebody_else_there(mute: str, tmp_path: Path) -> None:
     code, said, seconds = join(RAY_ADDRESS=mute)
     assert (code, seconds < 25) == (1, True)
     assert "what listens there does not answer as a Ray cluster does" in said
@@ -99,7 +99,7 @@ def test_somebody_else_there(mute: str, tmp_path: Path):
         assert "RAY_ADDRESS=local starts another Ray" in said
 
 
-def test_the_note_of_a_head_that_is_gone_is_no_cluster(tmp_path: Path):
+def test_the_note_of_a_head_that_is_gone_is_no_cluster(tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     assert join(TMPDIR=str(tmp_path))[:2] == (0, "None\n")

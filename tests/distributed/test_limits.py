@@ -138,7 +138,7 @@ TREES = {
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_the_tightest_group_holds(tmp_path: Path, name: str):
+def test_the_tightest_group_holds(tmp_path: Path, name: str) -> None:
     cgroup, mounts, files, gib, cpus = TREES[name]
     root = tree(tmp_path, cgroup, mounts, **files)
     assert memory_limit(root) == (None if gib is None else gib * GIB)
@@ -154,7 +154,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
 
 
-def test_a_pod_of_two_of_64_cpus_starts_two_workers(tmp_path: Path, large: None):
+def test_a_pod_of_two_of_64_cpus_starts_two_workers(tmp_path: Path, large: None) -> None:
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(8 * GIB), "cpu.max": "200000 100000"})
     assert limits.memory(root) == Memory(8 * GIB, 256 * GIB)
     assert limits.cpus(root) == 2
@@ -166,16 +166,16 @@ def test_a_pod_of_two_of_64_cpus_starts_two_workers(tmp_path: Path, large: None)
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("50000", 1), ("250000", 2), ("6400000", 64), ("99900000", 64)])
-def test_cpus_are_whole_and_at_least_one(tmp_path: Path, large: None, quota: str, cpus: int):
+def test_cpus_are_whole_and_at_least_one(tmp_path: Path, large: None, quota: str, cpus: int) -> None:
     assert limits.cpus(tree(tmp_path, "0::/", V2, **{"cpu.max": f"{quota} 100000"})) == cpus
 
 
-def test_an_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_an_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     assert ray_arguments(tree(tmp_path, "0::/", V2)) == {"num_cpus": 3}
 
 
-def test_where_nothing_is_limited_ray_decides(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_where_nothing_is_limited_ray_decides(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_arguments(tmp_path) == {}
     # A limit beyond what the machine has is none.
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(512 * GIB), "cpu.max": "12800000 100000"})
@@ -185,12 +185,12 @@ def test_where_nothing_is_limited_ray_decides(tmp_path: Path, large: None, monke
     assert limits.cpus(tmp_path) == 64
 
 
-def test_who_tells_ray_to_take_all_cpus_has_them(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_who_tells_ray_to_take_all_cpus_has_them(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USE_MULTIPROCESSING_CPU_COUNT", "1")
     assert ray_arguments(tree(tmp_path, "0::/", V2, **{"cpu.max": "200000 100000"})) == {}
 
 
-def test_little_memory_leaves_something(tmp_path: Path, large: None):
+def test_little_memory_leaves_something(tmp_path: Path, large: None) -> None:
     found = ray_arguments(tree(tmp_path, "0::/", V2, **{"memory.max": str(GIB)}))
     assert 0 < found["_memory"] < found["_memory"] + found["object_store_memory"] < GIB
 
@@ -209,7 +209,7 @@ def made_group() -> tuple[Path, str] | None:
     return None
 
 
-def test_a_real_group():
+def test_a_real_group() -> None:
     made = made_group()
     if made is None:
         pytest.skip("no control group can be made here: /sys/fs/cgroup can't be written, or counts no memory")
@@ -228,7 +228,7 @@ def test_a_real_group():
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_ray_starts_with_what_the_limits_allow(tmp_path: Path):
+def test_ray_starts_with_what_the_limits_allow(tmp_path: Path) -> None:
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(2 * GIB), "cpu.max": "100000 100000"})
     code = (
         "import sys, ray; from pathlib import Path; from raysep.distributed import limits\n"

@@ -16,22 +16,22 @@ DESK = cluster((2.0, 0.0))
 GPUS = cluster((4.0, 0.0), (16.0, 2.0), (16.0, 2.0))
 
 
-def test_trials_share_the_cpus_of_a_desk():
+def test_trials_share_the_cpus_of_a_desk() -> None:
     assert placement.trial_pool(ComputeConfig(), DESK, 1) == placement.Pool(1, 2.0, 0.0)
     assert placement.trial_pool(ComputeConfig(), DESK, 6).cpus == 1.0
 
 
-def test_trials_take_a_gpu_where_there_are_some():
+def test_trials_take_a_gpu_where_there_are_some() -> None:
     assert placement.trial_pool(ComputeConfig(), GPUS, 8) == placement.Pool(8, 8.0, 1.0)
     assert placement.trial_pool(ComputeConfig(gpus_per_trial=0.5), GPUS, 8) == placement.Pool(8, 4.0, 0.5)
 
 
-def test_embedding_takes_few_wide_actors_for_little_work():
+def test_embedding_takes_few_wide_actors_for_little_work() -> None:
     assert placement.embed_plan(ComputeConfig(), DESK, 4) == placement.EmbedPlan(placement.Pool(1, 2.0, 0.0))
     assert placement.embed_plan(ComputeConfig(), DESK, 40) == placement.EmbedPlan(placement.Pool(2, 1.0, 0.0))
 
 
-def test_cpus_of_all_nodes_decode_for_gpus():
+def test_cpus_of_all_nodes_decode_for_gpus() -> None:
     plan = placement.embed_plan(ComputeConfig(), GPUS, 100)
     assert plan == placement.EmbedPlan(placement.Pool(4, 0.0, 1.0), placement.Pool(36, 1.0, 0.0))
     assert placement.embed_plan(ComputeConfig(decode_actors=0), GPUS, 100).decode is None
@@ -42,7 +42,7 @@ def test_cpus_of_all_nodes_decode_for_gpus():
     assert placement.embed_plan(ComputeConfig(cpus_per_embed_actor=1), cluster((1.0, 1.0)), 9).decode is None
 
 
-def test_what_autoscaling_could_add_is_planned_with_and_said():
+def test_what_autoscaling_could_add_is_planned_with_and_said() -> None:
     growing = Resources(((4.0, 0.0),), ((8.0, 1.0), (8.0, 1.0)))
     assert placement.trial_pool(ComputeConfig(), growing, 3) == placement.Pool(3, 8.0, 1.0)
     assert placement.embed_plan(ComputeConfig(), growing, 9).embed == placement.Pool(2, 0.0, 1.0)
@@ -50,7 +50,7 @@ def test_what_autoscaling_could_add_is_planned_with_and_said():
         placement.check(ComputeConfig(gpus_per_trial=2), growing)
 
 
-def test_scoring_takes_gpus_only_for_cuml():
+def test_scoring_takes_gpus_only_for_cuml() -> None:
     assert placement.score_pool(ComputeConfig(), GPUS, ScoreConfig()) == placement.Pool(4, 1.0, 1.0)
     assert placement.score_pool(ComputeConfig(), GPUS, ScoreConfig(backend="sklearn")).gpus == 0
     assert placement.score_pool(ComputeConfig(), DESK, ScoreConfig()) == placement.Pool(2, 1.0, 0.0)
@@ -66,13 +66,13 @@ def test_scoring_takes_gpus_only_for_cuml():
         ({"gpus_per_score_actor": 0.1}, "score_actors"),
     ],
 )
-def test_what_can_never_run_is_refused(compute: dict, key: str):
+def test_what_can_never_run_is_refused(compute: dict, key: str) -> None:
     with pytest.raises(UsageError, match=r"2 CPUs and 0 GPUs") as caught:
         placement.check(ComputeConfig(**compute), DESK)
     assert key in str(caught.value)
 
 
-def test_what_fits_is_accepted():
+def test_what_fits_is_accepted() -> None:
     placement.check(ComputeConfig(cpus_per_trial=2, embed_actors=2, score_actors=2), DESK)
     placement.check(ComputeConfig(gpus_per_trial=0.5, gpus_per_embed_actor=1, embed_actors=4), GPUS)
 
@@ -83,7 +83,7 @@ def test_what_fits_is_accepted():
     st.integers(1, 500),
     st.sampled_from([None, 0, 1]),
 )
-def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, decode: int | None):
+def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, decode: int | None) -> None:
     resources = cluster(*((float(c), float(g)) for c, g in nodes))
     compute = ComputeConfig(decode_actors=decode)
     try:
@@ -103,7 +103,7 @@ def test_every_plan_fits_its_cluster(nodes: list[tuple[int, int]], blocks: int, 
     assert resources.fits(trial.cpus, trial.gpus)
 
 
-def test_layers_share_a_gpu_as_its_memory_allows():
+def test_layers_share_a_gpu_as_its_memory_allows() -> None:
     gib = 2**30
 
     def pool(layer_bytes: int, gpu_bytes: int | None, **config: str) -> placement.Pool:
@@ -139,13 +139,15 @@ def with_memory(*nodes: tuple[float, float, int | None]) -> Resources:
         (Resources(((8.0, 0.0),), ((4.0, 0.0),), memory=(2 * GIB,)), 6, placement.Pool(6, 2.0, 0.0), 4),
     ],
 )
-def test_processes_are_as_many_as_memory_holds(nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float):
+def test_processes_are_as_many_as_memory_holds(
+    nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float
+) -> None:
     assert placement.score_pool(ComputeConfig(), nodes, ScoreConfig()).processes == score
     assert placement.embed_plan(ComputeConfig(), nodes, 400).embed == embed
     assert placement.trial_pool(ComputeConfig(), nodes, 20).cpus == trial_cpus
 
 
-def test_large_layers_and_checkpoints_leave_room_for_fewer():
+def test_large_layers_and_checkpoints_leave_room_for_fewer() -> None:
     desk = with_memory((8.0, 0.0, 16 * GIB))
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(), GIB).processes == 4
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(protocols=["default", "paper"]), GIB).processes == 2
@@ -155,7 +157,7 @@ def test_large_layers_and_checkpoints_leave_room_for_fewer():
     assert (plan.embed.processes, plan.decode) == (2, placement.Pool(2, 1.0, 0.0))
 
 
-def test_a_number_that_is_set_is_kept_and_its_shortage_said():
+def test_a_number_that_is_set_is_kept_and_its_shortage_said() -> None:
     desk, compute = with_memory((8.0, 0.0, 4 * GIB)), ComputeConfig(score_actors=8)
     pool = placement.score_pool(compute, desk, ScoreConfig())
     assert pool.processes == 8
@@ -168,7 +170,7 @@ def test_a_number_that_is_set_is_kept_and_its_shortage_said():
     assert placement.shortage("score", pool, cluster((8.0, 0.0)), 2**50) is None
 
 
-def test_a_share_of_the_nodes_has_its_share_of_their_memory():
+def test_a_share_of_the_nodes_has_its_share_of_their_memory() -> None:
     whole = with_memory((8.0, 0.0, 8 * GIB), (4.0, 0.0, None))
     assert [whole.share(position, 2).memory for position in (0, 1)] == [(8 * GIB,), (None,)]
     assert with_memory((8.0, 0.0, 8 * GIB)).share(0, 4).memory == (2 * GIB,)

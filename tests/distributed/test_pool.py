@@ -13,16 +13,16 @@ def square(_: int) -> Callable[[], Callable[[int], int]]:
     return lambda: lambda task: task * task
 
 
-def test_every_task_comes_back_once_with_its_result(ray_session: None):
+def test_every_task_comes_back_once_with_its_result(ray_session: None) -> None:
     done = list(run_tasks(list(range(7)), square, 2, {"num_cpus": 1}, name="Squarer"))
     assert sorted(done, key=lambda item: item.task) == [Done(task, task * task, None, 0) for task in range(7)]
 
 
-def test_no_tasks_need_no_actors():
+def test_no_tasks_need_no_actors() -> None:
     assert list(run_tasks([], square, 2, {"num_cpus": 1}, name="Squarer")) == []
 
 
-def test_a_lost_worker_is_replaced_an_error_is_not_retried_and_others_go_on(ray_session: None, tmp_path: Path):
+def test_a_lost_worker_is_replaced_an_error_is_not_retried_and_others_go_on(ray_session: None, tmp_path: Path) -> None:
     def build(slot: int) -> Callable[[], Callable[[str], str]]:
         def work(task: str) -> str:
             marker = tmp_path / task
@@ -50,7 +50,7 @@ def test_a_lost_worker_is_replaced_an_error_is_not_retried_and_others_go_on(ray_
     assert lost.error
 
 
-def test_a_task_that_keeps_losing_workers_is_given_up(ray_session: None):
+def test_a_task_that_keeps_losing_workers_is_given_up(ray_session: None) -> None:
     def build(slot: int) -> Callable[[], Callable[[int], int]]:
         return lambda: lambda task: os._exit(task)
 
@@ -59,7 +59,7 @@ def test_a_task_that_keeps_losing_workers_is_given_up(ray_session: None):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_what_is_not_read_to_the_end_leaves_no_actor(ray_session: None, size: int):
+def test_what_is_not_read_to_the_end_leaves_no_actor(ray_session: None, size: int) -> None:
     import ray
 
     stream = run_tasks(list(range(4)), square, size, {"num_cpus": 1}, name="Squarer")

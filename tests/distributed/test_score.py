@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
     return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
 
 
-def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, list[Task]]):
+def test_actors_score_as_one_process_does(ray_session: None, tasks: tuple[Storage, list[Task]]) -> None:
     run, todo = tasks
     done = list(score_all(run, ScoreConfig(), todo, Pool(2, 1, 0), print))
     found = {task.layer.index: rows for task, rows, _ in done}
@@ -50,7 +51,9 @@ def test_actors_score_as_one_process_does(ray_session, tasks: tuple[Storage, lis
 
 
 @pytest.mark.slow
-def test_a_layer_whose_process_is_lost_is_scored_again(ray_session, tasks: tuple[Storage, list[Task]], tmp_path: Path):
+def test_a_layer_whose_process_is_lost_is_scored_again(
+    ray_session: None, tasks: tuple[Storage, list[Task]], tmp_path: Path
+) -> None:
     run, todo = tasks
     once = tmp_path / "once"
     lost: list[Task] = []
@@ -59,7 +62,7 @@ def test_a_layer_whose_process_is_lost_is_scored_again(ray_session, tasks: tuple
     class Killed(Storage):
         """Ends the first process that reads from it."""
 
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return _killed, (self.full_uri, str(once))
 
     done = list(score_all(Killed(run.full_uri), short, todo[:2], Pool(1, 1, 0), lost.append))
@@ -81,5 +84,5 @@ def _killed(uri: str, once: str) -> Storage:
     return Once(uri)
 
 
-def test_no_tasks_need_no_actors():
+def test_no_tasks_need_no_actors() -> None:
     assert list(score_all(Storage("."), ScoreConfig(), [], Pool(1, 1, 0), print)) == []

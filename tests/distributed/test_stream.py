@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.conftest import TINY_CNN, TINY_VIT, Deadly
 
 
 @pytest.fixture
-def world(tree: Path, tmp_path: Path):
+def world(tree: Path, tmp_path: Path) -> Any:
     """Two models with two checkpoints each, and a tree with one broken image among the unseen."""
     (tree / "d" / "005.png").write_bytes(b"broken")
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
@@ -62,12 +63,12 @@ def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -
 PREFIX = {"test_vit": {"return_prefix_tokens": True}}
 
 
-def embedded(embedder: Embedder, source, places, batch_size: int, meter: Meter | None = None) -> Embedded:
+def embedded(embedder: Embedder, source: Any, places: Any, batch_size: int, meter: Meter | None = None) -> Embedded:
     meter = meter or Meter("here")
     return embedder.embed(load_all(source, places, embedder.preprocessing, batch_size), meter)
 
 
-def groups_of(split, metas, reader) -> list[WorkGroup]:
+def groups_of(split: Any, metas: Any, reader: Any) -> list[WorkGroup]:
     return [
         WorkGroup(
             tuple(own),
@@ -105,7 +106,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, plan: EmbedPlan):
+def test_ray_data_gives_what_a_plain_loop_gives(ray_session: None, world: Any, tree: Path, plan: EmbedPlan) -> None:
     run, source, split, metas = world
     groups = groups_of(split, metas, source)
     blocks = list(embed_all(groups, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
@@ -126,7 +127,7 @@ def test_ray_data_gives_what_a_plain_loop_gives(ray_session, world, tree: Path, 
             np.testing.assert_allclose(X, np.stack([loop[i] for i in ids]), atol=1e-5)
 
 
-def test_the_batch_size_does_not_matter_beyond_rounding(world):
+def test_the_batch_size_does_not_matter_beyond_rounding(world: Any) -> None:
     run, source, split, metas = world
     rows = select(split, "unseen")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
@@ -138,7 +139,7 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_nothing_readable_is_no_vectors(world):
+def test_nothing_readable_is_no_vectors(world: Any) -> None:
     run, source, _, metas = world
     found = embedded(Embedder(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
     assert found.good == []
@@ -147,7 +148,7 @@ def test_nothing_readable_is_no_vectors(world):
     ]
 
 
-def test_lower_precision_stays_close(world):
+def test_lower_precision_stays_close(world: Any) -> None:
     run, source, split, metas = world
     rows = select(split, "seen_test")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
@@ -159,7 +160,7 @@ def test_lower_precision_stays_close(world):
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
-def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch: pytest.MonkeyPatch):
+def test_where_memory_runs_out_batches_are_halved_and_counted(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, source, split, metas = world
     places = [(path, None) for path in select(split, "seen_test")["path"].to_pylist()]
     embedder = Embedder(run, metas[:1], "cpu", "float32")
@@ -186,7 +187,7 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world, monkeypatch
 
 
 @pytest.mark.slow
-def test_blocks_that_are_there_are_not_embedded_again(ray_session, world):
+def test_blocks_that_are_there_are_not_embedded_again(ray_session: None, world: Any) -> None:
     run, source, split, metas = world
     config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
     (group, *_) = groups_of(split, metas, source)
@@ -215,12 +216,12 @@ def test_blocks_that_are_there_are_not_embedded_again(ray_session, world):
 
 
 class Faulty(ImageFolder):
-    def read(self, path, row):
+    def read(self, path: Any, row: Any) -> None:
         raise RuntimeError("the disk is on fire")
 
 
 @pytest.mark.slow
-def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
+def test_a_workers_error_is_said_in_words(ray_session: None, world: Any, tree: Path) -> None:
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
         list(
@@ -234,7 +235,7 @@ def test_a_workers_error_is_said_in_words(ray_session, world, tree: Path):
 
 
 @pytest.mark.slow
-def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tree: Path):
+def test_units_with_readers_of_their_own_are_read_by_them(ray_session: None, world: Any, tree: Path) -> None:
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)
     plain, noisy = (
@@ -251,7 +252,7 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session, world, tr
     np.testing.assert_allclose(Z, serial, atol=1e-5)
 
 
-def test_a_block_that_ends_every_process_is_given_up(world):
+def test_a_block_that_ends_every_process_is_given_up(world: Any) -> None:
     run, source, split, metas = world
     (group, *_) = groups_of(split, metas, source)
     (block,) = references(0, group, 0, 100)
@@ -264,7 +265,9 @@ def test_a_block_that_ends_every_process_is_given_up(world):
 
 
 @pytest.mark.slow
-def test_a_block_that_loses_its_process_is_begun_again(ray_session, world, tree: Path, tmp_path: Path):
+def test_a_block_that_loses_its_process_is_begun_again(
+    ray_session: None, world: Any, tree: Path, tmp_path: Path
+) -> None:
     run, _, split, metas = world
     (group, *_) = groups_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
     blocks = list(embed_all([group], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))

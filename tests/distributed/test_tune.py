@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,14 +44,14 @@ def job(tree: Path, tmp_path: Path) -> Job:
     ("space", "arguments"),
     [("uniform", (1, 2)), ("loguniform", (1, 2)), ("quniform", (1, 2, 0.5)), ("choice", [1.0, 1.5])],
 )
-def test_draws_are_ray_tunes_and_depend_on_the_seed_only(space: str, arguments):
+def test_draws_are_ray_tunes_and_depend_on_the_seed_only(space: str, arguments: Any) -> None:
     drawn = [sample(space, arguments, seed) for seed in range(5)]
     assert drawn == [sample(space, arguments, seed) for seed in range(5)]
     assert all(1 <= value <= 2 for value in drawn)
     assert len(set(drawn)) > 1
 
 
-def test_trials_under_tune_equal_trials_alone(ray_session, job: Job, tmp_path: Path):
+def test_trials_under_tune_equal_trials_alone(ray_session: None, job: Job, tmp_path: Path) -> None:
     seen = []
     results = fit(
         trials(1e-3, 1e-2),
@@ -70,7 +71,7 @@ def test_trials_under_tune_equal_trials_alone(ray_session, job: Job, tmp_path: P
         assert read_meta(job.store, where).hyperparameters == read_meta(alone, where).hyperparameters
 
 
-def test_a_failed_trial_says_why_and_stops_no_other(ray_session, job: Job):
+def test_a_failed_trial_says_why_and_stops_no_other(ray_session: None, job: Job) -> None:
     results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), ignored, ignored)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
@@ -86,8 +87,8 @@ class Away(Deadly):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "why"), [(Deadly, "process"), (Away, "storage")])
 def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
-    ray_session, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
-):
+    ray_session: None, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
+) -> None:
     deadly, again = replace(job, source=kind(str(tree), str(tmp_path / "marker"))), []
     (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), ignored, lambda trial, why: again.append(why))
     assert (result.state, again) == ("finished", [why])
@@ -97,7 +98,7 @@ def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
 
 
 @pytest.mark.slow
-def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
+def test_asha_stops_the_worse_half_and_never_all(ray_session: None, job: Job) -> None:
     # Long enough for one rate to learn what the others, which don't move, can't.
     halving = {
         "steps": 24,
@@ -115,7 +116,7 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
         assert (24 in result.val_accuracy) == (result.state == "finished")
 
 
-def test_models_as_they_are_need_no_training(ray_session, job: Job, tmp_path: Path):
+def test_models_as_they_are_need_no_training(ray_session: None, job: Job, tmp_path: Path) -> None:
     plain = Job(None, job.store, job.split, job.source, 0.01)
     trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
     reported = []

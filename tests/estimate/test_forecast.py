@@ -1,5 +1,6 @@
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ DESK = Resources(((2.0, 0.0),))
 
 
 @pytest.fixture
-def loaded(tree: Path):
+def loaded(tree: Path) -> Any:
     data = {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": ["d", "e"]}}
     finetune = {"steps": 4, "evaluate_at": [0, 4], "batch_size": 8}
     score = {"metrics": ["nmi", "nn1"], "resamples": 20, "max_classes": None}
@@ -28,7 +29,7 @@ def loaded(tree: Path):
     )
 
 
-def test_a_run_is_forecast_from_its_own_images_and_models(loaded, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_forecast_from_its_own_images_and_models(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "memory", lambda: limits.Memory(4 * 2**30, 64 * 2**30))
     readers, split = validation.check_data(loaded)
     found = forecast(loaded, split, readers, DESK)
@@ -45,7 +46,7 @@ def test_a_run_is_forecast_from_its_own_images_and_models(loaded, monkeypatch: p
     assert sum(field.type.list_size for field in schema(layers, "float32") if "layer" in field.name) == sum(dims)
 
 
-def test_it_refuses_before_it_probes(loaded, monkeypatch: pytest.MonkeyPatch):
+def test_it_refuses_before_it_probes(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     readers, split = validation.check_data(loaded)
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(speed, "scoring", lambda *_: pytest.fail("probed"))
@@ -53,13 +54,13 @@ def test_it_refuses_before_it_probes(loaded, monkeypatch: pytest.MonkeyPatch):
         forecast(loaded, split, readers, DESK)
 
 
-def test_scoring_of_more_images_takes_longer(loaded):
+def test_scoring_of_more_images_takes_longer(loaded: Any) -> None:
     start = time.perf_counter()
     small, large = (speed.scoring(loaded, count, 16, 4) for count in (600, 6000))
     assert 0 < small < time.perf_counter() - start
     assert large > 5 * small
 
 
-def test_free_space_of_a_directory_that_is_not_there_yet(tmp_path: Path):
+def test_free_space_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
     assert free_bytes(str(tmp_path / "a" / "b")) > 0
     assert free_bytes("s3://bucket/run") is None

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,11 @@ def config_of(tree: Path, **sections: object) -> RunConfig:
     return build_config({**values, **sections})
 
 
-def split_of(config: RunConfig, tree: Path):
+def split_of(config: RunConfig, tree: Path) -> Any:
     return draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), config.data.split)
 
 
-def test_every_forward_pass_and_byte_is_counted(tree: Path):
+def test_every_forward_pass_and_byte_is_counted(tree: Path) -> None:
     finetune = {"steps": 10, "evaluate_at": [0, 10], "learning_rate": [1e-3, 1e-2, 1e-1], "seeds": [0, 1]}
     config = config_of(tree, finetune=finetune, embed={"dtype": "float16", "shard_rows": 10})
     split = split_of(config, tree)
@@ -48,7 +49,7 @@ def test_every_forward_pass_and_byte_is_counted(tree: Path):
     assert scored.process_bytes == IMPORTED_BYTES + 3 * 4 * 24 * 16
 
 
-def test_models_as_they_are_and_the_paper(tree: Path):
+def test_models_as_they_are_and_the_paper(tree: Path) -> None:
     config = config_of(tree, score={"protocols": ["default", "paper"]}, embed={"splits": ["unseen"]})
     split = split_of(config, tree)
     finetuned, embedded, scored = stages(config, split, planned_trials(config), SIZES, DESK)
@@ -57,7 +58,7 @@ def test_models_as_they_are_and_the_paper(tree: Path):
     assert scored.process_bytes == IMPORTED_BYTES + 5 * 4 * 24 * 16
 
 
-def test_what_cannot_fit_is_refused_with_what_to_do():
+def test_what_cannot_fit_is_refused_with_what_to_do() -> None:
     stage = Stage("score", {}, "layers", 5 * 2**30, 3 * 2**30, 4)
     require_room([stage], 6 * 2**30, 12 * 2**30)
     require_room([stage], None, None)
@@ -71,7 +72,7 @@ def test_what_cannot_fit_is_refused_with_what_to_do():
         require_room([stage], None, 11 * 2**30, Memory(11 * 2**30, 64 * 2**30))
 
 
-def test_units():
+def test_units() -> None:
     assert [in_units(count) for count in (0, 1023, 2048, 5 * 2**40, 5000 * 2**40)] == [
         "0 B",
         "1023 B",

@@ -66,7 +66,7 @@ def call(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     ("command", "code", "sentence"),
     [pytest.param(*row[1:], id=row[0], marks=() if row[0] in DEFAULT_TIER else pytest.mark.slow) for row in TABLE],
 )
-def test_environments(command: str, code: int, sentence: str, tmp_path: Path):
+def test_environments(command: str, code: int, sentence: str, tmp_path: Path) -> None:
     done = call(command, tmp_path)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
@@ -76,7 +76,7 @@ def test_environments(command: str, code: int, sentence: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_of_a_user_id_without_a_name(tmp_path: Path):
+def test_a_run_of_a_user_id_without_a_name(tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("to become another user takes root and setpriv (Debian: util-linux)")
     tmp_path.chmod(0o777)
@@ -86,14 +86,14 @@ def test_a_run_of_a_user_id_without_a_name(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_whose_lines_nobody_reads_goes_on(tmp_path: Path):
+def test_a_run_whose_lines_nobody_reads_goes_on(tmp_path: Path) -> None:
     done = call("{raysep} run {config} 2>&1 >/dev/null | head -1", tmp_path)
     assert done.returncode == 0
     assert (tmp_path / "out" / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("without", ["NO_COLOR=1", "TERM=dumb"])
-def test_a_terminal_without_colour_gets_none(without: str, tmp_path: Path):
+def test_a_terminal_without_colour_gets_none(without: str, tmp_path: Path) -> None:
     if shutil.which("script") is None:
         pytest.skip("no `script` to make a terminal with (Debian: bsdutils)")
     done = call(f"{without} script -qec '{{raysep}} validate none.yaml' /dev/null", tmp_path)

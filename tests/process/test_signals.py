@@ -36,14 +36,14 @@ def run(*words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_raised_where_the_program_is(number: signal.Signals):
+def test_the_first_signal_is_raised_where_the_program_is(number: signal.Signals) -> None:
     with run() as process:
         process.send_signal(number)
         assert process.communicate(timeout=20)[0] == f"{number.name}\nafter\n"
         assert process.returncode == 0
 
 
-def test_the_second_is_immediate():
+def test_the_second_is_immediate() -> None:
     with run("hanging") as process:
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def test_the_second_is_immediate():
         assert process.wait(timeout=5) == 130
 
 
-def test_what_hangs_is_ended():
+def test_what_hangs_is_ended() -> None:
     program = PROGRAM.replace("with signals.caught", "signals.GRACE_S = 0.5\n    with signals.caught")
     process = subprocess.Popen([sys.executable, "-c", program, "hanging"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -62,7 +62,7 @@ def test_what_hangs_is_ended():
         assert process.wait(timeout=10) == 130
 
 
-def test_an_ignored_signal_stays_ignored():
+def test_an_ignored_signal_stays_ignored() -> None:
     with run("ignoring") as process:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
@@ -77,11 +77,11 @@ def test_an_ignored_signal_stays_ignored():
         process.kill()
 
 
-def test_nobody_catches_it_by_mistake():
+def test_nobody_catches_it_by_mistake() -> None:
     assert not issubclass(Interrupted, Exception)
 
 
-def test_within_rays_own_waiting_too():
+def test_within_rays_own_waiting_too() -> None:
     """Ray swallows what handlers raise, but for a KeyboardInterrupt, of which it makes one of its own."""
     program = PROGRAM.replace(
         "time.sleep(30)",

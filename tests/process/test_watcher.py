@@ -32,7 +32,7 @@ with quiet({verbose}, "The run keeps all"):
         (f"was stopped\n{watcher.DONE}\n", GCS, None),
     ],
 )
-def test_the_report_says_what_happened(told: str, log: str, words: str | None, tmp_path: Path):
+def test_the_report_says_what_happened(told: str, log: str, words: str | None, tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_text(log)
     line = watcher.report(told, str(file), "All is kept")
@@ -47,7 +47,7 @@ def test_the_report_says_what_happened(told: str, log: str, words: str | None, t
 
 @pytest.mark.parametrize("verbose", [False, True])
 @pytest.mark.parametrize(("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(1)", 1)])
-def test_whatever_ends_a_process_its_last_line_is_for_the_user(end: str, code: int, verbose: bool):
+def test_whatever_ends_a_process_its_last_line_is_for_the_user(end: str, code: int, verbose: bool) -> None:
     script = BLOCK.format(verbose=verbose, end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == code
@@ -61,14 +61,14 @@ def test_whatever_ends_a_process_its_last_line_is_for_the_user(end: str, code: i
         log.unlink()
 
 
-def test_a_process_that_ends_by_itself_has_nothing_said_of_it():
+def test_a_process_that_ends_by_itself_has_nothing_said_of_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BLOCK.format(verbose=False, end="pass")], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_second_signal_ends_it_with_a_word():
+def test_a_second_signal_ends_it_with_a_word() -> None:
     script = """
 import os, signal, time
 from raysep.process import signals

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ METAS = [
 TRIALS = [Trial(model, number, number, {"learning_rate": 0.1}) for model in CONFIG.models for number in (0, 1)]
 
 
-def trial_result(model: str, number: int, state="finished", **more) -> TrialResult:
+def trial_result(model: str, number: int, state: Any = "finished", **more: Any) -> TrialResult:
     options = {"unreadable": {}, **more}
     return TrialResult(model, number, number, {"learning_rate": 0.1}, state, {10: 0.5}, {10: 0.8}, 1.0, **options)
 
@@ -98,7 +99,7 @@ def summary() -> Summary:
     return summarize(CONFIG, METAS, TRIALS, RESULTS, {}, ROWS, SIZES)
 
 
-def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summary):
+def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summary) -> None:
     model = summary.models[0]
     best = model.best
     assert (best.layer, best.name, model.layers, best.last_layer) == (1, "l1", 3, 2)
@@ -112,7 +113,7 @@ def test_the_mean_over_trials_comes_before_the_maximum_over_layers(summary: Summ
     assert (summary.unseen_classes, summary.unseen_images) == (3, 533)
 
 
-def test_every_layer_has_its_uncertainty(summary: Summary):
+def test_every_layer_has_its_uncertainty(summary: Summary) -> None:
     curve = summary.models[0].curve("default", "nmi", "unseen", 10)
     for layer in curve.layers:
         # Both trials have the same halves, so their errors are perfectly correlated.
@@ -127,7 +128,7 @@ def test_every_layer_has_its_uncertainty(summary: Summary):
     assert curve.choice.loss_interval[0] < 0.1 < curve.choice.loss_interval[1]
 
 
-def test_baselines_and_health_stand_beside_the_curves(summary: Summary):
+def test_baselines_and_health_stand_beside_the_curves(summary: Summary) -> None:
     model = summary.models[0]
     assert [(b.kind, b.curves[0].layers[0].name) for b in model.baselines] == [("untrained", "l0"), ("pixels", "l0")]
     health_of_layer = {health.layer: health for health in model.health}
@@ -150,7 +151,9 @@ def test_baselines_and_health_stand_beside_the_curves(summary: Summary):
         ("none", "pixels", r"the images are alike \(.*\)$"),
     ],
 )
-def test_the_warning_about_a_constant_layer_names_causes_that_fit_the_layer(pooling: str, name: str, cause: str):
+def test_the_warning_about_a_constant_layer_names_causes_that_fit_the_layer(
+    pooling: str, name: str, cause: str
+) -> None:
     constant = {**diagnostic("constant_features", 0, 4.0), "pooling": pooling, "layer_name": name}
     (health,) = health_of([constant], {"unseen": 3})
     (warning,) = health.warnings
@@ -158,7 +161,7 @@ def test_the_warning_about_a_constant_layer_names_causes_that_fit_the_layer(pool
     assert ("token" in warning) == (name == "stem" and pooling != "mean")
 
 
-def test_without_split_halves_the_headline_says_that_layers_were_not_compared():
+def test_without_split_halves_the_headline_says_that_layers_were_not_compared() -> None:
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
@@ -166,7 +169,7 @@ def test_without_split_halves_the_headline_says_that_layers_were_not_compared():
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 
-def test_several_poolings_of_one_feature_map():
+def test_several_poolings_of_one_feature_map() -> None:
     rows = []
     for r in ROWS[:24]:
         rows += [{**r, "layer": 2 * r["layer"]}, {**r, "layer": 2 * r["layer"] + 1, "pooling": "max", "value": 0.1}]
@@ -175,20 +178,20 @@ def test_several_poolings_of_one_feature_map():
     assert figures.curves(model, "default").startswith(b"\x89PNG")
 
 
-def test_left_out_names_failed_and_stopped_trials_and_unreadable_images(summary: Summary):
+def test_left_out_names_failed_and_stopped_trials_and_unreadable_images(summary: Summary) -> None:
     text = "\n".join(summary.left_out)
     for part in ("b, trial 0", "the loss is nan", "b, trial 1", "stopped early", "b: no trial finished", "1 unread"):
         assert part in text
     assert summary.unreadable_images == {"x/<1>.png": "broken"}
 
 
-def test_deviations_are_of_the_population_and_unknown_for_one_trial():
+def test_deviations_are_of_the_population_and_unknown_for_one_trial() -> None:
     assert mean_and_sd([1.0, 3.0, None]) == (2.0, 1.0)
     assert mean_and_sd([1.0]) == (1.0, None)
     assert mean_and_sd([None]) == (None, None)
 
 
-def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
+def test_a_score_that_is_not_defined_is_left_out_of_the_maximum() -> None:
     rows = [{**r, "value": None if r["layer"] == 1 else r["value"]} for r in ROWS]
     summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES)
     assert summary.models[0].best.layer == 2
@@ -207,12 +210,12 @@ def test_a_score_that_is_not_defined_is_left_out_of_the_maximum():
         ("few_shot_5", {"a": 30, "egret": 8}, 200, "few_shot_5 on split halves needs 10 images of each class"),
     ],
 )
-def test_why_layers_are_not_compared_names_the_class(metric: str, sizes: dict, resamples: int, why: str):
+def test_why_layers_are_not_compared_names_the_class(metric: str, sizes: dict, resamples: int, why: str) -> None:
     reason = why_not_compared(metric, sizes, resamples)
     assert (why in reason) if why else not reason
 
 
-def test_an_undefined_score_names_the_class_that_is_too_small():
+def test_an_undefined_score_names_the_class_that_is_too_small() -> None:
     rows = [{**r, "value": None if r["metric"] == "nn1" else r["value"]} for r in ROWS]
     rows = [{**r, "metric": "linear_probe"} if r["metric"] == "nn1" else r for r in rows]
     sizes = {"unseen": {"heron": 3, "b": 40}, "seen": {"c": 4, "d": 9}}
@@ -220,14 +223,14 @@ def test_an_undefined_score_names_the_class_that_is_too_small():
     assert any("linear_probe (protocol default) isn't defined" in item and "heron has 3" in item for item in left_out)
 
 
-def test_a_layer_without_halves_keeps_the_interval_of_its_score():
+def test_a_layer_without_halves_keeps_the_interval_of_its_score() -> None:
     rows = [{**r, "halves": None} for r in ROWS if r["trial"] == 0]
     model = summarize(CONFIG, METAS[:2], TRIALS[:1], RESULTS[:1], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is None
     assert model.best.interval[0] < model.best.g < model.best.interval[1]
 
 
-def test_the_report_is_complete_and_reads_back(summary: Summary, tmp_path: Path):
+def test_the_report_is_complete_and_reads_back(summary: Summary, tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     write_report(store, summary)
     names = {path.removeprefix("report/") for path in store.files("report")}
@@ -244,7 +247,7 @@ def test_the_report_is_complete_and_reads_back(summary: Summary, tmp_path: Path)
     assert "silhouette estimates from the first layer to the last" in page
 
 
-def test_headlines(summary: Summary):
+def test_headlines(summary: Summary) -> None:
     best = summary.models[0].best
     start = "a: layer 1 of 0 to 2 (l1), with nmi 0.500 where chance gives 0.100, or 0."
     assert headline("a", "nmi", best, 3, []).startswith(start)
@@ -268,7 +271,7 @@ def test_headlines(summary: Summary):
     assert "the last layer is no worse" in headline("a", "nmi", best.model_copy(update={"loss": -0.003}), 3, [])
 
 
-def test_findings_rank_accuracy_against_g(summary: Summary):
+def test_findings_rank_accuracy_against_g(summary: Summary) -> None:
     assert summary.findings.accuracy_g_correlation is None
     assert "1 models with an accuracy: three are needed" in summary.findings.sentences[0]
     model = summary.models[0]
@@ -290,7 +293,7 @@ def test_findings_rank_accuracy_against_g(summary: Summary):
     assert findings(same, "nmi").accuracy_g_correlation is None
 
 
-def test_tables(summary: Summary):
+def test_tables(summary: Summary) -> None:
     csv = tables.to_csv(summary).decode().splitlines()
     assert csv[0].startswith("model,timm_name,trials")
     assert "unseen_nmi_g,unseen_nmi_g_sd,unseen_nmi_corrected_g,unseen_nmi_layer" in csv[0]
@@ -303,7 +306,7 @@ def test_tables(summary: Summary):
     assert tables.terminal(summary).row_count == 1
 
 
-def test_the_papers_table_in_markdown_and_latex(summary: Summary):
+def test_the_papers_table_in_markdown_and_latex(summary: Summary) -> None:
     markdown = tables.to_markdown(summary).splitlines()
     assert markdown[0] == "| model | accuracy | g nmi, unseen | g nmi, seen |"
     assert markdown[2] == "| a | 0.850 ± 0.050 | 0.500 ± 0.100 [1] | 0.500 ± 0.100 [1] |"
@@ -314,7 +317,7 @@ def test_the_papers_table_in_markdown_and_latex(summary: Summary):
     assert "a\\_\\& & 0.850 $\\pm$ 0.050 & 0.500 $\\pm$ 0.100 [1]" in latex
 
 
-def test_no_figure_without_data(summary: Summary):
+def test_no_figure_without_data(summary: Summary) -> None:
     model = summary.models[0].model_copy(update={"accuracy_by_step": {0: None}})
     assert overview.accuracy_against_g(summary.model_copy(update={"models": [model]})) is None
     one_step = summary.models[0].model_copy(update={"steps": [10]})
@@ -325,13 +328,13 @@ def test_no_figure_without_data(summary: Summary):
     assert overview.compared(two, "unseen").startswith(b"\x89PNG")
 
 
-def test_a_curve_over_labelled_images():
+def test_a_curve_over_labelled_images() -> None:
     rows = [{**r, "metric": f"few_shot_{n}"} for n in (1, 5) for r in ROWS if r["metric"] == "nmi"]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, ROWS + rows, SIZES).models[0]
     assert overview.few_shot(model, "default").startswith(b"\x89PNG")
 
 
-def test_a_report_of_a_run_whose_last_step_is_not_scored_yet(tmp_path: Path):
+def test_a_report_of_a_run_whose_last_step_is_not_scored_yet(tmp_path: Path) -> None:
     rows = [row for row in ROWS if row["step"] == 0]
     summary = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES, ["not scored yet"])
     assert summary.models[0].best is None
@@ -339,5 +342,5 @@ def test_a_report_of_a_run_whose_last_step_is_not_scored_yet(tmp_path: Path):
     assert "no layer could be scored" in (tmp_path / PAGE).read_text()
 
 
-def test_models_are_named_as_configured():
+def test_models_are_named_as_configured() -> None:
     assert ModelConfig(name="hf-hub:timm/x").id == "hf-hub-timm-x"

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,11 +21,11 @@ def config(tree: Path) -> RunConfig:
 
 
 @pytest.fixture
-def split(tree: Path):
+def split(tree: Path) -> Any:
     return draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), SplitConfig(unseen=["a", "b"]))
 
 
-def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split):
+def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split: Any) -> None:
     run = Storage(str(tmp_path / "run"))
     assert run_directory.check_belongs(run, config, split) is False
     run_directory.begin(run, config, split)
@@ -37,7 +38,7 @@ def test_a_run_knows_its_own(tmp_path: Path, config: RunConfig, split):
     assert RunConfig.model_validate(yaml.safe_load(run.read_bytes(run_directory.CONFIG))) == config
 
 
-def test_another_configuration_is_refused_by_its_keys(tmp_path: Path, config: RunConfig, split):
+def test_another_configuration_is_refused_by_its_keys(tmp_path: Path, config: RunConfig, split: Any) -> None:
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     other = config.model_copy(update={"name": "x", "embed": config.embed.model_copy(update={"batch_size": 3})})
@@ -47,14 +48,14 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path: Path, config: Ru
     assert "embed.batch_size: 64 -> 3" in str(caught.value)
 
 
-def test_how_fast_a_run_goes_may_change(tmp_path: Path, config: RunConfig, split):
+def test_how_fast_a_run_goes_may_change(tmp_path: Path, config: RunConfig, split: Any) -> None:
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     faster = config.model_copy(update={"compute": config.compute.model_copy(update={"embed_actors": 7})})
     assert run_directory.check_belongs(run, faster, split)
 
 
-def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split, tree: Path):
+def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split: Any, tree: Path) -> None:
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     (tree / "a" / "000.png").rename(tree / "a" / "new.png")
@@ -63,7 +64,7 @@ def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split, tree
         run_directory.check_belongs(run, config, changed)
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunConfig, split):
+def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunConfig, split: Any) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("x")
     with pytest.raises(RunDirError, match=r"thesis\.tex"):
@@ -71,8 +72,8 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path, config: RunCon
 
 
 def test_weights_may_be_named_by_a_relative_path(
-    tmp_path: Path, config: RunConfig, split, monkeypatch: pytest.MonkeyPatch
-):
+    tmp_path: Path, config: RunConfig, split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = config.models[0].model_copy(update={"pretrained": "weights.safetensors"})
     relative = config.model_copy(update={"models": [model]})
@@ -82,7 +83,9 @@ def test_weights_may_be_named_by_a_relative_path(
     assert run_directory.check_belongs(run, relative, split)
 
 
-def test_paths_of_weights_and_models_are_absolute_for_workers(config: RunConfig, tmp_path: Path, monkeypatch):
+def test_paths_of_weights_and_models_are_absolute_for_workers(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     models = [
         ModelConfig(name="a", pretrained="w.pth"),

@@ -43,7 +43,7 @@ def meta(tmp_path: Path, config: RunConfig) -> CheckpointMeta:
     return read_meta(store, "checkpoints/test_resnet/trial=0/step=0")
 
 
-def test_a_new_field_of_embed_changes_the_key_of_shard_sets(config: RunConfig, meta: CheckpointMeta):
+def test_a_new_field_of_embed_changes_the_key_of_shard_sets(config: RunConfig, meta: CheckpointMeta) -> None:
     keys = {
         worklist.embedding_key(config.model_copy(update={"embed": embed}), meta, "unseen", "data")
         for embed in (EmbedConfig(), WiderEmbed(new=1), WiderEmbed(new=2))
@@ -53,7 +53,7 @@ def test_a_new_field_of_embed_changes_the_key_of_shard_sets(config: RunConfig, m
     assert worklist.embedding_key(same, meta, "unseen", "data") in keys
 
 
-def test_a_new_field_of_score_changes_the_key_of_scores(config: RunConfig, meta: CheckpointMeta):
+def test_a_new_field_of_score_changes_the_key_of_scores(config: RunConfig, meta: CheckpointMeta) -> None:
     manifest = Manifest("k", 0, [], [Layer(0, "a", 0.0, 1, "mean")], {}, "float32", "s", {})
     shard_set = ShardSet(meta.model.id, meta.trial, meta.step, "unseen")
 

@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_S", 0.3)
 
 
-def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None):
+def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None) -> None:
     for storage in places(tmp_path):
         with lease.held(storage, "the run"):
             with (
@@ -62,7 +62,7 @@ def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None):
             pass
 
 
-def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path):
+def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "120"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -75,7 +75,7 @@ def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path):
         pass
 
 
-def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None):
+def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None) -> None:
     for storage in places(tmp_path):
         claimed(storage, lease.LEASE_S - 30)
         with pytest.raises(RaysepError, match="process 1 on elsewhere, since 2026"), lease.held(storage, "the run"):
@@ -86,7 +86,7 @@ def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, qui
             assert not storage.exists(stale)
 
 
-def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch):
+def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file system's times count, not those of whoever wrote the claim or of whoever looks at it."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -97,7 +97,7 @@ def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, mo
         pass
 
 
-def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(lease, "_pids", lambda: lease.UNKNOWN)
     monkeypatch.setattr(lease, "_started", lambda pid: None)
@@ -113,7 +113,7 @@ def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monke
         pass
 
 
-def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
+def test_what_nobody_can_read_protects_nobody(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
         storage.write_bytes(f"{LEASES}/{number}.json", content)
@@ -121,7 +121,7 @@ def test_what_nobody_can_read_protects_nobody(tmp_path: Path):
         pass
 
 
-def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
@@ -153,7 +153,7 @@ def race(root: str) -> tuple[int, int]:
     return most[0], had[0]
 
 
-def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
+def test_of_many_that_come_at_once_one_has_it(tmp_path: Path) -> None:
     for attempt in range(20):
         claimed(Storage(f"{tmp_path}/{attempt}"), lease.LEASE_S + 1)
         most, had = race(f"{tmp_path}/{attempt}")
@@ -161,7 +161,7 @@ def test_of_many_that_come_at_once_one_has_it(tmp_path: Path):
         assert had >= 1
 
 
-def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path):
+def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     command = [sys.executable, "-c", HOLD, str(tmp_path), "0.4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -201,7 +201,9 @@ class Broken(Storage):
 
 
 @pytest.mark.parametrize("kind", [Slow, Broken])
-def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_who_was_taken_over_writes_nothing_more(
+    kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = kind(str(tmp_path / "run"))
 
@@ -218,7 +220,7 @@ def test_who_was_taken_over_writes_nothing_more(kind: type[Slow], tmp_path: Path
     assert left == ([f"{LEASES}/elsewhere.json"] if kind is Slow else [])
 
 
-def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path):
+def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
         (mine,) = storage.files(LEASES)
@@ -228,13 +230,13 @@ def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path):
         pass
 
 
-def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path):
+def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
     with lease.held(Storage(str(tmp_path / "run")), "the run"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
+def test_where_nothing_can_be_written_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(RaysepError, match="can't be written to"),
@@ -243,7 +245,7 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path: Path):
         pass
 
 
-def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):
+def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
         (path,) = storage.files(LEASES)
@@ -255,7 +257,7 @@ def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path):
 
 def test_stores_made_of_a_fenced_one_and_their_copies_write_nothing_once_the_lease_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     for number, storage in enumerate(places(tmp_path)):
         results = Storage(f"{tmp_path}/results{number}")
         with lease.held(storage, "the run"):

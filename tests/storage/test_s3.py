@@ -24,7 +24,7 @@ def bucket() -> Iterator[str]:
         yield f"s3://{BUCKET}"
 
 
-def test_what_is_written_is_read_back(bucket: str):
+def test_what_is_written_is_read_back(bucket: str) -> None:
     storage = Storage(f"{bucket}/a/b")
     assert not storage.exists()
     assert storage.files() == []
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_back(bucket: str):
         storage.read_bytes("x/z")
 
 
-def test_options_of_a_uri_go_along_and_are_no_part_of_paths(bucket: str):
+def test_options_of_a_uri_go_along_and_are_no_part_of_paths(bucket: str) -> None:
     storage = Storage(f"{bucket}/options?region=us-east-1")
     storage.write_bytes("d/file", b"1")
     assert storage.display("d/file") == f"{bucket}/options/d/file"
@@ -59,34 +59,34 @@ def test_options_of_a_uri_go_along_and_are_no_part_of_paths(bucket: str):
     assert not place_exists(f"{bucket}/options/none")
 
 
-def test_a_missing_bucket_is_refused_by_name(bucket: str):
+def test_a_missing_bucket_is_refused_by_name(bucket: str) -> None:
     with pytest.raises(UsageError, match=r"no 'not-there' to write to"):
         Storage("s3://not-there/run").reach()
 
 
-def test_credentials_in_a_uri_are_refused_and_not_repeated():
+def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(UsageError, match="environment") as caught:
         Storage("s3://AKIA:hidden@bucket/x")
     assert "hidden" not in str(caught.value)
     assert "AKIA" not in str(caught.value)
 
 
-def test_a_user_that_is_part_of_an_address_is_no_secret():
+def test_a_user_that_is_part_of_an_address_is_no_secret() -> None:
     assert "gs://anonymous@bucket" in Storage("gs://anonymous@bucket/x").uri
 
 
-def test_other_file_systems_come_from_fsspec(tmp_path: Path):
+def test_other_file_systems_come_from_fsspec(tmp_path: Path) -> None:
     storage = Storage("memory://raysep/run")
     storage.write_bytes("a/b", b"1")
     assert storage.files() == ["a/b"]
     assert storage.at("a").read_bytes("b") == b"1"
 
 
-def test_of_many_that_come_at_once_one_has_the_lock(bucket: str):
+def test_of_many_that_come_at_once_one_has_the_lock(bucket: str) -> None:
     assert race(f"{bucket}/race") == (1, 4)
 
 
-def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path):
+def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path) -> None:
     for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
         place = tree / path
         place.parent.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +8,7 @@ from raysep.errors import UsageError
 from raysep.storage.store import TEMPORARY_PREFIX, Storage
 
 
-def test_what_is_written_is_read_back(tmp_path: Path):
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     assert not storage.exists()
     assert storage.files() == []
@@ -22,12 +23,14 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         storage.read_bytes("none")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes("x", b"old")
 
     class Broken:
-        def __getattr__(self, name: str):
+        def __getattr__(self, name: str) -> Any:
             return getattr(type(storage)(str(tmp_path)).fs, name)
 
         def move(self, source: str, target: str) -> None:
@@ -42,13 +45,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(tmp_path: Pa
     assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in tmp_path.iterdir())
 
 
-def test_uris_and_paths_are_one(tmp_path: Path):
+def test_uris_and_paths_are_one(tmp_path: Path) -> None:
     by_path, by_uri = Storage(str(tmp_path)), Storage(tmp_path.as_uri())
     by_path.write_bytes("d/x", b"1")
     assert by_uri.files() == ["d/x"]
     assert pickle.loads(pickle.dumps(by_path)).read_bytes("d/x") == b"1"
 
 
-def test_an_unknown_scheme_is_refused():
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UsageError, match="nosuch://x"):
         Storage("nosuch://x")

@@ -22,7 +22,7 @@ def sweep(**sections: Any) -> SweepConfig:
     return SweepConfig.model_validate({"base": base, "matrix": matrix, **sections})
 
 
-def test_cells_are_the_product_of_the_axes_in_their_order():
+def test_cells_are_the_product_of_the_axes_in_their_order() -> None:
     axes = {"domains": {"a": DIGITS, "b": DIGITS}, "seeds": [0, 3], "protocols": ["default", "paper"]}
     overrides = {"short": {}, "long": {"finetune.steps": 9}}
     cells = cells_of(sweep(matrix={**axes, "overrides": overrides}))
@@ -38,14 +38,14 @@ def test_cells_are_the_product_of_the_axes_in_their_order():
     assert (last.finetune.seeds, last.finetune.steps, last.score.protocols) == ([3], 9, ["paper"])
 
 
-def test_an_unset_axis_has_the_value_of_base():
+def test_an_unset_axis_has_the_value_of_base() -> None:
     (cell,) = cells_of(sweep(base={"models": MODELS[:1]}, matrix={"models": []}))
     assert cell.name == "test_resnet"
     assert cell.config.finetune is not None
     assert cell.config.finetune.seeds == [0]
 
 
-def test_include_and_exclude():
+def test_include_and_exclude() -> None:
     config = sweep(
         matrix={"seeds": [0, 1]},
         exclude=[{"model": "test_vit", "seed": 1}],
@@ -74,13 +74,13 @@ def test_include_and_exclude():
         ({"matrix": {"models": []}}, "expected a list of models"),
     ],
 )
-def test_invalid_cells_are_refused(sections: dict[str, Any], words: str):
+def test_invalid_cells_are_refused(sections: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         cells_of(sweep(**sections))
     assert words in str(caught.value)
 
 
-def test_unknown_keys_and_zones_are_refused_with_suggestions(tmp_path: Path):
+def test_unknown_keys_and_zones_are_refused_with_suggestions(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"base": {}, "matrix": {"seed": [1]}, "timezone": "Mars/Olympus"}))
     with pytest.raises(ConfigError) as caught:
@@ -89,7 +89,7 @@ def test_unknown_keys_and_zones_are_refused_with_suggestions(tmp_path: Path):
     assert "'Mars/Olympus' is no time zone" in str(caught.value)
 
 
-def test_a_base_may_be_a_file_beside_the_sweep(tmp_path: Path):
+def test_a_base_may_be_a_file_beside_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"data": DIGITS, "models": MODELS}))
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"name": "n", "base": "base.yaml", "matrix": {}}))
@@ -100,14 +100,14 @@ def test_a_base_may_be_a_file_beside_the_sweep(tmp_path: Path):
     assert not is_sweep(str(tmp_path / "base.yaml"))
 
 
-def test_the_sweeps_of_this_repository_are_valid():
+def test_the_sweeps_of_this_repository_are_valid() -> None:
     files = sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml"))
     assert files
     for file in files:
         assert cells_of(load_sweep(str(file)))
 
 
-def test_rounds_are_labelled_in_the_time_zone_of_the_sweep():
+def test_rounds_are_labelled_in_the_time_zone_of_the_sweep() -> None:
     midnight = datetime(2026, 6, 1, 23, 30, tzinfo=UTC)
     assert sweep(round="%Y-%m-%d", timezone="Europe/Berlin").label(midnight) == "2026-06-02"
     assert sweep(round="%Y-%m-%d").label(midnight) == "2026-06-01"
@@ -116,7 +116,7 @@ def test_rounds_are_labelled_in_the_time_zone_of_the_sweep():
         sweep(round="%H:%M").label(midnight)
 
 
-def test_a_cache_key_depends_on_inputs_and_not_on_compute_settings(tmp_path: Path):
+def test_a_cache_key_depends_on_inputs_and_not_on_compute_settings(tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"a": 4, "b": 4, "c": 4})
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"first")
@@ -140,7 +140,7 @@ def test_a_cache_key_depends_on_inputs_and_not_on_compute_settings(tmp_path: Pat
 
 
 @given(st.lists(st.integers(0, 99), max_size=3, unique=True), st.integers(0, 2), st.integers(1, 2))
-def test_cell_names_are_unique(seeds: list[int], overrides: int, models: int):
+def test_cell_names_are_unique(seeds: list[int], overrides: int, models: int) -> None:
     matrix = {"models": MODELS[:models], "seeds": seeds, "overrides": {f"o{n}": {} for n in range(overrides)}}
     names = [cell.name for cell in cells_of(sweep(matrix=matrix))]
     assert len(names) == len(set(names)) == models * max(1, len(seeds)) * max(1, overrides)

@@ -34,7 +34,7 @@ def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     return code, output.out, output.err
 
 
-def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: pytest.CaptureFixture[str]):
+def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: pytest.CaptureFixture[str]) -> None:
     table.write_bytes("date=2026-11-24/cut.parquet", b"PAR1")
     code, out, err = called(capfd, "history", table.root)
     assert code == 0
@@ -47,7 +47,7 @@ def test_the_history_of_a_shared_table_names_the_sweeps(table: Storage, capfd: p
     assert table.exists("date=2026-11-24/cut.parquet")
 
 
-def test_cells_are_compared_within_their_sweep(table: Storage, capfd: pytest.CaptureFixture[str]):
+def test_cells_are_compared_within_their_sweep(table: Storage, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = called(capfd, "compare", "r1", "r2", "--sweep", table.root)
     assert code == 0
     lines = [line for line in out.splitlines() if "vit_a" in line]
@@ -55,7 +55,7 @@ def test_cells_are_compared_within_their_sweep(table: Storage, capfd: pytest.Cap
     assert all("+0.010" in line for line in lines)
 
 
-def test_incomparable_cells_have_no_change_and_exit_code_3(table: Storage, capfd: pytest.CaptureFixture[str]):
+def test_incomparable_cells_have_no_change_and_exit_code_3(table: Storage, capfd: pytest.CaptureFixture[str]) -> None:
     results.put(table, row(sweep="nightly", round="r3", day=2, g=0.021, **{**SAME, "data_sha256": "y"}))
     code, out, err = called(capfd, "compare", "r1", "r3", "--sweep", table.root)
     assert code == 3

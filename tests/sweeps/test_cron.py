@@ -48,7 +48,7 @@ def times(expression: str, zone: str, start: datetime, count: int) -> list[str]:
         ("@annually", "0 0 1 1 *"),
     ],
 )
-def test_equivalent_expressions(expression: str, same: str):
+def test_equivalent_expressions(expression: str, same: str) -> None:
     assert times(expression, "UTC", MONDAY, 60) == times(same, "UTC", MONDAY, 60)
 
 
@@ -70,7 +70,7 @@ def test_equivalent_expressions(expression: str, same: str):
         ("0 0 30 2 mon", ["Mon 02-01 00:00", "Mon 02-08 00:00"]),
     ],
 )
-def test_times_of_crontab_5(expression: str, expected: list[str]):
+def test_times_of_crontab_5(expression: str, expected: list[str]) -> None:
     assert times(expression, "UTC", MONDAY, len(expected)) == expected
 
 
@@ -126,7 +126,7 @@ def test_times_of_crontab_5(expression: str, expected: list[str]):
         ("0 0 31 feb,apr-jun/2 *", "no date matches"),
     ],
 )
-def test_invalid_expressions_and_their_messages(expression: str, sentence: str):
+def test_invalid_expressions_and_their_messages(expression: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Cron(expression, ZoneInfo("UTC"))
 
@@ -153,11 +153,11 @@ def test_invalid_expressions_and_their_messages(expression: str, sentence: str):
         ("*/30 0 * * *", "America/Santiago", datetime(2026, 9, 5, 12, tzinfo=UTC), ["09-07 00:00", "09-07 00:30"]),
     ],
 )
-def test_repeated_and_skipped_hours(expression: str, zone: str, day: datetime, expected: list[str]):
+def test_repeated_and_skipped_hours(expression: str, zone: str, day: datetime, expected: list[str]) -> None:
     assert [moment[4:] for moment in times(expression, zone, day, 2)] == expected
 
 
-def test_a_start_between_both_occurrences_of_an_hour():
+def test_a_start_between_both_occurrences_of_an_hour() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     second = datetime(2026, 10, 25, 2, 10, tzinfo=berlin, fold=1)
     assert next(Cron("30 2 * * *", berlin).after(second)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
@@ -169,7 +169,7 @@ def test_a_start_between_both_occurrences_of_an_hour():
     st.sampled_from(["*/7 * * * *", "30 1,2 * * *", "15 * * * sun", "0 0 * * *"]),
     st.sampled_from([*ZONES, "America/Santiago"]),
 )
-def test_times_are_ascending_all_year(start: datetime, expression: str, zone: str):
+def test_times_are_ascending_all_year(start: datetime, expression: str, zone: str) -> None:
     moments = list(itertools.islice(Cron(expression, ZoneInfo(zone)).after(start.replace(tzinfo=UTC)), 30))
     assert moments == sorted(set(moments))
     assert moments[0] > start.replace(tzinfo=UTC)
@@ -177,7 +177,7 @@ def test_times_are_ascending_all_year(start: datetime, expression: str, zone: st
 
 @pytest.mark.parametrize("days", [0, 0.5, 3, 40, 400])
 @pytest.mark.parametrize("expression", ["*/10 * * * *", "0 3 * * 1", "0 3 1 * *", "0 0 29 2 *"])
-def test_the_last_time_is_the_last_of_all(expression: str, days: float):
+def test_the_last_time_is_the_last_of_all(expression: str, days: float) -> None:
     cron, until = Cron(expression, ZoneInfo("Europe/Berlin")), datetime(2026, 11, 25, 3, tzinfo=UTC)
     since = until - timedelta(days=days)
     passed = list(itertools.takewhile(lambda time: time <= until, cron.after(since)))

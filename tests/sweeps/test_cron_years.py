@@ -4,6 +4,7 @@ import functools
 import itertools
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -69,7 +70,7 @@ def reference(expression: str, clock: Clock) -> np.ndarray:
     sets = [values(text, *field[1:]) for text, field in zip(texts, FIELDS, strict=True)]
     sets[4] = {day % 7 for day in sets[4]}
 
-    def matched(fields) -> np.ndarray:
+    def matched(fields: Any) -> np.ndarray:
         minute, hour, day, month, weekday = (
             np.isin(field, list(allowed)) for field, allowed in zip(fields, sets, strict=True)
         )
@@ -134,7 +135,7 @@ def assert_matches_reference(zone: str, count: int, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
-def test_ten_years_of_a_few_random_expressions(zone: str):
+def test_ten_years_of_a_few_random_expressions(zone: str) -> None:
     clock = clock_of(zone)
     # Ten years have ten gaps, and ten repeated hours or half hours.
     assert (len(clock.gaps), int(clock.again.sum())) == {
@@ -147,5 +148,5 @@ def test_ten_years_of_a_few_random_expressions(zone: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 4))
 @pytest.mark.parametrize("zone", ZONES)
-def test_ten_years_of_hundreds_of_random_expressions(zone: str, seed: int):
+def test_ten_years_of_hundreds_of_random_expressions(zone: str, seed: int) -> None:
     assert_matches_reference(zone, 30, seed=1000 * seed + ZONES.index(zone))

@@ -29,7 +29,7 @@ def local_cells(
 
 
 @pytest.mark.slow
-def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = configuration(tmp_path).model_dump(mode="json", exclude={"run_dir", "models", "name"})
     monkeypatch.setattr(launch, "run_cells", local_cells)
     monkeypatch.setattr("raysep.pipeline.open_executor", lambda kind: LocalExecutor())

@@ -8,7 +8,7 @@ from raysep.sweeps.config import SweepConfig
 from raysep.telemetry.prometheus import Metrics
 
 
-def test_missing_or_damaged_notes_set_no_metrics(tmp_path: Path):
+def test_missing_or_damaged_notes_set_no_metrics(tmp_path: Path) -> None:
     config = SweepConfig.model_validate({"name": "s", "root": str(tmp_path), "base": {}, "matrix": {}})
     metrics = Metrics()
     for content in (None, b"", b"{}", b"[]", b"null"):

@@ -50,7 +50,7 @@ def row(cell: str = "vit_a", day: int = 0, g: float | None = 0.5, **changes: Any
     return {**base, **values, **changes}
 
 
-def test_rows_round_trip_and_replace_their_predecessors(tmp_path: Path):
+def test_rows_round_trip_and_replace_their_predecessors(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     first, later = row(), row(day=1)
     results.put(store, later)
@@ -70,7 +70,7 @@ NAMES = st.text(st.sampled_from("ab._-"), min_size=1, max_size=6)
 
 
 @given(st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=6, unique=True))
-def test_rows_of_any_names_get_distinct_files(identities: list[tuple[str, str, str]]):
+def test_rows_of_any_names_get_distinct_files(identities: list[tuple[str, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         store = Storage(directory)
         for name, label, cell in identities:
@@ -91,7 +91,7 @@ def as_table(*rows: results.Row, without: tuple[str, ...] = ()) -> pa.Table:
     return pa.Table.from_pylist([{name: each[name] for name in schema.names} for each in rows], schema=schema)
 
 
-def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp_path: Path):
+def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp_path: Path) -> None:
     """Their names were ambiguous: `nightly`, `v1.2` and `nightly.v1`, `2` had the same one."""
     store = Storage(str(tmp_path))
     old = row(sweep="nightly", round="v1.2")
@@ -104,7 +104,7 @@ def test_files_of_early_versions_are_read_and_replaced_only_by_their_own_row(tmp
     assert len(store.files()) == 2
 
 
-def test_missing_and_additional_columns_are_read(tmp_path: Path):
+def test_missing_and_additional_columns_are_read(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     early, late = row("early"), row("late", day=1)
     write_file(store, "date=2026-11-24/a.parquet", as_table(early, without=("metric", "tied_layers", "machines")))
@@ -118,7 +118,7 @@ def test_missing_and_additional_columns_are_read(tmp_path: Path):
     assert compare.points_of_rows(table.rows)[0].metric is None
 
 
-def test_damaged_files_are_reported_and_quarantined(tmp_path: Path):
+def test_damaged_files_are_reported_and_quarantined(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     good = row("good")
     results.put(store, good)
@@ -159,7 +159,7 @@ def test_damaged_files_are_reported_and_quarantined(tmp_path: Path):
     assert ds.dataset(str(tmp_path), partitioning="hive").to_table(use_threads=False)["cell"].to_pylist() == ["good"]
 
 
-def test_an_intact_file_is_not_quarantined(tmp_path: Path):
+def test_an_intact_file_is_not_quarantined(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     results.put(store, row())
     (path,) = store.files()
@@ -167,7 +167,7 @@ def test_an_intact_file_is_not_quarantined(tmp_path: Path):
     assert results.rows(store) == [row()]
 
 
-def test_storage_errors_are_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_storage_errors_are_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Storage(str(tmp_path))
     results.put(store, row())
 
@@ -179,7 +179,7 @@ def test_storage_errors_are_not_taken_for_damage(tmp_path: Path, monkeypatch: py
         results.read(store)
 
 
-def test_the_later_row_counts_after_an_interrupted_replacement(tmp_path: Path):
+def test_the_later_row_counts_after_an_interrupted_replacement(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     first, second = row(), row(g=0.9, date="2026-11-25", at=START + timedelta(days=1))
     results.put(store, second)
@@ -187,7 +187,7 @@ def test_the_later_row_counts_after_an_interrupted_replacement(tmp_path: Path):
     assert results.rows(store) == [second]
 
 
-def test_other_tools_read_the_table(tmp_path: Path):
+def test_other_tools_read_the_table(tmp_path: Path) -> None:
     import pyarrow.dataset as ds
 
     for day in (0, 1):
@@ -196,7 +196,7 @@ def test_other_tools_read_the_table(tmp_path: Path):
     assert sorted(table["date"].to_pylist()) == ["2026-11-24", "2026-11-25"]
 
 
-def test_a_change_is_significant_beyond_the_margin_of_both_intervals():
+def test_a_change_is_significant_beyond_the_margin_of_both_intervals() -> None:
     (same,) = compare.differences(compare.points_of_rows([row(g=0.50)]), compare.points_of_rows([row(g=0.54)]))
     assert same.change == pytest.approx(0.04)
     # sqrt(0.03^2 + 0.03^2) = 0.0424.
@@ -210,7 +210,7 @@ def test_a_change_is_significant_beyond_the_margin_of_both_intervals():
     assert compare.differences(compare.points_of_rows([row("a_b")]), compare.points_of_rows([row("c_d")])) == []
 
 
-def test_the_gate_reports_lower_g_and_slow_cells():
+def test_the_gate_reports_lower_g_and_slow_cells() -> None:
     same = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
     gate, before = GateConfig(), [row(day=day, seconds=10.0 + day, **same) for day in range(3)]
 
@@ -255,7 +255,7 @@ def test_the_gate_reports_lower_g_and_slow_cells():
         ),
     ],
 )
-def test_incomparable_cells_are_no_regressions(before: dict[str, str], now: dict[str, str], words: str):
+def test_incomparable_cells_are_no_regressions(before: dict[str, str], now: dict[str, str], words: str) -> None:
     baseline, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)
     verdict = compare.judge(GateConfig(speed_ratio=None), [baseline], [later], [baseline])
     assert verdict == compare.Verdict([], [f"vit_a: not comparable: {words}"])
@@ -264,20 +264,20 @@ def test_incomparable_cells_are_no_regressions(before: dict[str, str], now: dict
     assert (difference.change, difference.margin, difference.beyond) == (None, None, None)
 
 
-def test_rows_of_early_versions_are_compared_with_a_remark():
+def test_rows_of_early_versions_are_compared_with_a_remark() -> None:
     (line,) = compare.judge(
         GateConfig(), [row(g=0.9)], [row(day=1, g=0.1, data_sha256="x", metric="nmi")], []
     ).regressions
     assert line.endswith("; not known to be the same: images, metric, protocol")
 
 
-def test_seconds_are_compared_for_the_same_images_only():
+def test_seconds_are_compared_for_the_same_images_only() -> None:
     before = [row(seconds=1.0, data_sha256="few"), row(day=1, seconds=10.0, data_sha256="many")]
     now = row(day=2, seconds=11.0, data_sha256="many")
     assert compare.judge(GateConfig(), before[-1:], [now], before) == compare.Verdict()
 
 
-def test_models_are_ranked_by_corrected_g_for_each_question():
+def test_models_are_ranked_by_corrected_g_for_each_question() -> None:
     rows = [
         row("vit_a", g=0.5),
         row("vit_a_seed1", g=0.7, domain="a", seed=1, seen_accuracy=0.9),
@@ -301,7 +301,7 @@ def test_models_are_ranked_by_corrected_g_for_each_question():
     )
 
 
-def test_the_page_lists_failed_cells_and_escapes_them(tmp_path: Path):
+def test_the_page_lists_failed_cells_and_escapes_them(tmp_path: Path) -> None:
     report = Storage(str(tmp_path))
     leaderboard.write(
         report,

@@ -43,7 +43,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, An
 
 def test_no_row_is_lost_wherever_a_round_crashes(
     summary: tuple[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     text, base = summary
 
     def outcomes(sweep: SweepConfig, root: Storage, label: str, todo: Sequence[Any], *_: Any) -> Iterator[Any]:

@@ -38,7 +38,7 @@ def perform(config: SweepConfig, label: str) -> tuple[rounds.Round, Telemetry]:
 
 
 @pytest.mark.slow
-def test_failed_cells_affect_no_other_and_are_run_again(ray_session, tmp_path: Path):
+def test_failed_cells_affect_no_other_and_are_run_again(ray_session: None, tmp_path: Path) -> None:
     config = sweep(tmp_path, [GONE, BROKEN, TINY_CNN])
     plans = rounds.plan(config, "r1", rounds.rows_of(config))
     assert [(p.cell.name, p.done, p.problem is not None) for p in plans] == [
@@ -93,13 +93,13 @@ def test_failed_cells_affect_no_other_and_are_run_again(ray_session, tmp_path: P
         perform(sweep(tmp_path, [TINY_CNN], baseline={"round": "never"}), "r1")
 
 
-def test_a_second_process_is_refused(tmp_path: Path):
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
     config = sweep(tmp_path, [GONE])
     with lease.held(Storage(config.root), "the sweep"), pytest.raises(RaysepError, match="is locked by process"):
         perform(config, "r1")
 
 
-def test_shares_of_a_cluster_never_overlap():
+def test_shares_of_a_cluster_never_overlap() -> None:
     desk, nodes = Resources(((8.0, 2.0),)), Resources(((4.0, 1.0), (4.0, 0.0), (16.0, 2.0)))
     headless = Resources(((0.0, 0.0), (4.0, 0.0), (3.0, 0.0)), ((8.0, 0.0),))
     for cluster in (desk, nodes, headless, Resources(((2.0, 0.0),))):

@@ -35,14 +35,14 @@ def rounds(tmp_path: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-def test_no_round_is_due_on_the_first_start(tmp_path: Path):
+def test_no_round_is_due_on_the_first_start(tmp_path: Path) -> None:
     scheduler = schedule(tmp_path)
     assert scheduler.due(NOON) is None
     assert scheduler.due(NOON + timedelta(seconds=20)) is None
     assert scheduler.due(NOON + timedelta(seconds=30)) == "2026-11-24T12-01Z"
 
 
-def test_missed_times_become_one_round(tmp_path: Path):
+def test_missed_times_become_one_round(tmp_path: Path) -> None:
     scheduler = schedule(tmp_path)
     scheduler.due(NOON)
     label = scheduler.due(NOON + timedelta(hours=2))
@@ -54,7 +54,7 @@ def test_missed_times_become_one_round(tmp_path: Path):
     assert schedule(tmp_path).due(NOON + timedelta(hours=2, seconds=30)) == "2026-11-24T14-01Z"
 
 
-def test_times_are_those_of_the_sweeps_zone(tmp_path: Path):
+def test_times_are_those_of_the_sweeps_zone(tmp_path: Path) -> None:
     scheduler = schedule(tmp_path, "0 3 * * *", timezone="Asia/Tokyo")
     scheduler.due(NOON)
     # 03:00 in Tokyo is 18:00 UTC of the day before.
@@ -63,7 +63,7 @@ def test_times_are_those_of_the_sweeps_zone(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cron", ["", "* * * *", "61 * * * *", "daily", "0 3 * * 8"])
-def test_invalid_cron_expressions_are_refused(tmp_path: Path, cron: str):
+def test_invalid_cron_expressions_are_refused(tmp_path: Path, cron: str) -> None:
     with pytest.raises(ConfigError, match=r"expected five fields, as in '0 3 \* \* \*'"):
         schedule(tmp_path, cron)
 
@@ -92,7 +92,7 @@ def wait_for_rounds(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_restarted_scheduler_resumes_the_interrupted_round(tmp_path: Path, how: signal.Signals):
+def test_a_restarted_scheduler_resumes_the_interrupted_round(tmp_path: Path, how: signal.Signals) -> None:
     # A round is due at once: the last start was two hours ago.
     past = datetime.now(UTC) - timedelta(hours=2)
     schedule(tmp_path).due(past)
@@ -113,7 +113,7 @@ def test_a_restarted_scheduler_resumes_the_interrupted_round(tmp_path: Path, how
     assert first == second
 
 
-def test_the_command_validates_the_cells_first(tmp_path: Path):
+def test_the_command_validates_the_cells_first(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump({"root": str(tmp_path), "base": {}, "matrix": {"models": MODELS}}))
     command = [sys.executable, "-m", "raysep", "schedule", str(file), "--cron", "0 3 * * *"]
@@ -122,7 +122,7 @@ def test_the_command_validates_the_cells_first(tmp_path: Path):
     assert "test_resnet: data: " in done.stderr
 
 
-def test_a_round_waits_for_the_lease_of_an_orphaned_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_round_waits_for_the_lease_of_an_orphaned_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raysep.sweeps.schedule.WAIT_S", 0.05)
     scheduler = schedule(tmp_path)
     scheduler.due(NOON)
@@ -135,7 +135,7 @@ def test_a_round_waits_for_the_lease_of_an_orphaned_round(tmp_path: Path, monkey
     assert rounds(tmp_path) == ["2026-11-24T12-01Z"]
 
 
-def test_a_killed_round_is_due_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_round_is_due_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raysep.sweeps.schedule.WAIT_S", 0.05)
     scheduler = schedule(tmp_path)
     scheduler.due(NOON)
@@ -149,13 +149,13 @@ def test_a_killed_round_is_due_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("cron", ["0 3 31 2 *", "0 0 30 feb */2"])
-def test_expressions_without_a_date_are_refused(tmp_path: Path, cron: str):
+def test_expressions_without_a_date_are_refused(tmp_path: Path, cron: str) -> None:
     with pytest.raises(ConfigError, match="no date matches"):
         schedule(tmp_path, cron)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_upcoming_rounds_are_logged_in_the_sweeps_zone(tmp_path: Path):
+def test_upcoming_rounds_are_logged_in_the_sweeps_zone(tmp_path: Path) -> None:
     scheduler = schedule(tmp_path, "0 3 * * *", timezone="Europe/Berlin")
     assert scheduler._next_rounds(datetime(2026, 10, 23, 12, tzinfo=UTC)) == (
         "the next round is at 2026-10-24 03:00:00+02:00 (Europe/Berlin); then at 2026-10-25 03:00:00+01:00, "
@@ -163,14 +163,14 @@ def test_upcoming_rounds_are_logged_in_the_sweeps_zone(tmp_path: Path):
     )
 
 
-def test_a_clock_that_was_set_back_delays_no_round(tmp_path: Path):
+def test_a_clock_that_was_set_back_delays_no_round(tmp_path: Path) -> None:
     schedule(tmp_path).due(NOON.replace(year=2036))
     scheduler = schedule(tmp_path)
     assert scheduler.due(NOON) is None
     assert scheduler.due(NOON + timedelta(seconds=31)) == "2026-11-24T12-01Z"
 
 
-def test_a_year_of_missed_times_is_one_round_and_fast(tmp_path: Path):
+def test_a_year_of_missed_times_is_one_round_and_fast(tmp_path: Path) -> None:
     scheduler = schedule(tmp_path)
     scheduler.due(NOON - timedelta(days=365))
     began = time.monotonic()
@@ -178,7 +178,7 @@ def test_a_year_of_missed_times_is_one_round_and_fast(tmp_path: Path):
     assert time.monotonic() - began < 2
 
 
-def test_the_scheduler_survives_storage_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_scheduler_survives_storage_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raysep.sweeps.schedule.POLL_S", 0.01)
     scheduler = schedule(tmp_path)
     scheduler.due(datetime.now(UTC) - timedelta(hours=2))

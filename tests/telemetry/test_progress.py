@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,12 +14,12 @@ from raysep.process.stderr_capture import quiet
 from raysep.telemetry import Telemetry
 
 
-def console(**options) -> tuple[Console, io.StringIO]:
+def console(**options: Any) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
     return Console(file=out, width=100, **options), out
 
 
-def test_without_a_terminal_a_stage_says_where_it_is_in_lines():
+def test_without_a_terminal_a_stage_says_where_it_is_in_lines() -> None:
     where, out = console()
     with Telemetry(where).stage("embed", 10, "images") as bar:
         bar.advance(3, "model [x] a")
@@ -28,7 +29,7 @@ def test_without_a_terminal_a_stage_says_where_it_is_in_lines():
     assert "too soon" not in out.getvalue()
 
 
-def test_on_a_terminal_there_is_a_bar():
+def test_on_a_terminal_there_is_a_bar() -> None:
     where, out = console(force_terminal=True, color_system=None, highlight=False)
     telemetry = Telemetry(where)
     with telemetry.stage("score", 2, "layers") as bar:
@@ -39,7 +40,9 @@ def test_on_a_terminal_there_is_a_bar():
     assert "[done]" in out.getvalue()
 
 
-def test_libraries_are_kept_off_the_terminal_and_what_they_said_is_kept_on_failure(capfd: pytest.CaptureFixture[str]):
+def test_libraries_are_kept_off_the_terminal_and_what_they_said_is_kept_on_failure(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with quiet(False) as where:
         os.write(2, b"noise from C++\n")
         warnings.warn("noise", stacklevel=1)
@@ -64,7 +67,7 @@ def test_libraries_are_kept_off_the_terminal_and_what_they_said_is_kept_on_failu
     assert capfd.readouterr().err == ""
 
 
-def test_verbose_hides_nothing(capfd: pytest.CaptureFixture[str]):
+def test_verbose_hides_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet(True):
         print("theirs", file=sys.stderr)
     assert capfd.readouterr().err == "theirs\n"
