@@ -52,7 +52,7 @@ def test_what_will_be_used_is_plain_text(validate: Callable[..., Result], tmp_pa
 def test_rotations_are_said(validate: Callable[..., Result]) -> None:
     done = validate({"source": {"kind": "digits"}, "split": {"unseen_fraction": 0.3, "rotations": 2}})
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[1] == "of 2 rotations, the first:"
+    assert done.stdout.splitlines()[1] == "first of 2 rotations:"
 
 
 @pytest.mark.parametrize("depth", [0, 17, "two"])
