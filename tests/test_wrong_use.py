@@ -51,7 +51,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("validate", ["none.yaml"], 2, NOT_READ),
     ("validate", [QUICKSTART, "data.source.depth=2"], 2, "data.source.depth: unknown key."),
     ("validate", [QUICKSTART, "data.min_per_class=0"], 2, "data.min_per_class: expected greater than or equal to 1"),
-    ("validate", [QUICKSTART, "data.min_per_class=1000"], 2, "2 unseen classes or more can be told apart, got 0"),
+    ("validate", [QUICKSTART, "data.min_per_class=1000"], 2, "expected at least 2 unseen classes, got 0"),
     ("plan", ["none.yaml"], 2, NOT_READ),
     ("layers", [], 2, "Missing argument"),
     ("layers", ["resnet19"], 2, "unknown model 'resnet19'; close to it: resnet18"),

@@ -194,7 +194,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
                 placement.check(loaded.compute, cluster)
-        looked = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
+        looked = inventory.inspect(loaded.data, readers, split, inventory.LARGE_SAMPLE)
         inventory.check_readable(loaded.data, looked)
         remarks = inventory.remarks_of(loaded.data, readers, split, looked)
     typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")
