@@ -54,7 +54,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("validate", [QUICKSTART, "data.min_per_class=1000"], 2, "expected at least 2 unseen classes, got 0"),
     ("plan", ["none.yaml"], 2, NOT_READ),
     ("layers", [], 2, "Missing argument"),
-    ("layers", ["resnet19"], 2, "unknown model 'resnet19'; close to it: resnet18"),
+    ("layers", ["resnet19"], 2, "unknown model 'resnet19'; close matches: resnet18"),
     ("layers", ["test_resnet", "--image-size", "3"], 2, "image_size: expected greater than or equal to 8, got 3"),
     ("layers", ["test_resnet", "--layer", "nope"], 2, "no layer or module 'nope'; the layers are"),
     ("layers", ["test_resnet", "--pooling", "best"], 2, "pooling: expected 'auto', 'cls', 'mean', 'token0' or 'max'"),
