@@ -137,7 +137,7 @@ def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Res
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current)
         if not begun:
-            looked = inventory.look(config.data, current.readers, current.split)
+            looked = inventory.inspect(config.data, current.readers, current.split)
             inventory.check_readable(config.data, looked)
             remarks = inventory.remarks_of(config.data, current.readers, current.split, looked)
             run_directory.begin(current.store, config, current.split, remarks)

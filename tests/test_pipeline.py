@@ -336,8 +336,8 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
     summary, lines = go(config(tree, tmp_path / "run", **dark))
     assert summary is not None
     assert summary.left_out == [
-        "files that are no images that can be decoded: 1 .txt",
-        "files that are hidden, or left behind by a system: 1",
+        "files that are not decodable images: 1 .txt",
+        "hidden and system files: 1",
     ]
     (warning,) = summary.data_notes
     assert "so the images are dark; if the values have 12 bits, set data.bit_depth: 12" in warning

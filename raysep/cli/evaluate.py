@@ -190,7 +190,7 @@ def validate(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = 
         if any(value not in (None, []) for _, value in loaded.compute):
             with connection(may_add=loaded.compute.addable) as cluster:
                 placement.check(loaded.compute, cluster)
-        inspected = inventory.look(loaded.data, readers, split, inventory.LARGE_SAMPLE)
+        inspected = inventory.inspect(loaded.data, readers, split, inventory.LARGE_SAMPLE)
         inventory.check_readable(loaded.data, inspected)
         remarks = inventory.remarks_of(loaded.data, readers, split, inspected)
     typer.echo(f"{config}: valid; {split.num_rows} images, {len(loaded.models)} model(s)")

@@ -1,4 +1,4 @@
-"""Classes by their names, as a configuration has them and as the data has them, and by their sizes."""
+"""Class names: matching the configuration against the data, and dropping small classes."""
 
 import difflib
 import unicodedata
@@ -11,18 +11,18 @@ from raysep.data.source import Record
 from raysep.errors import ConfigError
 
 
-def of_large_classes(records: Sequence[Record], least: int) -> tuple[Sequence[Record], dict[str, int]]:
-    """The images of classes that have enough of them, and the sizes of the others."""
+def without_small_classes(records: Sequence[Record], min_size: int) -> tuple[Sequence[Record], dict[str, int]]:
+    """Records of classes with at min_size `min_size` images, and the sizes of the smaller classes by name."""
     sizes = Counter(record.class_name for record in records)
-    small = {name: count for name, count in sizes.items() if count < least}
+    small = {name: count for name, count in sizes.items() if count < min_size}
     return [record for record in records if record.class_name not in small] if small else records, small
 
 
-def with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -> SplitConfig:
-    """The names of classes as the data has them, without those of classes that are left out.
+def match_class_names(config: SplitConfig, classes: list[str], small: set[str]) -> SplitConfig:
+    """Replace the class names of `config` by their spelling in the data, and drop those of `small` classes.
 
-    Raises ConfigError for names that no class has. A name in another form of Unicode is the same name: file systems
-    and editors change them (Unicode Standard Annex 15).
+    Names match in any Unicode normal form, because file systems and editors change it (Unicode Standard Annex 15).
+    Raises ConfigError for unknown names.
     """
     problems: list[str] = []
     update: dict[str, list[str]] = {}
@@ -34,29 +34,29 @@ def with_known_names(config: SplitConfig, classes: list[str], small: set[str]) -
             continue
         known = []
         for name in names:
-            same = [name] if name in classes or name in small else forms.get(unicodedata.normalize("NFC", name), [])
-            if len(same) == 1:
-                known += [same[0]] if same[0] not in small else []
+            matches = [name] if name in classes or name in small else forms.get(unicodedata.normalize("NFC", name), [])
+            if len(matches) == 1:
+                known += [matches[0]] if matches[0] not in small else []
             else:
-                close = same or difflib.get_close_matches(name, classes, n=3, cutoff=0.5) or classes[:10]
+                close = matches or difflib.get_close_matches(name, classes, n=3, cutoff=0.5) or classes[:10]
                 problems.append(
-                    f"data.split.{key}: no class {in_code(name)} in the data; there are "
-                    + ", ".join(in_code(other) for other in close)
+                    f"data.split.{key}: no class {quoted(name)} in the data; there are "
+                    + ", ".join(quoted(other) for other in close)
                 )
         if twice := repeated(known):
-            problems.append(f"data.split.{key}: names a class twice, in two forms: {', '.join(map(in_code, twice))}")
+            problems.append(f"data.split.{key}: a class in two Unicode forms: {', '.join(map(quoted, twice))}")
         update[key] = known
     if both := sorted(set(update.get("unseen", [])) & set(update.get("seen", []))):
-        problems.append(f"data.split: both seen and unseen: {', '.join(map(in_code, both))}")
+        problems.append(f"data.split: classes both seen and unseen: {', '.join(map(quoted, both))}")
     if problems:
         raise ConfigError(problems)
     return config.model_copy(update=update)
 
 
-def in_code(name: str) -> str:
-    r"""A name so that no other one looks the same: what is no ASCII is spelt out as well.
+def quoted(name: str) -> str:
+    r"""The name as a Python literal; with non-ASCII characters also in escaped form, so that look-alikes differ.
 
-    >>> in_code("heron") + in_code("caf\u00e9")
+    >>> quoted("heron") + quoted("caf\u00e9")
     "'heron''café' ('caf\\xe9')"
     """
     return repr(name) if ascii(name) == repr(name) else f"{name!r} ({name!a})"

@@ -1,8 +1,8 @@
-"""Columns of tables with images and labels, whoever wrote them: what is taken, and the class names of their labels.
+"""Validation of image and label columns of Arrow tables, and class names from label columns.
 
 Images are encoded files: binary, or a struct with a field `bytes` as Hugging Face's `datasets` writes it. Labels are
-text, integers or booleans (`true`, `false`), also as categories (Arrow's dictionaries). Where the metadata that
-`datasets` writes has names for integers, those are the class names.
+text, integers or booleans (`true`, `false`), also as categories (Arrow's dictionaries). Integer labels take their
+class names from the metadata of `datasets`, if any.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-# What to do with columns of other types.
+# Advice for unsupported column types.
 _TO_LABEL = "expected text or integers, convert it"
 _TO_IMAGE = "expected binary, or a struct with `bytes` in it: encoded images"
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -18,36 +18,36 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def column_problems(schema: pa.Schema, image: str, label: str | None) -> list[str]:
-    """What is wrong with the columns of a table, a sentence each, with what to do.
+    """Problems of the image and label columns, a sentence each, with advice.
 
     Args:
         schema: of the table.
-        image, label: names of the columns; None for a label that is no column.
+        image, label: column names; `label` is None if the labels are not in a column.
     """
-    found = []
+    problems = []
     wanted = {"image_column": image, **({"label_column": label} if label is not None else {})}
     missing = {key: name for key, name in wanted.items() if name not in schema.names}
     if missing:
         keys = " and ".join(f"data.source.{key}" for key in missing)
-        found.append(
+        problems.append(
             f"no column {', '.join(missing.values())}; there are {', '.join(schema.names) or 'none'} (set {keys})"
         )
-    found += [f"column {name} occurs twice" for name in wanted.values() if schema.names.count(name) > 1]
-    if found:
-        return found
-    if label is not None and (todo := _label_problem(schema.field(label).type)):
-        found.append(f"column {label} holds {schema.field(label).type}, {todo}")
-    if todo := _image_problem(schema.field(image).type):
-        found.append(f"column {image} holds {schema.field(image).type}, {todo}")
-    return found
+    problems += [f"column {name} occurs twice" for name in wanted.values() if schema.names.count(name) > 1]
+    if problems:
+        return problems
+    if label is not None and (advice := _label_problem(schema.field(label).type)):
+        problems.append(f"column {label} holds {schema.field(label).type}, {advice}")
+    if advice := _image_problem(schema.field(image).type):
+        problems.append(f"column {image} holds {schema.field(image).type}, {advice}")
+    return problems
 
 
 def class_names(values: pa.ChunkedArray, names: Sequence[str] | None) -> list[str | None]:
-    """The class name of each row; None where a row has no label, an empty one, or one that has no name.
+    """The class name of each row; None for a missing or empty label, or an integer without a name.
 
     Args:
-        values: a column that `column_problems` has nothing against.
-        names: of integers from 0, as `names_in` gives them. -1 stands for no label then.
+        values: a label column that passed `column_problems`.
+        names: class names of the integers from 0, as `names_in` returns them; -1 then means "no label".
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -57,7 +57,7 @@ def class_names(values: pa.ChunkedArray, names: Sequence[str] | None) -> list[st
 
 
 def names_in(schema: pa.Schema, label: str) -> list[str] | None:
-    """The class names that `datasets` keeps in a table's metadata for the integers of a column; None for none."""
+    """The class names of an integer label column in the metadata of `datasets`; None if absent."""
     try:
         plain = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = plain["info"]["features"][label]["names"]
@@ -67,7 +67,7 @@ def names_in(schema: pa.Schema, label: str) -> list[str] | None:
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type can be encoded files, as they are or in a field `bytes`."""
+    """Whether an Arrow type can hold encoded images: binary, or a struct with a binary field `bytes`."""
     if pa.types.is_dictionary(kind):
         return holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
@@ -83,11 +83,11 @@ def _label_problem(kind: pa.DataType) -> str:
     if any(of_type(kind) for of_type in (*_TEXT, pa.types.is_integer, pa.types.is_boolean)):
         return ""
     if any(of_type(kind) for of_type in _LISTS):
-        return "expected text or integers: one label a row, not several"
+        return "expected text or integers: one label per row, not a list"
     if pa.types.is_null(kind):
         return "expected text or integers: no row has a label"
     if pa.types.is_floating(kind):
-        return f"{_TO_LABEL} (rows without a label make pandas write integers as floats)"
+        return f"{_TO_LABEL} (pandas writes integers as floats if a row has no label)"
     return _TO_LABEL
 
 
@@ -96,9 +96,9 @@ def _image_problem(kind: pa.DataType) -> str:
         return ""
     if any(of_type(kind) for of_type in _TEXT):
         return (
-            f"{_TO_IMAGE}; where the text is the files' paths, save the files' content instead "
+            f"{_TO_IMAGE}; if the text is file paths, save the file contents instead "
             "(datasets: cast_column(name, datasets.Image()))"
         )
     if any(of_type(kind) for of_type in _LISTS) or isinstance(kind, pa.BaseExtensionType):
-        return f"{_TO_IMAGE}; save arrays of pixels as PNG (datasets: cast_column(name, datasets.Image()))"
+        return f"{_TO_IMAGE}; save pixel arrays as PNG (datasets: cast_column(name, datasets.Image()))"
     return _TO_IMAGE

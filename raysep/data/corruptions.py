@@ -1,8 +1,7 @@
-"""Named corruptions of images at severities 1 to 5, as a source around another source.
+"""Image corruptions at severities 1 to 5, applied by a reader that wraps a source.
 
-The kinds and five severities follow the common practice of ImageNet-C (Hendrycks, Dietterich 2019,
-arXiv:1903.12261). Strengths are relative to the image's size, so that small images are not erased by
-what large ones survive.
+Kinds and severities follow ImageNet-C (Hendrycks, Dietterich 2019, arXiv:1903.12261). The blur scales with the image
+size: a radius that large images survive would erase small ones.
 """
 
 import hashlib
@@ -22,20 +21,20 @@ Corrupt = Callable[[Image.Image, int, Rng], Image.Image]
 
 
 def corruption(function: Corrupt) -> Corrupt:
-    """Register a corruption under the name of its function: (RGB image, severity 1 to 5, generator) to an image."""
+    """Register a corruption under its function name. It maps (RGB image, severity 1 to 5, generator) to an image."""
     CORRUPTIONS.add(function.__name__, function)
     return function
 
 
 @corruption
 def blur(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
-    """Gaussian blur; sigma from 0.5 % to 4 % of the shorter side."""
+    """Gaussian blur with sigma from 0.5 % to 4 % of the shorter side."""
     return image.filter(ImageFilter.GaussianBlur((0.005, 0.01, 0.015, 0.025, 0.04)[severity - 1] * min(image.size)))
 
 
 @corruption
 def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Gaussian noise of each pixel and channel; sigma from 0.04 to 0.38 of the full range."""
+    """Independent Gaussian noise per pixel and channel, with sigma from 0.04 to 0.38 of the full range."""
     sigma = 255 * (0.04, 0.08, 0.12, 0.22, 0.38)[severity - 1]
     pixels = np.asarray(image, dtype=np.float32) + rng.normal(0, sigma, (image.height, image.width, 3))
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
@@ -43,13 +42,13 @@ def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 @corruption
 def contrast(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
-    """Contrast around the mean grey, down to 0.6 to 0.1 of what it was."""
+    """Reduce the contrast around the mean grey to 0.6 to 0.1 of the original."""
     return ImageEnhance.Contrast(image).enhance((0.6, 0.45, 0.3, 0.2, 0.1)[severity - 1])
 
 
 @corruption
 def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
-    """JPEG at quality 40 down to 7."""
+    """JPEG compression at quality 40 down to 7."""
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=(40, 25, 18, 12, 7)[severity - 1])
     return Image.open(content)
@@ -57,7 +56,7 @@ def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: A
 
 @corruption
 def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Rotation by an angle drawn up to 10 to 180 degrees either way; corners take the border's mean colour."""
+    """Rotate by a random angle of at most 10 to 180 degrees; fill the corners with the border's mean colour."""
     limit = (10, 20, 45, 90, 180)[severity - 1]
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
@@ -67,7 +66,7 @@ def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 @corruption
 def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Each channel scaled and shifted by draws up to 0.1 to 0.5 of the full range."""
+    """Scale and shift each channel by random amounts of at most 0.1 to 0.5 of the full range."""
     strength = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     scale, shift = 1 + rng.uniform(-strength, strength, 3), 255 * rng.uniform(-strength, strength, 3)
     pixels = np.asarray(image, dtype=np.float32) * scale + shift
@@ -75,10 +74,10 @@ def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 
 class Corrupted:
-    """Another source's images, corrupted. The same image is always corrupted in the same way.
+    """Reader that corrupts the images of another source, deterministically per image.
 
     Args:
-        source: where the images are.
+        source: reader of the original images.
         corruption: name of a registered corruption.
         severity: 1 to 5.
     """
@@ -89,6 +88,6 @@ class Corrupted:
     def read(self, path: str | None, row: int | None) -> bytes:
         """The corrupted image as PNG. Raises OSError, UnreadableImageError."""
         image = decode(self._source.read(path, row))
-        drawn = hashlib.sha256(f"{self._corruption}\x1f{self._severity}\x1f{path}\x1f{row}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(drawn[:8], "little"))
+        digest = hashlib.sha256(f"{self._corruption}\x1f{self._severity}\x1f{path}\x1f{row}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         return encode(CORRUPTIONS[self._corruption](image, self._severity, rng))

@@ -1,4 +1,4 @@
-"""Which files of a tree are taken: by name, else by their first bytes; and what is left aside, by suffix."""
+"""Selection of image and table files in a tree, by suffix or first bytes, and counts of ignored files by suffix."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ from raysep.data.formats import (
 from raysep.storage.retries import is_transient
 from raysep.storage.store import Storage
 
-# Of what a message shows.
+# Examples per message.
 EXAMPLES = 3
-# What systems and programs leave behind, beside all that is hidden by a dot (.DS_Store, ._x.jpg, .ipynb_checkpoints).
+# Files of operating systems and NAS devices, besides all dotfiles (.DS_Store, ._x.jpg, .ipynb_checkpoints).
 SYSTEM_NAMES = frozenset(
     {
         *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),
@@ -29,13 +29,13 @@ SYSTEM_NAMES = frozenset(
         "system volume information",
     }
 )
-NO_SUFFIX, UNREADABLE = "no suffix", "that can't be read"
-# Requests to an object store that wait for each other would take minutes.
+NO_SUFFIX, UNREADABLE = "no suffix", "(unreadable)"
+# Sequential requests to an object store would take minutes.
 THREADS = 16
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or directory is hidden, or left behind by a system: by its own name, without what it lies in.
+    """Whether a single file or directory name is hidden, or one of `SYSTEM_NAMES`.
 
     >>> is_hidden(".ipynb_checkpoints"), is_hidden("@eaDir"), is_hidden("Thumbs.db"), is_hidden("cats")
     (True, True, True, False)
@@ -44,24 +44,21 @@ def is_hidden(name: str) -> bool:
 
 
 def visible(paths: Iterable[str]) -> tuple[list[str], int]:
-    """The paths that neither are hidden nor lie in anything that is, and how many the others are."""
-    found, hidden = [], 0
+    """The paths without a hidden part, and the number of the other paths."""
+    shown, hidden = [], 0
     for path in paths:
         if any(is_hidden(name) for name in path.split("/")):
             hidden += 1
         else:
-            found.append(path)
-    return found, hidden
+            shown.append(path)
+    return shown, hidden
 
 
 def images_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The images among files, and each other file with the reason why it isn't one.
-
-    A file with an image's suffix is taken for one; of others the first bytes are read, but for suffixes that say
-    what the file is.
+    """Separate images from other files, by suffix, or by the first bytes if the suffix is unknown.
 
     Returns:
-        Paths of images, in the order given; and of the others, with the suffix that they count under.
+        Paths of images, in the given order; and the suffix under which each other file is counted.
     """
 
     def by_name(path: str) -> bool | None:
@@ -70,13 +67,13 @@ def images_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dic
             return True
         return False if suffix in ADVICE or suffix in OTHER_SUFFIXES else None
 
-    return _sorted_out(storage, paths, by_name, lambda head: format_of(head) is not None)
+    return _partition(storage, paths, by_name, lambda head: format_of(head) is not None)
 
 
 def tables_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """As `images_among`, for Parquet files. Names with an underscore before them are the writing program's own.
+    """As `images_among`, for Parquet files.
 
-    That is the convention of Spark and Hive: _SUCCESS, _metadata, _temporary/.
+    Names with a leading underscore are metadata by the convention of Spark and Hive: _SUCCESS, _metadata, _temporary/.
     """
 
     def by_name(path: str) -> bool | None:
@@ -88,53 +85,53 @@ def tables_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dic
             return True
         return False if name.startswith("_") or suffix in OTHER_SUFFIXES else None
 
-    return _sorted_out(storage, paths, by_name, lambda head: head.startswith(b"PAR1"))
+    return _partition(storage, paths, by_name, lambda head: head.startswith(b"PAR1"))
 
 
-def in_words(counts: Mapping[str, int]) -> str:
-    """How many files of which suffix, and what to do with them.
+def count_text(counts: Mapping[str, int]) -> str:
+    """Counts by suffix as text, most frequent first, with advice.
 
-    >>> in_words({".txt": 2, ".svg": 1})
+    >>> count_text({".txt": 2, ".svg": 1})
     '2 .txt, 1 .svg (render to PNG)'
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{n} {suffix}" + (f" ({todo})" if (todo := advice(suffix)) else "") for suffix, n in ordered)
+    return ", ".join(f"{n} {suffix}" + (f" ({hint})" if (hint := advice(suffix)) else "") for suffix, n in ordered)
 
 
 def left_out(others: Mapping[str, str], hidden: int, kind: str) -> tuple[str, ...]:
-    """What of a tree is not taken, a sentence each.
+    """Sentences about the ignored files of a tree.
 
     Args:
-        others: files that are not taken, with the suffix that each counts under.
-        hidden: how many further files are hidden.
-        kind: what those would have to be that are taken, in the plural.
+        others: ignored files, with the suffix under which each is counted.
+        hidden: number of hidden and system files.
+        kind: the expected files, in the plural.
     """
-    found = []
+    sentences = []
     if others:
-        found.append(f"files that are no {kind}: {in_words(Counter(others.values()))}")
+        sentences.append(f"files that are not {kind}: {count_text(Counter(others.values()))}")
     if hidden:
-        found.append(f"files that are hidden, or left behind by a system: {hidden}")
-    return tuple(found)
+        sentences.append(f"hidden and system files: {hidden}")
+    return tuple(sentences)
 
 
-def _sorted_out(
+def _partition(
     storage: Storage,
     paths: Iterable[str],
     by_name: Callable[[str], bool | None],
     accepts: Callable[[bytes], bool],
 ) -> tuple[list[str], dict[str, str]]:
-    """Files that are wanted by their name, or by their first bytes where the name says nothing, and the others."""
+    """Accepted files, by name or by first bytes if `by_name` returns None, and the suffix of each other file."""
     verdict = {path: by_name(path) for path in paths}
     unknown = [path for path, wanted in verdict.items() if wanted is None]
-    why = {path: suffix_of(path) or NO_SUFFIX for path, wanted in verdict.items() if wanted is False}
+    rejected = {path: suffix_of(path) or NO_SUFFIX for path, wanted in verdict.items() if wanted is False}
     with ThreadPoolExecutor(THREADS) as pool:
         for path, head in zip(unknown, pool.map(lambda path: _head(storage, path), unknown), strict=True):
             if head is not None and accepts(head):
                 verdict[path] = True
             else:
-                own = suffix_of(path) or NO_SUFFIX
-                why[path] = f"{own} {UNREADABLE}" if head is None else foreign_suffix(head) or own
-    return [path for path, wanted in verdict.items() if wanted], why
+                suffix = suffix_of(path) or NO_SUFFIX
+                rejected[path] = f"{suffix} {UNREADABLE}" if head is None else foreign_suffix(head) or suffix
+    return [path for path, wanted in verdict.items() if wanted], rejected
 
 
 def _head(storage: Storage, path: str) -> bytes | None:
@@ -146,10 +143,10 @@ def _head(storage: Storage, path: str) -> bytes | None:
         return None
 
 
-def in_short(names: Sequence[str]) -> str:
-    """Some of the names, each on one line, and that there are more.
+def first_few(names: Sequence[str]) -> str:
+    """The first names, without line breaks, and an ellipsis if there are more.
 
-    >>> in_short(["a", "b", "c", "d"])
+    >>> first_few(["a", "b", "c", "d"])
     'a, b, c, ...'
     """
     shown = [name.replace("\n", "\\n") for name in names[:EXAMPLES]]

@@ -1,4 +1,4 @@
-"""Which kinds of files are images that can be decoded here, told by name or by the first bytes, and what to do else."""
+"""Detection of decodable image formats by suffix or first bytes, and advice for other formats."""
 
 import contextlib
 import importlib
@@ -6,11 +6,11 @@ from functools import cache
 
 from PIL import Image
 
-# What is decoded: no format that starts a program (EPS), that has no pixels, or that can't be told by its content.
+# Formats that are decoded: none that starts a program (EPS), has no pixels, or lacks a signature.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "PSD", "QOI", "DDS", "HEIF")
 HEAD_BYTES = 32
 
-# Files that are taken by their name, without a look inside, where their format can be decoded.
+# Suffixes of decodable formats, trusted without reading the content.
 FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
@@ -22,9 +22,9 @@ FORMAT_OF_SUFFIX = {
     **{f".{name.lower()}": name for name in ("WEBP", "GIF", "BMP", "PSD", "QOI", "DDS")},
 }
 
-# What stands in a checkout for a file that was not fetched.
+# Pseudo-suffix of Git LFS pointers: a checkout's placeholders for files that were not fetched.
 GIT_LFS = "Git LFS pointer"
-# What to do with files that look like images, or that have images in them, and can't be decoded here.
+# Advice by suffix, for image-like files that cannot be decoded here.
 ADVICE = {
     GIT_LFS: "git lfs pull",
     **dict.fromkeys((".heic", ".heif", ".hif", ".heics", ".heifs"), "HEIF: pip install pillow-heif"),
@@ -32,7 +32,7 @@ ADVICE = {
     ".jxl": "JPEG XL: convert to PNG",
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f"),
-        "a camera's raw data: develop to TIFF or PNG",
+        "camera raw: develop to TIFF or PNG",
     ),
     **dict.fromkeys((".svg", ".svgz", ".eps", ".ps", ".ai", ".wmf", ".emf", ".pdf", ".djvu"), "render to PNG"),
     **dict.fromkeys(
@@ -45,7 +45,7 @@ ADVICE = {
     **dict.fromkeys((".parquet", ".arrow", ".h5", ".hdf5", ".tfrecord", ".lmdb"), "a table: see data.source.kind"),
     **dict.fromkeys((".tga", ".pcx", ".ico", ".icns", ".sgi", ".exr", ".hdr", ".xcf", ".psb"), "convert to PNG"),
 }
-# Never images, and not worth a look inside.
+# Never images: not read.
 OTHER_SUFFIXES = frozenset(
     {
         *(".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml"),
@@ -76,7 +76,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 @cache
 def formats() -> list[str]:
-    """Of `FORMATS`, what this Pillow was built with; HEIF where `pillow_heif` is installed."""
+    """Those of `FORMATS` that this Pillow can decode; HEIF if `pillow_heif` is installed."""
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -84,7 +84,7 @@ def formats() -> list[str]:
 
 
 def suffix_of(name: str) -> str:
-    """What a file's name ends with, in lower case; empty where there is none.
+    """The suffix of a file name in lower case; empty if there is none.
 
     >>> suffix_of("a/B.JPG"), suffix_of("a.b/c"), suffix_of("scan.0001")
     ('.jpg', '', '.0001')
@@ -94,7 +94,7 @@ def suffix_of(name: str) -> str:
 
 
 def format_of(head: bytes) -> str | None:
-    """The format, of those that can be decoded, whose files begin in this way.
+    """The decodable format of a file, by its first bytes; None if there is none.
 
     Args:
         head: the first `HEAD_BYTES` of a file, or all of it.
@@ -103,7 +103,7 @@ def format_of(head: bytes) -> str | None:
         accepts = Image.OPEN[name][1]
         if accepts is None or accepts(head) is not True:
             continue
-        # Two letters are little to go by: texts begin with them too.
+        # Signatures of two letters also match text files: check further bytes.
         if name == "PPM" and head[2:3] not in (b" ", b"\t", b"\n", b"\r", b"#"):
             continue
         if name == "BMP" and head[6:10] != bytes(4):
@@ -113,7 +113,7 @@ def format_of(head: bytes) -> str | None:
 
 
 def foreign_suffix(head: bytes) -> str:
-    """The usual suffix of files that begin in this way and hold images that can't be decoded here, else empty."""
+    """The usual suffix of an undecodable image format, by the first bytes; empty if unknown."""
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         return ".heic" if brand in _HEIF_BRANDS else ".avif" if brand in {b"avif", b"avis"} else ".mp4"
@@ -122,5 +122,5 @@ def foreign_suffix(head: bytes) -> str:
 
 
 def advice(suffix: str) -> str:
-    """What to do with files of a suffix that can't be decoded, else empty."""
+    """Advice for files of an undecodable suffix; empty if there is none."""
     return "" if FORMAT_OF_SUFFIX.get(suffix) in formats() else ADVICE.get(suffix, "")

@@ -1,4 +1,4 @@
-"""From the bytes of an image to the pixels that a model is given."""
+"""Preprocessing: from encoded images to model inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ __all__ = ["Preprocessing", "UnreadableImageError", "check_share", "decode", "lo
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its images: timm's data config, for evaluation, without randomness.
+    """A model's deterministic evaluation preprocessing, from timm's data config.
 
     Attributes:
         size: height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
-        interpolation: timm's name of the resize filter.
-        mean, std: per channel, of values between 0 and 1.
-        crop_pct: share of the resized image's edge that the crop keeps.
+        interpolation: resize filter, by timm's name.
+        mean, std: per channel, for pixels scaled to 0 to 1.
+        crop_pct: crop size as a share of the resized image's edge.
         crop_mode: `center`, `squash` or `border`, as timm defines them.
     """
 
@@ -40,12 +40,12 @@ class Preprocessing:
     crop_mode: str
 
     def pixels(self, image: Image.Image) -> "torch.Tensor":
-        """(channels, height, width) uint8; normalising waits until the batch is on the device."""
+        """Resize and crop to (channels, height, width) uint8. `normalize` follows on the device."""
         pixels: torch.Tensor = self._transform(image)
         return pixels
 
     def normalize(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(B, channels, height, width) uint8 to standardised float32, on the tensor's own device."""
+        """Standardise (B, channels, height, width) uint8 to float32, on the tensor's device."""
         mean = pixels.new_tensor(self.mean, dtype=_float32()).view(1, -1, 1, 1)
         std = pixels.new_tensor(self.std, dtype=_float32()).view(1, -1, 1, 1)
         return (pixels.to(_float32()) / 255 - mean) / std
@@ -70,27 +70,27 @@ class Preprocessing:
 
 
 def load_batch(
-    source: Reader, places: Sequence[tuple[str | None, int | None]], preprocessing: Preprocessing
+    source: Reader, locations: Sequence[tuple[str | None, int | None]], preprocessing: Preprocessing
 ) -> tuple["torch.Tensor", list[int], dict[int, str]]:
-    """Read and decode images.
+    """Read, decode and preprocess images.
 
     Args:
-        places: path and row of each image.
+        locations: path and row of each image.
 
     Returns:
-        (n, channels, height, width) uint8 of what could be read, its positions in `places`, and the
-        reason for each position that could not.
+        (n, channels, height, width) uint8 of the n readable images, their positions in `locations`, and the error
+        message by position of the unreadable ones.
     """
     import torch
 
     pixels, good, failed = [], [], {}
-    for position, (path, row) in enumerate(places):
+    for position, (path, row) in enumerate(locations):
         try:
             pixels.append(preprocessing.pixels(decode(source.read(path, row), preprocessing.channels)))
             good.append(position)
         except (UnreadableImageError, OSError) as error:
             if is_transient(error):
-                # The storage, and not the image: an image that is there must not be left out.
+                # A storage error: the image itself may be readable and must not be left out.
                 raise
             failed[position] = str(error)
     if not pixels:
@@ -99,17 +99,17 @@ def load_batch(
 
 
 def check_share(failed: Mapping[str, str], total: int, allowed: float) -> None:
-    """Raise StageError if more than the allowed share of images could not be read.
+    """Raise StageError if more than the allowed share of images is unreadable.
 
     Args:
-        failed: image_id and reason of each.
-        total: images that were to be read.
+        failed: error message by image_id.
+        total: number of images, readable or not.
     """
     if len(failed) > allowed * total:
         examples = "; ".join(f"{image_id} ({reason})" for image_id, reason in sorted(failed.items())[:5])
         raise StageError(
             f"{len(failed)} of {total} images can't be read, more than data.max_failed_share = {allowed:g} allows: "
-            f"{examples}. Repair or remove them, or raise the share."
+            f"{examples}. Repair or remove these images, or raise data.max_failed_share."
         )
 
 

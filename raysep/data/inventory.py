@@ -1,4 +1,4 @@
-"""What a run will use, and what its images warn of, from the split and a look at a few images of each role."""
+"""Inventory of a run's images: classes and sizes per role, and warnings from a sample of the images."""
 
 import hashlib
 import unicodedata
@@ -11,48 +11,48 @@ import pyarrow as pa
 
 from raysep.config import DataConfig
 from raysep.config.names import LEAST_HALVED
-from raysep.data.classes import in_code
+from raysep.data.classes import quoted
 from raysep.data.decoding import (
-    LEAST_SPREAD,
+    MIN_CONTRAST,
     Samples,
     UnreadableImageError,
+    contrast,
     eight_bits,
     frames,
     read_samples,
-    spread,
     to_mode,
 )
-from raysep.data.files import in_short
-from raysep.data.given_bits import GivenBits
+from raysep.data.files import first_few
+from raysep.data.given_bits import WithBitDepth
 from raysep.data.source import Reader, Remarks, Source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, left_out, select
 from raysep.errors import ConfigError
 from raysep.storage.retries import is_transient
 
-# Images of each role that are looked at: when a run begins, and where somebody waits for nothing else.
+# Sampled images per role: at the start of a run, and for `raysep validate`.
 SAMPLE, LARGE_SAMPLE = 32, 256
-# Classes, from the first and from the last, and ids that are shown.
+# Number of classes shown from each end of the list, and of ids.
 CLASSES_SHOWN, IDS_SHOWN = 5, 3
-# Values that stay below this share of white leave two bits unused: no camera's images do by themselves.
+# A maximum below this share of white leaves two bits unused, which camera images normally do not.
 UNUSED = 0.25
 EXACT = ("PNG", "TIFF", "BMP")
 USUAL_BITS = (1, 2, 4, 5, 6, 8, 10, 12, 14, 16, 24)
 
 
 @dataclass
-class Looked:
-    """What was seen of some images of a role.
+class RoleSample:
+    """Findings in a sample of a role's images.
 
     Attributes:
         role: of the split.
-        classes: images of each class of the role, of the first rotation.
-        ids: of the images that were looked at.
-        sizes, kinds: how many images have which width and height, and which format and mode.
-        unreadable: why an image can't be read.
-        plain, faint: ids of images of one colour, and of those that use less than `LEAST_SPREAD` of the range.
-        several: ids of files of several frames or pages.
-        tops: the highest value of each image, and the value that stands for white.
-        contents: ids by the hash of the file's content.
+        classes: number of images per class, in the first rotation.
+        ids: of the sampled images.
+        sizes, kinds: number of images by (width, height), and by format and mode.
+        unreadable: error message by id.
+        uniform, faint: ids of images of a single colour, and of those with less contrast than `MIN_CONTRAST`.
+        multiframe: ids of files with several frames or pages.
+        maxima: the highest value of each image, and the value of white.
+        contents: ids by SHA-256 of the file.
     """
 
     role: str
@@ -61,23 +61,23 @@ class Looked:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     unreadable: dict[str, str] = field(default_factory=dict)
-    plain: list[str] = field(default_factory=list)
+    uniform: list[str] = field(default_factory=list)
     faint: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-    tops: list[tuple[float, float]] = field(default_factory=list)
+    multiframe: list[str] = field(default_factory=list)
+    maxima: list[tuple[float, float]] = field(default_factory=list)
     contents: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, image_id: str, reader: Reader, path: str | None, row: int | None) -> None:
-        """Look at one more image."""
-        bit_depth = reader.bit_depth if isinstance(reader, GivenBits) else None
-        source = reader.source if isinstance(reader, GivenBits) else reader
+        """Inspect one image."""
+        bit_depth = reader.bit_depth if isinstance(reader, WithBitDepth) else None
+        source = reader.source if isinstance(reader, WithBitDepth) else reader
         self.ids.append(image_id)
         try:
             content = source.read(path, row)
             samples = read_samples(content, bit_depth)
             self._measure(image_id, samples if samples.values is not None else _all_bits(content, samples))
             if frames(content) > 1:
-                self.several.append(image_id)
+                self.multiframe.append(image_id)
         except (UnreadableImageError, OSError) as error:
             if is_transient(error):
                 raise
@@ -89,65 +89,67 @@ class Looked:
         image = to_mode(eight_bits(samples), "RGB")
         self.sizes[samples.image.size] += 1
         self.kinds[samples.kind] += 1
-        used = spread(image)
+        used = contrast(image)
         if used == 0:
-            self.plain.append(image_id)
-        elif used < LEAST_SPREAD * 255:
+            self.uniform.append(image_id)
+        elif used < MIN_CONTRAST * 255:
             self.faint.append(image_id)
         if samples.values is None or samples.inverted:
-            self.tops.append((float(np.asarray(image).max()), 255.0))
+            self.maxima.append((float(np.asarray(image).max()), 255.0))
         else:
-            self.tops.append((float(samples.values.max()), samples.white))
+            self.maxima.append((float(samples.values.max()), samples.white))
 
     @property
     def lossy(self) -> bool:
-        """Whether there are formats that spread their values over all bits, or whose values are not exact."""
+        """Whether some formats compress lossily or may rescale their values."""
         return any(not kind.startswith(EXACT) for kind in self.kinds)
 
 
 def _all_bits(content: bytes, samples: Samples) -> Samples:
-    """The samples, with all 16 bits of colours of which only the high ones are read otherwise."""
+    """The samples, with all 16 bits of colour images of which the decoder otherwise reads only the high byte."""
     try:
-        found = read_samples(content, 15)
+        wide = read_samples(content, 15)
     except UnreadableImageError:
-        # Grey with transparency, whose low bits Pillow doesn't give.
+        # Grey with transparency: Pillow cannot return its low bits.
         return samples
-    return samples if found.values is None else replace(found, white=65535.0)
+    return samples if wide.values is None else replace(wide, white=65535.0)
 
 
-def look(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, sample: int = SAMPLE) -> list[Looked]:
-    """Look at images of each role of the first rotation, evenly over its ids, so that all classes have their turn.
+def inspect(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, sample: int = SAMPLE) -> list[RoleSample]:
+    """Inspect a sample of each role's images in the first rotation, evenly spaced over the sorted ids.
 
     Args:
-        readers: where the images of each role are read.
-        sample: how many images of a role at most.
+        readers: by role.
+        sample: images per role, at most.
     """
-    found = []
+    samples = []
     for role in [SEEN_TRAIN, SEEN_TEST, UNSEEN, *(domain.name for domain in data.domains)]:
         rows = select(split, role)
         if rows.num_rows:
-            looked = Looked(role, Counter(rows["class_name"].to_pylist()))
+            inspected = RoleSample(role, Counter(rows["class_name"].to_pylist()))
             positions = np.unique(np.linspace(0, rows.num_rows - 1, sample).round().astype(int))
             for image in rows.take(positions).to_pylist():
-                looked.add(image["image_id"], readers[role], image["path"], image["row"])
-            found.append(looked)
-    return found
+                inspected.add(image["image_id"], readers[role], image["path"], image["row"])
+            samples.append(inspected)
+    return samples
 
 
-def check_readable(data: DataConfig, looked: Sequence[Looked]) -> None:
-    """Raise ConfigError where no image of a role that was looked at can be read, and some must be."""
+def check_readable(data: DataConfig, samples: Sequence[RoleSample]) -> None:
+    """Raise ConfigError if a role's sampled images are all unreadable, unless data.max_failed_share allows it."""
     problems = [
-        f"data: none of {len(role.ids)} images of {role.role} that were looked at can be read: "
-        + in_short([f"{image_id} ({why})" for image_id, why in sorted(role.unreadable.items())])
-        for role in looked
+        f"data: none of {len(role.ids)} sampled images of {role.role} can be read: "
+        + first_few([f"{image_id} ({why})" for image_id, why in sorted(role.unreadable.items())])
+        for role in samples
         if role.ids and len(role.unreadable) == len(role.ids) and data.max_failed_share < 1
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def remarks_of(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, looked: Sequence[Looked]) -> Remarks:
-    """What there is to say of the images of a run: what was left out, how it was understood, and warnings."""
+def remarks_of(
+    data: DataConfig, readers: Mapping[str, Reader], split: pa.Table, samples: Sequence[RoleSample]
+) -> Remarks:
+    """All remarks on the images of a run: ignored files, notes of the sources, and warnings."""
     skipped, notes = left_out(split), list[str]()
     named = [("", UNSEEN), *((f"data.domains, {domain.name}: ", domain.name) for domain in data.domains)]
     for where, role in named:
@@ -156,95 +158,95 @@ def remarks_of(data: DataConfig, readers: Mapping[str, Reader], split: pa.Table,
             remarks = reader.remarks()
             skipped += [where + sentence for sentence in remarks.left_out]
             notes += [where + sentence for sentence in remarks.notes]
-    return Remarks(tuple(skipped), (*notes, *warnings(data, looked)))
+    return Remarks(tuple(skipped), (*notes, *warnings(data, samples)))
 
 
-def warnings(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
-    """What the images that were looked at, and the sizes of the classes, warn of, a sentence each."""
-    for role in looked:
-        of = f"of {len(role.ids)} images of {role.role} that were looked at"
+def warnings(data: DataConfig, samples: Sequence[RoleSample]) -> Iterator[str]:
+    """Warnings about the sampled images, class names and class sizes, a sentence each."""
+    for role in samples:
+        of = f"of {len(role.ids)} sampled images of {role.role}"
         if role.unreadable:
-            examples = in_short([f"{image_id} ({why})" for image_id, why in sorted(role.unreadable.items())])
+            examples = first_few([f"{image_id} ({why})" for image_id, why in sorted(role.unreadable.items())])
             yield f"{len(role.unreadable)} {of}: can't be read: {examples}"
-        if role.plain:
-            yield f"{len(role.plain)} {of}: of one colour: {in_short(role.plain)}"
+        if role.uniform:
+            yield f"{len(role.uniform)} {of}: a single colour: {first_few(role.uniform)}"
         if role.faint:
             yield (
-                f"{len(role.faint)} {of}: under {LEAST_SPREAD:.0%} of the range from black to white: "
-                f"{in_short(role.faint)}"
+                f"{len(role.faint)} {of}: contrast below {MIN_CONTRAST:.0%} of the range from black to white: "
+                f"{first_few(role.faint)}"
             )
-        if role.several:
+        if role.multiframe:
             yield (
-                f"{len(role.several)} {of}: of several frames or pages, the first of which is taken: "
-                f"{in_short(role.several)}"
+                f"{len(role.multiframe)} {of}: several frames or pages, of which only the first is used: "
+                f"{first_few(role.multiframe)}"
             )
         yield from _unused_bits(role, data.bit_depth)
         alike: dict[str, list[str]] = {}
         for name in sorted(role.classes):
             alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-        pairs = [" and ".join(in_code(name) for name in names) for names in alike.values() if len(names) > 1]
+        pairs = [" and ".join(quoted(name) for name in names) for names in alike.values() if len(names) > 1]
         if pairs:
-            yield f"classes of {role.role} whose names hardly differ, each counted for itself: {in_short(pairs)}"
+            yield f"classes of {role.role} with nearly identical names, treated as different: {first_few(pairs)}"
         tiny = [f"{name} ({count})" for name, count in sorted(role.classes.items()) if count < LEAST_HALVED]
         capped = role.role == UNSEEN and (data.max_per_class.unseen or LEAST_HALVED) < LEAST_HALVED
         if tiny and role.role != SEEN_TRAIN:
             yield (
                 f"classes of {role.role} with under {LEAST_HALVED} images: {len(tiny)} of {len(role.classes)}: "
-                f"{in_short(tiny)}; some scores are not defined with them"
+                f"{first_few(tiny)}; some scores are undefined for such classes"
                 + ("" if role.role == SEEN_TEST or capped else f" (data.min_per_class: {LEAST_HALVED} leaves them out)")
             )
-    roles = {role.role for role in looked}
+    roles = {role.role for role in samples}
     if SEEN_TRAIN in roles and SEEN_TEST not in roles:
-        yield "no images of seen classes are held out: there is no accuracy, and no split `seen`"
-    yield from _doubled(data, looked)
+        yield "no images of seen classes are held out, so there is no seen accuracy and no split `seen`"
+    yield from _duplicates(data, samples)
 
 
-def _unused_bits(role: Looked, given: int | None) -> Iterator[str]:
-    """Values far below white in every image: files with room for more bits than the values have."""
-    for white in sorted({white for _, white in role.tops}):
-        tops = [top for top, other in role.tops if other == white]
-        if 0 < max(tops) <= UNUSED * white:
+def _unused_bits(role: RoleSample, bit_depth: int | None) -> Iterator[str]:
+    """A warning if all maxima are far below white: the files probably store more bits than the values use."""
+    for white in sorted({white for _, white in role.maxima}):
+        maxima = [maximum for maximum, other in role.maxima if other == white]
+        if 0 < max(maxima) <= UNUSED * white:
             yield (
-                f"no value of {len(tops)} images of {role.role} that were looked at is above {max(tops):.6g} of "
-                f"{white:.10g}, so the images are dark"
-            ) + ("" if given is not None or role.lossy else _bits_to_give(max(tops), white))
+                f"no value of {len(maxima)} sampled images of {role.role} is above {max(maxima):.6g} of {white:.10g}, "
+                "so the images are dark"
+            ) + ("" if bit_depth is not None or role.lossy else _bit_depth_hint(max(maxima), white))
 
 
-def _bits_to_give(highest: float, white: float) -> str:
+def _bit_depth_hint(highest: float, white: float) -> str:
     bits = next((bits for bits in USUAL_BITS if highest < 2**bits), None) if white > 1 else None
     return f"; if the values have {bits} bit{'s' if bits > 1 else ''}, set data.bit_depth: {bits}" if bits else ""
 
 
-def _doubled(data: DataConfig, looked: Sequence[Looked]) -> Iterator[str]:
-    """The same file under two ids. Images of a domain may be those of the run on purpose."""
+def _duplicates(data: DataConfig, samples: Sequence[RoleSample]) -> Iterator[str]:
+    """A warning about identical files, except in domains, which may reuse the run's images on purpose."""
     domains = {domain.name for domain in data.domains}
     same: dict[str, list[str]] = {}
-    for role in looked:
+    for role in samples:
         if role.role not in domains:
             for content, ids in role.contents.items():
                 same.setdefault(content, []).extend(ids)
-    doubled = [ids for ids in same.values() if len(ids) > 1]
-    if doubled:
-        examples = in_short([" = ".join(ids[:2]) for ids in doubled])
-        yield f"{sum(map(len, doubled))} images that were looked at have the same content as another: {examples}"
+    duplicates = [ids for ids in same.values() if len(ids) > 1]
+    if duplicates:
+        examples = first_few([" = ".join(ids[:2]) for ids in duplicates])
+        yield f"{sum(map(len, duplicates))} sampled images have the same content as another: {examples}"
 
 
-def lines(looked: Sequence[Looked], remarks: Remarks) -> Iterator[str]:
-    """The inventory for people, a line each."""
-    for role in looked:
+def lines(samples: Sequence[RoleSample], remarks: Remarks) -> Iterator[str]:
+    """The inventory as lines of text."""
+    for role in samples:
         classes = len(role.classes)
         yield f"{role.role}: {role.classes.total()} images of {classes} class{'es' if classes != 1 else ''}"
         yield f"  classes: {_classes(role.classes)}"
-        yield f"  ids: {in_short(_first_middle_last(role.ids))}"
-        seen = len(role.ids) - len(role.unreadable)
-        if seen:
-            yield f"  {seen} images looked at: {_sizes(role.sizes)}; {_listed(role.kinds)}"
+        yield f"  ids: {first_few(_first_middle_last(role.ids))}"
+        readable = len(role.ids) - len(role.unreadable)
+        if readable:
+            yield f"  {readable} images sampled: {_sizes(role.sizes)}; {_listed(role.kinds)}"
     yield from (f"left out: {sentence}" for sentence in remarks.left_out)
     yield from (f"note: {sentence}" for sentence in remarks.notes)
 
 
 def _classes(classes: Counter[str]) -> str:
-    """Classes with their counts: all of a few, else the first and the last."""
+    """Class names with counts: all of them if few, else the first and the last."""
     shown = [f"{name} ({count})" for name, count in sorted(classes.items())]
     if len(shown) <= 2 * CLASSES_SHOWN:
         return ", ".join(shown)

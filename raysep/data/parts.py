@@ -1,14 +1,14 @@
-"""Directories that are the parts of a split, by the names that they usually have."""
+"""Detection of train, test and unseen directories by their usual names."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# A part of a split, and the names of its directory: in any case, perhaps with a word for what is in it.
+# The parts of a split, and their directory names: in any case, optionally with a suffix such as `_set`.
 PARTS = ("train", "test", "unseen")
 _NAMES = {
     "train": r"train|training|trn|seen|seen[ _-]?train",
-    # What is held out for choosing and what is held out for testing are both held out.
+    # Validation and test images are both held out.
     "test": r"test|testing|tst|val|valid|validation|validate|dev|eval|evaluation|hold[ _-]?out|seen[ _-]?test",
     "unseen": r"unseen",
 }
@@ -16,7 +16,7 @@ _WHAT = r"([ _-]?(set|split|data|images|imgs|classes))?"
 
 
 def part_of(name: str) -> str | None:
-    """The part of a split that a directory's name says, or None.
+    """The part of a split that a directory name denotes, or None.
 
     >>> part_of("Train"), part_of("validation"), part_of("test_set"), part_of("unseen"), part_of("trains")
     ('train', 'test', 'test', 'unseen', None)
@@ -25,27 +25,27 @@ def part_of(name: str) -> str | None:
 
 
 def parts_of(names: Iterable[str]) -> dict[str, str]:
-    """The part of each directory of a split's top level; none where a name says no part, or there is only one part.
+    """The part of each top-level directory; empty unless every name denotes a part.
 
-    A class may be called `train`: only where every directory has the name of a part, they are parts.
+    A class may be named `train`, so a single directory counts only if it is `unseen`.
 
     >>> parts_of(["Train", "val"]), parts_of(["train", "bus"]), parts_of(["train"]), parts_of(["unseen"])
     ({'Train': 'train', 'val': 'test'}, {}, {}, {'unseen': 'unseen'})
     """
-    found = {name: part_of(name) for name in names}
-    parts = {name: part for name, part in found.items() if part is not None}
-    return parts if len(parts) == len(found) and (len(parts) > 1 or "unseen" in parts.values()) else {}
+    all_parts = {name: part_of(name) for name in names}
+    parts = {name: part for name, part in all_parts.items() if part is not None}
+    return parts if len(parts) == len(all_parts) and (len(parts) > 1 or "unseen" in parts.values()) else {}
 
 
-def has_unseen_part(place: str) -> bool:
-    """Whether a directory or URI is a split that says which classes are unseen. False where nothing is there."""
+def has_unseen_part(uri: str) -> bool:
+    """Whether a path or URI is a split tree with an `unseen` part. False if it does not exist."""
     from raysep.data.files import is_hidden
     from raysep.storage.store import Storage, is_uri
 
-    if is_uri(place):
-        storage = Storage(place)
+    if is_uri(uri):
+        storage = Storage(uri)
         names = storage.directories() if storage.exists() else []
     else:
-        root = Path(place).expanduser()
+        root = Path(uri).expanduser()
         names = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
     return "unseen" in parts_of(name for name in names if not is_hidden(name)).values()

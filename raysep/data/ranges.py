@@ -1,7 +1,7 @@
-"""Which values stand for black and white in an image file, by what the file says and by what it has.
+"""The values of black and white in an image file, from its metadata and sample format.
 
-The range is of the file's kind, never of one image's own darkest and brightest pixel: brightness is information, and
-the images of one set stay comparable.
+The range never depends on an image's own darkest and brightest pixel: brightness is information, and the images of a
+data set must stay comparable.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-# Tags of TIFF.
+# TIFF tags.
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 262, 281, 339, 341
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a file's samples. Black is 0.
+    """Value range of a file's samples. Black is 0.
 
     Attributes:
-        white: the value that stands for white.
-        bits: how many of the stored bits are used, where the file says so and it isn't all.
-        scaled: whether Pillow spreads the values over all bits itself, as the file says.
-        inverted: whether Pillow gives 0 for white.
-        unsigned: whether Pillow gives values of 32 bits with the wrong sign.
+        white: the value of white.
+        bits: significant bits, if the file declares fewer than it stores.
+        scaled: Pillow already scales the values to all bits, by the file's metadata.
+        inverted: Pillow returns 0 for white.
+        unsigned: Pillow returns unsigned 32-bit values as signed ones.
     """
 
     white: float
@@ -34,7 +34,7 @@ class Range:
 
 
 def range_of(image: Image.Image, content: bytes) -> Range:
-    """The range of a file that Pillow has opened and not yet loaded.
+    """The value range of an image that Pillow has opened but not yet loaded.
 
     Args:
         content: the file's bytes.
@@ -51,16 +51,15 @@ def range_of(image: Image.Image, content: bytes) -> Range:
         # Ssiz of the first component, in the marker segment SIZ, which follows SOC (ISO 15444-1, A.5.1).
         at = content.find(b"\xff\x4f\xff\x51") + 42
         bits = (content[at] & 0x7F) + 1 if 42 <= at < len(content) else 16
-        # Pillow shifts them to the left.
+        # Pillow shifts the values to the left.
         return Range(float((2**bits - 1) << max(0, 16 - bits)), scaled=bits < 16)
     return Range(whole)
 
 
 def is_spread(values: NDArray[Any], bits: int) -> bool:
-    """Whether the values of 16 bits of a PNG are `bits` bits spread over 16, which sBIT means by PNG's specification.
+    """Whether the 16-bit values of a PNG with sBIT `bits` were scaled to 16 bits, as its specification requires.
 
-    Some programs write sBIT beside values that were not spread. Those are told by their low bits, which after spreading
-    are 0 or repeat the high ones.
+    Some programs write sBIT for unscaled values. The low bits of scaled values are 0 or repeat the high bits.
     """
     if values.max() >= 2**bits:
         return True
@@ -75,21 +74,21 @@ def _of_tiff(image: Image.Image) -> Range:
         value = tags.get(tag, default)
         return value[0] if isinstance(value, tuple) and value else value
 
-    # Other values than those of a bit depth are statistics of one image, which TIFF 6.0 says must not change its look.
-    said = [first(tag, None) for tag in (_SMAX_SAMPLE, _MAX_SAMPLE)]
-    named = [bits for value in said for bits in range(1, 33) if value == 2**bits - 1]
+    # Values other than 2^k - 1 are statistics of one image, which by TIFF 6.0 must not change its appearance.
+    declared = [first(tag, None) for tag in (_SMAX_SAMPLE, _MAX_SAMPLE)]
+    depths = [bits for value in declared for bits in range(1, 33) if value == 2**bits - 1]
     inverted = first(_PHOTOMETRIC, 1) == 0 and image.mode in {"I", "I;16", "I;16B", "F"}
     if image.mode == "F":
-        return Range(2.0 ** named[0] - 1 if named else 1.0, inverted=inverted)
+        return Range(2.0 ** depths[0] - 1 if depths else 1.0, inverted=inverted)
     signed = first(_SAMPLE_FORMAT, 1) == 2
     stored = int(first(_BITS, 8)) - signed
-    bits = named[0] if named and named[0] < stored else stored
+    bits = depths[0] if depths and depths[0] < stored else stored
     unsigned = not signed and stored == 32
     return Range(2.0**bits - 1, bits if bits < stored else None, inverted=inverted, unsigned=unsigned)
 
 
 def _significant_bits(content: bytes) -> int | None:
-    """The bits that the chunk sBIT of a PNG says, of the channel that has most; None where it says none."""
+    """The largest number of significant bits per channel in the sBIT chunk of a PNG, if below 16, else None."""
     at = 8
     while at + 12 <= len(content):
         size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]

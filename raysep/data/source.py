@@ -17,11 +17,11 @@ class Record:
     """One image before the split.
 
     Attributes:
-        image_id: unique in the source, and the same every time the source is listed.
+        image_id: unique within the source, and stable between listings.
         class_name: its label.
-        path: where it is, relative to the source's root; None where the source counts rows.
-        row: its row (in `path`, where there is one); None where each path is one image.
-        part: `train`, `test` or `unseen` where the source is a split already, else None.
+        path: file relative to the source's root; None if the source has only rows.
+        row: row in `path` or in the source; None if the file is the image.
+        part: `train`, `test` or `unseen` if the source is already split, else None.
     """
 
     image_id: str
@@ -32,20 +32,20 @@ class Record:
 
 
 class Reader(Protocol):
-    """What the workers need of a source. Instances travel to them, so they pickle small."""
+    """The read interface of a source. Instances are pickled to workers, so they must be small."""
 
     def read(self, path: str | None, row: int | None) -> bytes:
-        """The encoded image (JPEG, PNG, ...) at a record's path or row. Raises OSError."""
+        """Read the encoded image (JPEG, PNG, ...) at a record's path and row. Raises OSError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Remarks:
-    """What a person should know of a source's images, a sentence each.
+    """Remarks on a source's images for the user, a sentence each.
 
     Attributes:
-        left_out: what was there and is not used.
-        notes: how what was found was understood, where it could be understood in another way.
+        left_out: files that are ignored.
+        notes: interpretations of the source that could also be different.
     """
 
     left_out: tuple[str, ...] = ()
@@ -53,10 +53,10 @@ class Remarks:
 
 
 class Source(ABC):
-    """A source of images. Instances travel to workers, so they pickle small.
+    """A source of images. Instances are pickled to workers, so they must be small.
 
     Attributes:
-        Config: its section of the configuration, the one argument of the class. The first line of its docstring is its
+        Config: its configuration section, the only argument of the class. The first line of its docstring is its
             description in the documentation.
     """
 
@@ -64,14 +64,14 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, path: str | None, row: int | None) -> bytes:
-        """The encoded image (JPEG, PNG, ...) at a record's path or row. Raises OSError."""
+        """Read the encoded image (JPEG, PNG, ...) at a record's path and row. Raises OSError."""
 
     @abstractmethod
     def records(self) -> list[Record]:
-        """All images, sorted by image_id. Raises ConfigError where there is nothing to use."""
+        """List all images, sorted by image_id. Raises ConfigError if there are no usable ones."""
 
     def remarks(self) -> Remarks:
-        """What there is to say of the images, as `records` has found them last."""
+        """Remarks on the images, from the last call of `records`."""
         return Remarks()
 
 
@@ -79,13 +79,13 @@ S = TypeVar("S", bound=type[Source])
 
 
 def source(kind: S) -> S:
-    """Register a class of sources under the `kind` of its section. Raises ValueError for a name that is taken."""
+    """Register a source class under the `kind` of its configuration. Raises ValueError for a duplicate."""
     SOURCES.add(get_args(kind.Config.model_fields["kind"].annotation)[0], kind)
     return kind
 
 
 def encode(image: "Image.Image") -> bytes:
-    """An image as PNG: how sources that hold pixels hand them out."""
+    """Encode an image as PNG, for sources that store pixels."""
     content = io.BytesIO()
     image.save(content, format="PNG", compress_level=1)
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Files of weights as training programs write them: which sets of named tensors they hold, and where in the file."""
+"""Reader of checkpoint files: finds all state dicts in a safetensors file or a pickle of torch."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,27 +15,27 @@ from raysep.models.pickles import unpickled
 from raysep.storage.store import is_uri
 from raysep.storage.uris import read_place
 
-# How deep state dicts lie in dicts of dicts.
-MOST_LEVELS = 5
-# What people give in place of weights, by its first bytes, and what to do then.
+# Maximum nesting of state dicts.
+MAX_DEPTH = 5
+# Files of other kinds, by first bytes, with advice.
 OTHER_KINDS = (
-    (b"\x89HDF", "is an HDF5 file (Keras): weights of torch are wanted"),
-    (b"\x1f\x8b", "is a gzip archive: unpack it and give the file of weights in it"),
-    (b"version https://git-lfs", "is a pointer of Git LFS: fetch the file itself (git lfs pull)"),
+    (b"\x89HDF", "is an HDF5 file (Keras): expected weights of torch"),
+    (b"\x1f\x8b", "is a gzip archive: unpack it and set the path of the weights in it"),
+    (b"version https://git-lfs", "is a Git LFS pointer: fetch the file itself (git lfs pull)"),
     (b"<!DOCTYPE", "is a web page: download the file itself"),
     (b"<!doctype", "is a web page: download the file itself"),
     (b"<html", "is a web page: download the file itself"),
-    (b"{", "is JSON, as the index of weights in several files: join them into one, and give that"),
+    (b"{", "is JSON, like the index of sharded weights: merge the shards into one file"),
 )
 
 
 @dataclass(frozen=True)
 class Container:
-    """Named tensors that lie together in a file.
+    """A dict of named tensors in a checkpoint file.
 
     Attributes:
-        path: the keys that lead there; empty for the file itself.
-        tensors: by name, as they are stored.
+        path: keys that lead to the dict; empty for the top level.
+        tensors: by name, as stored.
     """
 
     path: tuple[str, ...]
@@ -43,17 +43,17 @@ class Container:
 
     @property
     def name(self) -> str:
-        """The keys with dots between them."""
+        """The path, joined by dots."""
         return ".".join(self.path)
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file holds.
+    """The content of a checkpoint file.
 
     Attributes:
-        containers: in the order of the file, at least one.
-        pickled: it is a pickle, not safetensors.
+        containers: at least one, in file order.
+        pickled: the file is a pickle, not safetensors.
     """
 
     containers: list[Container]
@@ -61,14 +61,14 @@ class CheckpointFile:
 
 
 def read_checkpoint(path: str, name: str) -> CheckpointFile:
-    """Read a safetensors file or one of torch's own, whatever its suffix. No code in it is run.
+    """Read a safetensors file or a pickle of torch, detected by content, without running code in it.
 
     Args:
         path: local path or URI.
         name: of the model, for messages.
 
     Raises:
-        ConfigError: it is damaged, of another kind, or holds no named tensors.
+        ConfigError: damaged, of another kind, or without named tensors.
     """
     where = f"models: {name}: {path}"
     try:
@@ -81,7 +81,7 @@ def read_checkpoint(path: str, name: str) -> CheckpointFile:
 
 def _read(path: str, where: str) -> CheckpointFile:
     head = _head(path)
-    problem = next((words for start, words in OTHER_KINDS if head.startswith(start)), None)
+    problem = next((text for start, text in OTHER_KINDS if head.startswith(start)), None)
     if not head:
         problem = "is empty"
     if problem is not None:
@@ -90,22 +90,22 @@ def _read(path: str, where: str) -> CheckpointFile:
         try:
             tensors = load(read_place(path)) if is_uri(path) else load_file(Path(path).expanduser())
         except Exception as error:
-            # Of damaged bytes the reader may raise anything.
-            words = " ".join(str(error).split())[:200]
-            raise ConfigError([f"{where} is not a whole safetensors file ({words})"]) from error
+            # For damaged files, the reader may raise anything.
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError([f"{where} is a damaged or incomplete safetensors file ({reason})"]) from error
         if not tensors:
-            raise ConfigError([f"{where} holds no tensors"])
+            raise ConfigError([f"{where} contains no tensors"])
         return CheckpointFile([Container((), tensors)], pickled=False)
     content = read_place(path)
     if head.startswith(b"PK") and _is_numpy(path):
         raise ConfigError([f"{where} is a NumPy archive (JAX weights): save it as a state dict of the timm model"])
     try:
-        found = unpickled(content)
+        value = unpickled(content)
     except ValueError as error:
         raise ConfigError([f"{where} can't be read as a state dict: {error}"]) from None
-    if containers := list(_containers(found, ())):
+    if containers := list(_containers(value, ())):
         return CheckpointFile(containers, pickled=True)
-    raise ConfigError([f"{where} holds no state dict (names and tensors): {_what_it_is(found)}"])
+    raise ConfigError([f"{where} contains no state dict (names and tensors): {_description(value)}"])
 
 
 def _head(path: str) -> bytes:
@@ -116,7 +116,7 @@ def _head(path: str) -> bytes:
 
 
 def _is_safetensors(head: bytes, path: str) -> bool:
-    """By content (the length of a JSON header, then the header), else by name."""
+    """Detect safetensors by content (length of a JSON header, then the header), else by suffix."""
     if head[8:9] == b"{" and not head.startswith((b"PK", b"\x80")):
         return True
     return path.lower().partition("?")[0].endswith(".safetensors") and not head.startswith((b"PK", b"\x80\x02"))
@@ -132,35 +132,35 @@ def _is_numpy(path: str) -> bool:
         return False
 
 
-def _containers(found: Any, path: tuple[str, ...]) -> Iterator[Container]:
-    """A dict's own tensors, then those of the dicts in it. An optimizer's tensors are no weights."""
-    if not isinstance(found, Mapping) or "param_groups" in found or len(path) > MOST_LEVELS:
+def _containers(value: Any, path: tuple[str, ...]) -> Iterator[Container]:
+    """The tensors of a dict, then those of nested dicts. Optimizer states are skipped."""
+    if not isinstance(value, Mapping) or "param_groups" in value or len(path) > MAX_DEPTH:
         return
-    # Some programs keep arrays of numpy in their place.
-    values = {
-        key: torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fib" else value
-        for key, value in found.items()
+    # Some programs store NumPy arrays instead of tensors.
+    items = {
+        key: torch.from_numpy(item) if isinstance(item, np.ndarray) and item.dtype.kind in "fib" else item
+        for key, item in value.items()
         if isinstance(key, str)
     }
     tensors = {
-        key: value for key, value in values.items() if isinstance(value, torch.Tensor) and value.layout is torch.strided
+        key: item for key, item in items.items() if isinstance(item, torch.Tensor) and item.layout is torch.strided
     }
     if tensors:
         yield Container(path, tensors)
-    for key, value in found.items():
+    for key, item in value.items():
         if isinstance(key, str):
-            yield from _containers(value, (*path, key))
+            yield from _containers(item, (*path, key))
 
 
-def _what_it_is(found: Any) -> str:
-    if not isinstance(found, Mapping):
-        return f"it is a {'list' if isinstance(found, list | tuple) else type(found).__name__}"
-    if not found:
+def _description(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return f"it is a {'list' if isinstance(value, list | tuple) else type(value).__name__}"
+    if not value:
         return "it is an empty dict"
-    if "param_groups" in found:
-        return "it is the state of an optimizer"
-    keys = [str(key) for key in found]
+    if "param_groups" in value:
+        return "it is an optimizer state"
+    keys = [str(key) for key in value]
     rest = f" and {len(keys) - 12} more" if len(keys) > 12 else ""
-    optimizer = any(isinstance(value, Mapping) and "param_groups" in value for value in found.values())
-    beside = "; the state of an optimizer is there, and no weights" if optimizer else ""
-    return f"its keys are {', '.join(keys[:12])}{rest}{beside}"
+    optimizer = any(isinstance(item, Mapping) and "param_groups" in item for item in value.values())
+    note = "; it contains an optimizer state but no weights" if optimizer else ""
+    return f"its keys are {', '.join(keys[:12])}{rest}{note}"

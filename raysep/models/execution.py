@@ -1,4 +1,4 @@
-"""In which order the layers of a model are executed, which is not always the order in which it lists its modules."""
+"""Execution order of a model's layers, which may differ from the order of its modules."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from raysep.models.selection import Tap
 
 
 class Execution:
-    """When each module began and ended in one forward pass, counted in steps.
+    """Records the steps at which each module starts and ends in a forward pass.
 
     Args:
-        model: passed through once inside `recorded`.
+        model: to be called once inside `recorded`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,7 +24,7 @@ class Execution:
         self._ended: dict[str, list[int]] = {}
 
     def now(self) -> int:
-        """The next step."""
+        """Advance the clock and return its step."""
         return next(self._clock)
 
     @contextmanager
@@ -47,28 +47,28 @@ class Execution:
                 handle.remove()
 
     def ordered(self, taps: Sequence[Tap], intermediates: Sequence[Tap], hooked: Mapping[str, int]) -> list[Tap]:
-        """Taps in the order of execution: what is inside a block before the block itself.
+        """Sort taps by execution: modules inside a block come before the block.
 
         Args:
-            taps: to be ordered.
-            intermediates: all of timm's, in its order, which is kept among them.
-            hooked: steps at which the hooks of the other taps fired, by the tap's name.
+            taps: to be sorted.
+            intermediates: all intermediates of timm; they keep their relative order.
+            hooked: steps at which the hooks of the other taps fired, by tap name.
         """
         steps = {**hooked, **self._steps_of(intermediates)}
         return sorted(taps, key=lambda tap: steps[tap.name])
 
     def _steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
-        """When each intermediate was at hand. What no module is called like came just before the next that is known."""
+        """The step of each intermediate's output. One without a matching module gets a step before its successor's."""
         ends = [self._end_of(tap.name) for tap in intermediates]
         steps: dict[str, float] = {}
         last = -1.0
         for position, tap in enumerate(intermediates):
             end = ends[position]
-            # After the hook of a module that ends with it, before that of any other.
+            # After the hooks of modules that end at the same time, before any later hook.
             step = last if end is None else end + 1.5
             if end is None:
                 following = [self._begin_of(later.name) for later in intermediates[position + 1 :]]
-                # Halves and smaller lie between the steps of modules.
+                # Module steps are integers, so halves fall between them.
                 step = next((begin - 0.5 for begin in following if begin is not None), last)
             last = max(step, last + 1e-6)
             steps[tap.name] = last
@@ -83,18 +83,18 @@ class Execution:
         return max(ended) if ended else None
 
     def _passes(self, steps: Mapping[str, list[int]], layer: str) -> list[int]:
-        """Steps of the pass that a layer is the output of: of its module, or else of the modules in it."""
+        """The recorded step of a layer's module in its pass, or the first steps of the modules inside the layer."""
         name, _, number = layer.partition("#")
-        # A wrapped encoder keeps its inner names, two families say `block` for `blocks` or `stages`, and HRNet's first
-        # stage is a ResNet's layer.
+        # timm's layer names differ from module names in wrapped encoders (no outer prefix), in two families (`block`
+        # for `blocks` or `stages`), and in HRNet (`stage1` for `layer1`).
         candidates = [name, *(known for known in steps if known.endswith(f".{name}"))]
         candidates += ["layer1"] * (name == "stage1")
         if name.startswith("block."):
             candidates += [name.replace("block.", "blocks."), name.replace("block.", "stages.")]
         for candidate in candidates:
             if candidate in steps:
-                own = steps[candidate]
-                return [own[min(int(number or 0), len(own) - 1)]]
-            if inner := [own[0] for known, own in steps.items() if known.startswith(f"{candidate}.")]:
+                of_passes = steps[candidate]
+                return [of_passes[min(int(number or 0), len(of_passes) - 1)]]
+            if inner := [of_passes[0] for known, of_passes in steps.items() if known.startswith(f"{candidate}.")]:
                 return inner
         return []

@@ -1,4 +1,4 @@
-"""What timm says while it loads weights of its own, which it tells nobody but its log: keys that didn't fit."""
+"""Mismatched keys of timm's own weights, which timm reports only in its log."""
 
 import logging
 import re
@@ -12,11 +12,11 @@ from raysep.errors import ConfigError
 from raysep.models.key_groups import grouped
 
 _KEYS = re.compile(r"(Missing|Unexpected) keys \((.*?)\)")
-# Behind the blocks: an argument such as global_pool puts other modules there, which no layer passes through.
-_BEHIND = re.compile(r"^(fc_norm|norm|attn_pool|head|pre_logits|fc|classifier)\w*\.")
+# Modules after the blocks: arguments such as global_pool change them, and they do not affect the layers.
+_AFTER_BLOCKS = re.compile(r"^(fc_norm|norm|attn_pool|head|pre_logits|fc|classifier)\w*\.")
 
 
-class _Kept(logging.Handler):
+class _Collector(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
@@ -28,28 +28,28 @@ class _Kept(logging.Handler):
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """The warnings of timm's loader in this block, and which keys it left out, in place of printing them."""
-    logger, kept = logging.getLogger("timm.models._builder"), _Kept()
+def captured_log() -> Iterator[list[str]]:
+    """Collect the warnings and mismatched keys that timm's loader logs in this block, instead of printing them."""
+    logger, collector = logging.getLogger("timm.models._builder"), _Collector()
     level, propagate = logger.level, logger.propagate
-    logger.addHandler(kept)
+    logger.addHandler(collector)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        yield kept.texts
+        yield collector.texts
     finally:
-        logger.removeHandler(kept)
+        logger.removeHandler(collector)
         logger.setLevel(level)
         logger.propagate = propagate
 
 
-def told_of_weights(texts: Sequence[str], model: nn.Module, config: ModelConfig) -> list[str]:
-    """What was heard, as lines for people.
+def loader_remarks(texts: Sequence[str], model: nn.Module, config: ModelConfig) -> list[str]:
+    """Remarks on the captured log, a sentence each.
 
     Raises:
-        ConfigError: parameters of the network that timm found no weights for: they would be random without a word.
+        ConfigError: timm's weights lack parameters of the network, which would silently stay random.
     """
-    own = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters()}
     lines = []
     for text in texts:
         match = _KEYS.search(text)
@@ -58,15 +58,15 @@ def told_of_weights(texts: Sequence[str], model: nn.Module, config: ModelConfig)
             continue
         keys = [key.strip() for key in match.group(2).split(",")]
         if match.group(1) == "Unexpected":
-            lines.append(f"of timm's weights, not used by this network: {'; '.join(grouped(keys))}")
-        elif missing := [key for key in keys if key in own]:
-            if random := [key for key in missing if not _BEHIND.match(key)]:
+            lines.append(f"weights of timm that this network does not use: {'; '.join(grouped(keys))}")
+        elif missing := [key for key in keys if key in parameters]:
+            if random := [key for key in missing if not _AFTER_BLOCKS.match(key)]:
                 raise ConfigError(
                     [
-                        f"models: {config.id}: timm's weights have nothing for {'; '.join(grouped(random))}: these "
-                        f"arguments ({', '.join(config.kwargs)}) make another network; `pretrained: false`, or weights "
-                        "of it by path"
+                        f"models: {config.id}: timm's weights lack {'; '.join(grouped(random))}: these arguments "
+                        f"({', '.join(config.kwargs)}) change the network; set `pretrained: false`, or a path to its "
+                        "weights"
                     ]
                 )
-            lines.append(f"timm's weights have nothing for {'; '.join(grouped(missing))}, which start from scratch")
+            lines.append(f"timm's weights lack {'; '.join(grouped(missing))}, which start from scratch")
     return lines

@@ -1,4 +1,4 @@
-"""Hundreds of names of tensors as a few lines in which none is left out."""
+"""Compact text for hundreds of tensor names, without omissions."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,14 +7,14 @@ _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
 def grouped(keys: Iterable[str]) -> list[str]:
-    """Names by what they have in common, the shortest common part first; numbered parts as ranges.
+    """Group names by common prefix, with numbered parts as ranges; the shortest prefix first.
 
     >>> grouped(["pos", "blocks.0.norm.weight", "blocks.0.norm.bias", "blocks.1.norm.weight", "blocks.1.norm.bias"])
     ['pos', 'blocks.0 to blocks.1: norm.weight, norm.bias (4 keys)']
     >>> grouped(["head.weight", "head.bias"])
     ['head: weight, bias (2 keys)']
     """
-    found = []
+    texts = []
     for stem, indices, rests in _families(keys):
         count = max(1, len(indices)) * len(rests)
         if count == 1:
@@ -23,34 +23,34 @@ def grouped(keys: Iterable[str]) -> list[str]:
             text = f"{', '.join(rests)} ({count} keys)"
         else:
             text = f"{_span(stem, indices)}: {_inner(rests)} ({count} keys)"
-        found.append(text.rstrip("."))
-    return sorted(found, key=_parts)
+        texts.append(text.rstrip("."))
+    return sorted(texts, key=_prefix_length)
 
 
-def tops(keys: Iterable[str], depth: int = 1) -> str:
-    """How many names begin with which parts.
+def count_by_prefix(keys: Iterable[str], depth: int = 1) -> str:
+    """Count names by their first `depth` parts.
 
-    >>> tops(["queue", "encoder_k.conv1.weight", "encoder_k.bn1.weight"])
+    >>> count_by_prefix(["queue", "encoder_k.conv1.weight", "encoder_k.bn1.weight"])
     'queue, encoder_k.* (2)'
     """
     counts: dict[str, int] = {}
     for key in keys:
         parts = key.split(".")
-        top = ".".join(parts[:depth]) + (".*" if len(parts) > depth else "")
-        counts[top] = counts.get(top, 0) + 1
+        prefix = ".".join(parts[:depth]) + (".*" if len(parts) > depth else "")
+        counts[prefix] = counts.get(prefix, 0) + 1
     return ", ".join(
-        top if count == 1 and not top.endswith("*") else f"{top} ({count})" for top, count in counts.items()
+        prefix if count == 1 and not prefix.endswith("*") else f"{prefix} ({count})" for prefix, count in counts.items()
     )
 
 
-def _parts(text: str) -> tuple[int, str]:
-    """Of how many parts the common part is."""
+def _prefix_length(text: str) -> tuple[int, str]:
+    """Sort key: the number of parts of the common prefix, then the prefix."""
     common = text.partition(":")[0].partition(" ")[0]
     return common.count("."), common
 
 
 def _families(keys: Iterable[str]) -> list[tuple[str, tuple[int, ...], list[str]]]:
-    """What stands before the first number, which numbers, and what comes after them; else module and its tensors."""
+    """(prefix, numbers, suffixes) by the first number in each name, or (module, (), tensors) without a number."""
     numbers: dict[tuple[str, str], list[int]] = {}
     plain: dict[str, list[str]] = {}
     for key in dict.fromkeys(keys):
@@ -69,7 +69,7 @@ def _families(keys: Iterable[str]) -> list[tuple[str, tuple[int, ...], list[str]
 
 
 def _inner(rests: Sequence[str]) -> str:
-    """What comes after a number, itself shortened where there are numbers in it."""
+    """The suffixes after a number, with numbers in them grouped as well."""
     parts = []
     for stem, indices, inner in _families(rests):
         if indices and len(indices) * len(inner) > 1:
@@ -81,7 +81,7 @@ def _inner(rests: Sequence[str]) -> str:
 
 
 def _span(stem: str, indices: Sequence[int]) -> str:
-    """`blocks.0 to blocks.11`, with the numbers that are left out between ranges."""
+    """Numbered names as ranges of consecutive numbers: `blocks.0 to blocks.11`."""
     if not indices:
         return stem
     ranges: list[list[int]] = []
@@ -91,7 +91,7 @@ def _span(stem: str, indices: Sequence[int]) -> str:
         else:
             ranges.append([index, index])
 
-    def one(index: int) -> str:
+    def numbered(index: int) -> str:
         return f"{stem}.{index}" if stem else str(index)
 
-    return ", ".join(one(first) if first == last else f"{one(first)} to {one(last)}" for first, last in ranges)
+    return ", ".join(" to ".join(map(numbered, dict.fromkeys(bounds))) for bounds in ranges)

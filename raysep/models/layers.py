@@ -1,21 +1,21 @@
-"""What a layer is in results and files. No torch here, so that results are read quickly."""
+"""The layer record of results and files. No torch import, so that reading results stays fast."""
 
 from dataclasses import dataclass
 
-# The name of the layer before the first block.
+# Name of the layer before the first block.
 STEM = "stem"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as the results have it.
+    """One layer of a model.
 
     Attributes:
-        index: position among the layers that were asked for, from 0.
+        index: position among the selected layers, from 0.
         name: timm's module name, or `stem`.
         depth: relative position, 0 for the first layer and 1 for the last.
-        dim: D, features of the pooled vector.
-        pooling: how it was pooled: `cls`, `mean`, `token0` or `max`; `none` for pixels.
+        dim: D, length of the pooled vector.
+        pooling: `cls`, `mean`, `token0` or `max`; `none` for pixels.
     """
 
     index: int

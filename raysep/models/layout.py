@@ -1,4 +1,4 @@
-"""In which order images and weights lie in memory: convolutions are faster where channels are side by side."""
+"""Memory format of images and weights: convolutions are faster with channels last."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ from torch import nn
 def fastest_layout(
     model: nn.Module, input_size: tuple[int, int, int], device: str, dtype: torch.dtype | None
 ) -> torch.memory_format:
-    """Lay the weights out for the fastest forward pass, and say how its images should lie.
+    """Convert the weights to the fastest memory format, and return that of the images.
 
     `channels_last` on CPUs (measured on two cores, one thread: ResNet-18 1.2, EfficientNet-B0 1.4, MobileNetV2 2.0
-    times as fast, transformers as before) and with mixed precision on GPUs, whose tensor cores want it.
+    times as fast, transformers unchanged) and for mixed precision on GPUs, whose tensor cores prefer it.
 
     Args:
-        model: a model of layers on its device, in evaluation mode.
+        model: a `LayeredModel` on its device, in evaluation mode.
         input_size: (channels, height, width).
         device: a torch device.
         dtype: of mixed precision; None for plain float32.
@@ -26,7 +26,7 @@ def fastest_layout(
         with torch.inference_mode():
             model(image)
     except RuntimeError:
-        # Some models take their features for contiguous.
+        # Some models call `view` on their features, which must then be contiguous.
         model.to(memory_format=torch.contiguous_format)
         return torch.contiguous_format
     return torch.channels_last

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint beside its weights. No torch here, so that a finished run is read quickly."""
+"""Metadata of checkpoints. No torch import, so that reading a finished run stays fast."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,25 +8,25 @@ from raysep.data.images import Preprocessing
 from raysep.storage.store import Storage
 
 WEIGHTS, META = "model.safetensors", "meta.json"
-# The name of the model that gives back the pixels it is given: the raw-pixel baseline.
+# Name of the raw-pixel baseline.
 PIXELS = "raysep:pixels"
 
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What a checkpoint is. Accuracies lie between 0 and 1, None where there is no trained classifier.
+    """Metadata of a checkpoint. Accuracies are between 0 and 1, or None without a trained classifier.
 
     Attributes:
         model: the model's section of the configuration.
-        classes: seen classes by output of the classifier.
-        preprocessing: how its images are prepared.
-        trial: number of the trial, unique for the model.
-        hyperparameters: what the trial was trained with.
+        classes: seen classes, in the order of the classifier's outputs.
+        preprocessing: of its images.
+        trial: number, unique per model.
+        hyperparameters: of the trial.
         seed: of the trial.
-        step: optimizer steps done.
-        val_accuracy: on the part of seen_train that was held out.
+        step: number of optimizer steps.
+        val_accuracy: on the held-out part of seen_train.
         seen_accuracy: on seen_test.
-        rotation: which draw of unseen classes it belongs to.
+        rotation: index of the draw of unseen classes.
         sha256: of the weights file.
     """
 
@@ -44,12 +44,12 @@ class CheckpointMeta:
 
 
 def directory(model_id: str, trial: int, step: int) -> str:
-    """Where a checkpoint lies, relative to the run."""
+    """The directory of a checkpoint, relative to the run."""
     return f"checkpoints/{model_id}/trial={trial}/step={step}"
 
 
 def to_json(meta: CheckpointMeta) -> dict[str, Any]:
-    """Plain values, as `read_meta` takes them."""
+    """Convert metadata to JSON values for `read_meta`."""
     return {
         **vars(meta),
         "model": meta.model.model_dump(mode="json"),
@@ -57,13 +57,13 @@ def to_json(meta: CheckpointMeta) -> dict[str, Any]:
     }
 
 
-def read_meta(store: Storage, where: str) -> CheckpointMeta:
-    """The meta of a checkpoint directory. Raises FileNotFoundError."""
-    plain = store.read_json(f"{where}/{META}")
-    with store.understood(f"{where}/{META}"):
-        pre = plain["preprocessing"]
-        plain["preprocessing"] = Preprocessing(
+def read_meta(store: Storage, path: str) -> CheckpointMeta:
+    """Read the metadata of a checkpoint directory. Raises FileNotFoundError."""
+    values = store.read_json(f"{path}/{META}")
+    with store.understood(f"{path}/{META}"):
+        pre = values["preprocessing"]
+        values["preprocessing"] = Preprocessing(
             **{**pre, "size": tuple(pre["size"]), "mean": tuple(pre["mean"]), "std": tuple(pre["std"])}
         )
-        plain["model"] = ModelConfig.model_validate(plain["model"])
-        return CheckpointMeta(**plain)
+        values["model"] = ModelConfig.model_validate(values["model"])
+        return CheckpointMeta(**values)

@@ -1,4 +1,4 @@
-"""What torch itself saves: tensors and plain values are read, and no code is run."""
+"""Safe loading of torch pickles: tensors and plain values only, without running code."""
 
 import argparse
 import datetime
@@ -13,22 +13,22 @@ import torch
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """In place of a defaultdict."""
+    """Stands in for `collections.defaultdict`."""
     return {}
 
 
 def _plain_list(*_: Any) -> list[Any]:
-    """In place of a deque."""
+    """Stands in for `collections.deque`."""
     return []
 
 
-# Training programs keep their arguments and figures beside the weights. Making one of these runs no code of the
-# file's. numpy 1 and 2, Python before and after 3.13, and Windows call the same things by different names.
+# Types of arguments and figures that training programs store with the weights. Creating them runs no code of the file.
+# Their names differ between NumPy 1 and 2, Python before and after 3.13, and Windows and other systems.
 _SAFE: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
     *(frozenset, slice, range),
-    # torch's reader fills no others than dicts and lists. What a defaultdict makes of a missing key is a type.
+    # torch's reader can fill only dicts and lists, and a defaultdict would need its factory type.
     (_plain_dict, "collections.defaultdict"),
     (_plain_list, "collections.deque"),
     *(dict, list, set, tuple, int, float, str, bool),
@@ -47,44 +47,42 @@ _SAFE: list[Any] = [
     ),
 ]
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
-_INSTEAD = "save the weights alone: torch.save(model.state_dict(), path)"
+_ADVICE = "save the weights alone: torch.save(model.state_dict(), path)"
 
 
 def unpickled(content: bytes) -> Any:
-    """Tensors, on the CPU, and plain values.
+    """Load tensors, on the CPU, and plain values.
 
     Raises:
-        ValueError: of what is damaged, or holds anything that would run code: what, and what to do.
+        ValueError: damaged content, or content that would run code, with advice.
     """
     try:
         with torch.serialization.safe_globals(_SAFE):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
-        # Of damaged bytes the reader may raise anything.
-        raise ValueError(_in_words(content, error)) from error
+        # For damaged content, the reader may raise anything.
+        raise ValueError(_problem(content, error)) from error
 
 
-def _in_words(content: bytes, error: Exception) -> str:
-    """torch's own text is about its options, and steers terminals."""
+def _problem(content: bytes, error: Exception) -> str:
+    """Our message for an error of torch, whose own describes its options and contains terminal escapes."""
     text = str(error)
     if "TorchScript" in text:
-        return (
-            f"it is a TorchScript archive, a program and not a state dict; of the model that it was made of, {_INSTEAD}"
-        )
+        return f"it is a TorchScript archive, a program and not a state dict; from the original model, {_ADVICE}"
     if classes := _classes(content, text):
-        which = ", ".join(classes[:6]) + (f" and {len(classes) - 6} more" if len(classes) > 6 else "")
+        names = ", ".join(classes[:6]) + (f" and {len(classes) - 6} more" if len(classes) > 6 else "")
         if any(re.match(r"(torch\.nn\.modules|timm\.(models|layers)|torchvision\.models)\.", name) for name in classes):
-            return f"it is a whole model ({which}), which only runs with the code that it was saved with; {_INSTEAD}"
-        return f"it holds more than tensors and plain values ({which}), and reading that may run code; {_INSTEAD}"
-    return f"it is damaged, or was not written by torch.save ({len(content)} bytes)"
+            return f"it is a pickled model ({names}), which requires its original code; {_ADVICE}"
+        return f"it contains more than tensors and plain values ({names}), which may run code; {_ADVICE}"
+    return f"it is damaged, or not written by torch.save ({len(content)} bytes)"
 
 
 def _classes(content: bytes, text: str) -> list[str]:
-    """What the file asks for beside tensors and plain values: all of it where torch can tell, else the first."""
+    """The unsafe classes in a file: all of them if torch can list them, else the first, from its error text."""
     try:
         with torch.serialization.safe_globals(_SAFE):
-            if found := torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)):
-                return sorted(found)
-    except Exception:  # noqa: BLE001  (of the older format, or damaged: then there is the text)
+            if classes := torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content)):
+                return sorted(classes)
+    except Exception:  # noqa: BLE001  (damaged or of the older format: fall back to the text)
         pass
     return _REFUSED.findall(text)[:1]

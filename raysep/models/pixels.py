@@ -1,4 +1,4 @@
-"""The raw-pixel baseline: a model of one layer, which is the image itself."""
+"""The raw-pixel baseline: a model whose only layer is the image."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ from raysep.models.layers import Layer
 
 
 class Pixels(nn.Module):
-    """Images as vectors: averaged down to at most `edge` pixels on a side, and flattened.
+    """Flattens images, after average pooling to at most `edge` pixels per side.
 
-    Whole images of 224 pixels would be vectors of 150,528 features, more bytes than all layers of most
-    networks; 32 pixels keep what distances between pixels can tell.
+    Images of 224 pixels would give 150,528 features, more bytes than all layers of most networks; 32 pixels keep the
+    information in pixel distances.
 
     Args:
-        edge: pixels.
+        edge: maximum height and width in pixels.
     """
 
     def __init__(self, edge: int) -> None:
@@ -30,7 +30,7 @@ class LayeredPixels(nn.Module):
     """`Pixels` with the interface of `taps.LayeredModel`.
 
     Args:
-        model: the pixels.
+        model: the baseline.
         input_size: (channels, height, width).
     """
 
@@ -41,14 +41,14 @@ class LayeredPixels(nn.Module):
         self.layers = [Layer(0, "pixels", 0.0, dim, "none")]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) float32."""
+        """(B, C, H, W) to (B, D) float32."""
         packed: Tensor = self.model(x).float()
         return packed
 
     def compile_blocks(self, **_: object) -> list[str]:
-        """There are none."""
+        """Do nothing: the baseline has no blocks."""
         return []
 
     def split(self, packed: Tensor) -> list[Tensor]:
-        """The one layer."""
+        """The vectors of the only layer."""
         return [packed]

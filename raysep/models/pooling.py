@@ -1,4 +1,4 @@
-"""From a layer's features to one vector an image. B images, D features, L tokens, H x W places."""
+"""Pooling of features to one vector per image. B images, D features, L tokens, H x W positions."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
 
 
 def layout_of(value: Tensor, model: nn.Module) -> Layout:
-    """How a hooked module's features are laid out, by their shape and what the model says."""
+    """The layout of a hooked module's features, from their shape and the model's `output_fmt`."""
     if value.ndim == 2:
         return "NC"
     if value.ndim == 3:
@@ -22,12 +22,12 @@ def layout_of(value: Tensor, model: nn.Module) -> Layout:
 
 
 def pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Tensor:
-    """Pool features.
+    """Pool features over tokens or positions.
 
     Args:
-        value: (B, D, H, W), (B, H, W, D), (B, L, D) or (B, D), as `layout` says.
-        pooling: `cls` or `token0` take the first token or place; `mean` and `max` go over all of them.
-        prefix_tokens: tokens before the patches, which `mean` and `max` leave out.
+        value: (B, D, H, W), (B, H, W, D), (B, L, D) or (B, D), according to `layout`.
+        pooling: `cls` and `token0` select the first token or position; `mean` and `max` reduce over all of them.
+        prefix_tokens: number of tokens before the patches, which `mean` and `max` skip.
 
     Returns:
         (B, D).
@@ -52,15 +52,15 @@ def pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Ten
 
 
 def tensor_of_batch(values: Any, batch: int) -> Tensor | None:
-    """The features among a module's inputs or outputs: of the whole batch, with a feature axis."""
-    found: list[Tensor] = []
+    """The first float tensor of shape (batch, D, ...) in a module's nested inputs or outputs, or None."""
+    tensors: list[Tensor] = []
 
     def visit(value: Any) -> None:
         if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[0] == batch and value.is_floating_point():
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, tuple | list):
             for inner in value:
                 visit(inner)
 
     visit(values)
-    return found[0] if found else None
+    return tensors[0] if tensors else None

@@ -1,4 +1,4 @@
-"""Where the layers of a model are read off, and which of them names and patterns ask for."""
+"""The taps of a model (where its layers are read), and their selection by names and patterns."""
 
 import fnmatch
 import re
@@ -20,13 +20,13 @@ FIRST_BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a layer is read off: an intermediate of timm's, or a module's input or output.
+    """Where a layer is read: an intermediate of timm, or the input or output of a hooked module.
 
     Attributes:
         name: of the layer.
-        intermediate: position in what `forward_intermediates` returns.
-        module: name of the module that is hooked.
-        at_input: its input is read, not its output.
+        intermediate: index into the result of `forward_intermediates`.
+        module: name of the hooked module.
+        at_input: read the module's input instead of its output.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Tap:
 
 
 def taps_of(model: nn.Module) -> list[Tap]:
-    """The stem, and then what timm has as intermediates. Raises ConfigError: the model has none."""
+    """Taps of the stem and of timm's intermediates. Raises ConfigError if the model has none."""
     if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
         raise ConfigError(["models: timm has no intermediate layers for this model"])
     feature_info: Any = model.feature_info
     names = [info["module"] or STEM for info in feature_info]
-    # Some families name a module per branch or pass, so a name may come twice.
+    # Some families repeat a module name per branch or pass.
     taps = [
         Tap(name if names.count(name) == 1 else f"{name}#{names[:index].count(name)}", intermediate=index)
         for index, name in enumerate(names)
@@ -51,42 +51,42 @@ def taps_of(model: nn.Module) -> list[Tap]:
 
 
 def _first_block(model: nn.Module, name: str) -> str | None:
-    """The module whose input is the stem's output, or None where timm's first layer is the stem."""
+    """The module whose input is the stem's output, or None if timm's first layer is the stem."""
     if not FIRST_BLOCK.match(name) or (name == "features.0" and not hasattr(model, "stem")):
         return None
     modules = dict(model.named_modules())
-    # A wrapped encoder keeps its inner names, and two families say `block` for `blocks` or `stages`.
+    # timm's layer names lack the outer prefix of wrapped encoders; two families use `block` for `blocks` or `stages`.
     candidates = [name, *(known for known in modules if known.endswith(f".{name}")), "blocks.0", "stages.0"]
-    found = next((candidate for candidate in candidates if candidate in modules), None)
-    if found is not None and isinstance(modules[found], nn.ModuleList):
-        found = f"{found}.0"
-    return found
+    module = next((candidate for candidate in candidates if candidate in modules), None)
+    if module is not None and isinstance(modules[module], nn.ModuleList):
+        module = f"{module}.0"
+    return module
 
 
-def select(taps: Sequence[Tap], model: nn.Module, wanted: Sequence[str]) -> list[Tap]:
-    """The taps that names and patterns ask for, each once.
+def select(taps: Sequence[Tap], model: nn.Module, patterns: Sequence[str]) -> list[Tap]:
+    """The distinct taps that match names and patterns.
 
     Args:
-        taps: the model's own layers.
-        wanted: names and glob patterns, `all` among them.
+        taps: the model's default layers.
+        patterns: names and glob patterns of layers and modules, or `all` for the default layers.
 
     Raises:
-        ConfigError: one that matches nothing.
+        ConfigError: a pattern matches nothing.
     """
     modules = [name for name, _ in model.named_modules() if name]
     chosen: dict[str, Tap] = {}
     problems = []
-    for pattern in wanted:
+    for pattern in patterns:
         layers = {tap.name: tap for tap in taps if pattern == "all" or fnmatch.fnmatchcase(tap.name, pattern)}
         hooked = {name: Tap(name, module=name) for name in modules if fnmatch.fnmatchcase(name, pattern)}
-        # `blocks.*` means the blocks and not everything inside them: a `*` stays within one part of a name.
+        # `*` does not match dots: `blocks.*` selects the blocks but not the modules inside them.
         depth = pattern.count(".")
-        found = layers or {name: tap for name, tap in hooked.items() if name.count(".") == depth}
-        if not found:
+        matches = layers or {name: tap for name, tap in hooked.items() if name.count(".") == depth}
+        if not matches:
             problems.append(
                 f"models: no layer or module {pattern!r}; the layers are {', '.join(tap.name for tap in taps)}"
             )
-        chosen |= found
+        chosen |= matches
     if problems:
         raise ConfigError(problems)
     return list(chosen.values())

@@ -59,7 +59,7 @@ def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[st
     # torch and timm take seconds to import: a wrong path is answered without them.
     if missing := [problem for position, model in enumerate(models) if (problem := _no_file(position, model))]:
         raise ConfigError(missing)
-    from raysep.models.build import look_into_weights
+    from raysep.models.build import check_weights
     from raysep.models.classifier import check_classifier
     from raysep.models.taps import describe
 
@@ -70,7 +70,7 @@ def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[st
             describe(model)
             if trained:
                 check_classifier(model)
-            lines += look_into_weights(model)
+            lines += check_weights(model)
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -1,4 +1,4 @@
-"""What columns of tables are taken, read by the real sources, and what is refused in words."""
+"""Accepted column types, read by the real sources, and messages for rejected ones."""
 
 from datetime import date
 from pathlib import Path
@@ -46,7 +46,7 @@ def dataset(path: Path, columns: dict[str, Any], features: Any = None) -> Huggin
     ],
     ids=str,
 )
-def test_labels_that_are_taken(labels: pa.Array, expected: list[str], tmp_path: Path):
+def test_accepted_label_types(labels: pa.Array, expected: list[str], tmp_path: Path):
     assert names_of(pa.table({"image": [PNG, PNG], "label": labels}), tmp_path / "x.parquet") == expected
 
 
@@ -61,26 +61,26 @@ def test_labels_that_are_taken(labels: pa.Array, expected: list[str], tmp_path: 
     ],
     ids=lambda array: str(array.type),
 )
-def test_images_that_are_taken(images: pa.Array, tmp_path: Path):
+def test_accepted_image_types(images: pa.Array, tmp_path: Path):
     assert names_of(pa.table({"image": images, "label": ["a"]}), tmp_path / "x.parquet") == ["a"]
 
 
 @pytest.mark.parametrize(
     ("columns", "part"),
     [
-        ({"image": [PNG], "label": [1.0]}, "holds double, expected text or integers, convert it (rows without a label"),
+        ({"image": [PNG], "label": [1.0]}, "holds double, expected text or integers, convert it (pandas writes"),
         ({"image": [PNG], "label": [date(2026, 1, 1)]}, "expected text or integers, convert it"),
         ({"image": [PNG], "label": [b"a"]}, "column label holds binary, expected text or integers, convert it"),
-        ({"image": [PNG], "label": [["a", "b"]]}, "one label a row, not several"),
+        ({"image": [PNG], "label": [["a", "b"]]}, "one label per row, not a list"),
         ({"image": [PNG], "label": pa.nulls(1)}, "no row has a label"),
-        ({"image": ["x.png"], "label": ["a"]}, "save the files' content instead"),
-        ({"image": [[[0, 1], [2, 3]]], "label": ["a"]}, "save arrays of pixels as PNG"),
+        ({"image": ["x.png"], "label": ["a"]}, "save the file contents instead"),
+        ({"image": [[[0, 1], [2, 3]]], "label": ["a"]}, "save pixel arrays as PNG"),
         ({"img": [PNG], "fine_label": ["a"]}, "(set data.source.image_column and data.source.label_column)"),
         ({"image": pa.array([{"bytes": None, "path": "a.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})),
           "label": ["a"]}, "no row of column image has `bytes`"),
     ],
 )  # fmt: skip
-def test_columns_that_are_refused_say_what_to_do(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_rejected_columns_come_with_advice(columns: dict[str, Any], part: str, tmp_path: Path):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError) as caught:
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
@@ -90,20 +90,20 @@ def test_columns_that_are_refused_say_what_to_do(columns: dict[str, Any], part: 
 @pytest.mark.parametrize(
     ("columns", "part"),
     [
-        ({"image": ["x.png", "y.png"], "label": ["a", "b"]}, "save the files' content instead (datasets: cast_column"),
+        ({"image": ["x.png", "y.png"], "label": ["a", "b"]}, "save the file contents instead (datasets: cast_column"),
         ({"image": [PNG, PNG], "label": [0.0, 1.0]}, "column label holds double, expected text or integers"),
-        ({"image": [[0, 1], [2, 3]], "label": [0, 1]}, "save arrays of pixels as PNG"),
-        ({"image": [PNG, PNG], "label": [[0], [1]]}, "one label a row"),
+        ({"image": [[0, 1], [2, 3]], "label": [0, 1]}, "save pixel arrays as PNG"),
+        ({"image": [PNG, PNG], "label": [[0], [1]]}, "one label per row"),
         ({"picture": [PNG, PNG], "label": [0, 1]}, "no column image; there are picture, label"),
     ],
 )
-def test_hugging_face_columns_are_checked_as_those_of_parquet(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_hugging_face_columns_are_checked_like_parquet_columns(columns: dict[str, Any], part: str, tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
         dataset(tmp_path / "d", columns).records()
     assert part in str(caught.value)
 
 
-def test_names_that_datasets_writes_are_the_class_names(tmp_path: Path):
+def test_class_names_come_from_the_metadata_of_datasets(tmp_path: Path):
     import datasets
 
     features = datasets.Features(
@@ -116,18 +116,18 @@ def test_names_that_datasets_writes_are_the_class_names(tmp_path: Path):
     assert names_of(pq.read_table(tmp_path / "x.parquet"), tmp_path / "y.parquet") == ["yes", "cat", "007"]
 
 
-def test_labels_without_a_name_are_counted(tmp_path: Path):
+def test_labels_without_a_class_name_are_counted(tmp_path: Path):
     import datasets
 
     features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
     datasets.Dataset.from_dict({"image": [PNG] * 3, "label": [-1, 0, 1]}, features).to_parquet(
         str(tmp_path / "x.parquet")
     )
-    with pytest.raises(ConfigError, match="column label has 1 rows without a value, or without a name"):
+    with pytest.raises(ConfigError, match="column label has 1 rows without a value or class name"):
         ParquetImages(ParquetImages.Config(path=str(tmp_path / "x.parquet"))).records()
 
 
-def test_a_label_may_be_the_name_of_a_directory(tmp_path: Path):
+def test_labels_from_hive_partitions(tmp_path: Path):
     for name in ("grey%20heron", "egret"):
         (tmp_path / "year=2026" / f"label={name}").mkdir(parents=True)
         pq.write_table(pa.table({"image": [PNG, PNG]}), tmp_path / "year=2026" / f"label={name}" / "part-0.parquet")
@@ -141,25 +141,25 @@ def test_a_label_may_be_the_name_of_a_directory(tmp_path: Path):
         source.records()
 
 
-def test_files_with_and_without_names_for_integers_are_not_mixed(tmp_path: Path):
+def test_files_with_and_without_class_names_are_not_mixed(tmp_path: Path):
     import datasets
 
     features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
     datasets.Dataset.from_dict({"image": [PNG] * 2, "label": [0, 1]}, features).to_parquet(str(tmp_path / "1.parquet"))
     pq.write_table(pa.table({"image": [PNG] * 2, "label": [0, 1]}), tmp_path / "2.parquet")
     with pytest.raises(
-        ConfigError, match=r"1\.parquet has names for the integers of column label, .*2\.parquet has none"
+        ConfigError, match=r"1\.parquet has class names for the integers of column label, .*2\.parquet has none"
     ):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_a_label_of_nothing_is_none(tmp_path: Path):
+def test_an_empty_label_is_missing(tmp_path: Path):
     pq.write_table(pa.table({"image": [PNG] * 2, "label": ["a", ""]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="column label has 1 rows without a value"):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_one_saved_data_set_has_one_split(tmp_path: Path):
+def test_a_single_saved_data_set_has_one_split(tmp_path: Path):
     import datasets
 
     data = datasets.Dataset.from_dict({"image": [PNG] * 2, "label": ["a", "b"]}, split="test")
@@ -169,5 +169,5 @@ def test_one_saved_data_set_has_one_split(tmp_path: Path):
         if works:
             assert len(source.records()) == 2
         else:
-            with pytest.raises(ConfigError, match=r"saved from the split test: it has no split .*; leave `split` out"):
+            with pytest.raises(ConfigError, match=r"saved from the split test, without a split .*: remove `split`"):
                 source.records()

@@ -21,8 +21,12 @@ def image(tmp_path: Path) -> np.ndarray:
     return pixels
 
 
+def test_all_documented_corruptions_are_registered():
+    assert set(CORRUPTIONS) == {"blur", "noise", "contrast", "jpeg", "rotation", "colour"}
+
+
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_severity_takes_images_further_from_what_they_were(name: str, image: np.ndarray, tmp_path: Path):
+def test_higher_severities_change_images_more(name: str, image: np.ndarray, tmp_path: Path):
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     changes = []
     for severity in range(1, 6):
@@ -33,14 +37,14 @@ def test_severity_takes_images_further_from_what_they_were(name: str, image: np.
         assert pixels.shape == image.shape
         changes.append(np.abs(pixels - image).mean())
     assert changes[0] > 0
-    # Rotations and colours are drawn, so that only the strongest must do more than the weakest.
+    # Rotation and colour are random: only the strongest severities must exceed the weakest.
     if name in {"rotation", "colour"}:
         assert max(changes[3:]) > changes[0]
     else:
         assert changes == sorted(changes)
 
 
-def test_images_are_corrupted_each_in_its_own_way():
+def test_corruptions_differ_between_images():
     noisy = Corrupted(Digits(), "noise", 5)
     one, two = (np.asarray(decode(noisy.read(None, row))).astype(float) for row in (0, 1))
     plain = [np.asarray(decode(Digits().read(None, row))).astype(float) for row in (0, 1)]

@@ -1,4 +1,4 @@
-"""What the pixels of a file become: every mode, bit depth, tag and transparency with the right values."""
+"""Decoded pixel values for every mode, bit depth, tag and kind of transparency."""
 
 import io
 import struct
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from raysep.data.decoding import UnreadableImageError, decode, spread, to_mode
+from raysep.data.decoding import UnreadableImageError, contrast, decode, to_mode
 
-# Every grey level once, so that nothing can be lost unseen.
+# Every grey level once, so that the tests see any lost level.
 LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.stack([LEVELS, LEVELS[::-1], LEVELS.T], axis=2)
 MAX_SAMPLE, SMAX_SAMPLE, PHOTOMETRIC = 281, 341, 262
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def tiff(values: np.ndarray, **tags: Any) -> bytes:
-    """A TIFF of one channel with further tags, by their names above."""
+    """A single-channel TIFF with extra tags, by their names above."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
     for name, value in tags.items():
         info[globals()[name]] = value
@@ -39,19 +39,19 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png16(values: np.ndarray, bits: int | None = None, hole: bytes = b"") -> bytes:
-    """A PNG of 16 bits, grey, grey with alpha, RGB or RGBA by its shape, with sBIT and tRNS if given."""
+def png16(values: np.ndarray, bits: int | None = None, transparent: bytes = b"") -> bytes:
+    """A 16-bit PNG (grey, grey with alpha, RGB or RGBA, by shape) with optional sBIT and tRNS."""
     height, width, bands = values.reshape(*values.shape[:2], -1).shape
     head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
     content += chunk(b"sBIT", bytes([bits] * bands)) if bits else b""
-    content += chunk(b"tRNS", hole) if hole else b""
+    content += chunk(b"tRNS", transparent) if transparent else b""
     return content + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff16(values: np.ndarray, order: str = "<", compression: int = 1) -> bytes:
-    """A TIFF of 16 bits a channel in RGB, which Pillow reads and doesn't write."""
+    """A TIFF with 16 bits per RGB channel, which Pillow can read but not write."""
     height, width, bands = values.shape
     pixels = values.astype(f"{order}u2").tobytes()
     pixels = zlib.compress(pixels) if compression == 8 else pixels
@@ -75,7 +75,7 @@ def pgm(values: np.ndarray, white: int) -> bytes:
 
 
 def spread_over(bits: int) -> np.ndarray:
-    """The levels in values of more bits, 0 as 0 and 255 as all ones."""
+    """`LEVELS` scaled to `bits` bits: 0 stays 0, and 255 becomes all ones."""
     return np.rint(LEVELS * ((2.0**bits - 1) / 255)).astype(np.uint16 if bits <= 16 else np.uint32)
 
 
@@ -89,7 +89,7 @@ GREYS: dict[str, tuple[bytes, int | None]] = {
     "8 bits in 16 given": (tiff(spread_over(8).astype(np.uint16)), 8),
     "12 bits by MaxSampleValue": (tiff(spread_over(12), MAX_SAMPLE=4095), None),
     "14 bits by SMaxSampleValue": (tiff(spread_over(14), SMAX_SAMPLE=16383), None),
-    "a statistic in MaxSampleValue changes nothing": (tiff(spread_over(16), MAX_SAMPLE=60_000), None),
+    "a statistic in MaxSampleValue has no effect": (tiff(spread_over(16), MAX_SAMPLE=60_000), None),
     "given bits before the file's": (tiff(spread_over(12), MAX_SAMPLE=16383), 12),
     "12 bits by sBIT, not spread": (png16(spread_over(12), bits=12), None),
     "12 bits by sBIT, spread by shifts": (png16(LEVELS.astype(np.uint16) * 257 & 0xFFF0, bits=12), None),
@@ -99,7 +99,7 @@ GREYS: dict[str, tuple[bytes, int | None]] = {
     "12 bits given beyond maxval": (pgm(spread_over(12), 65535), 12),
     "16 bits by maxval": (pgm(spread_over(16), 65535), None),
     "32 bits": (tiff(spread_over(31).astype(np.int32)), None),
-    # Pillow writes the tag SampleFormat as 2, with a sign, whatever it is told.
+    # Pillow writes the tag SampleFormat as 2, signed, in any case.
     "32 bits without a sign": (
         tiff(spread_over(32).view(np.int32)).replace(b"\x53\x01\x03\0\1\0\0\0\2", b"\x53\x01\x03\0\1\0\0\0\1"),
         None,
@@ -123,21 +123,21 @@ GREYS: dict[str, tuple[bytes, int | None]] = {
 
 
 @pytest.mark.parametrize(("content", "bit_depth"), GREYS.values(), ids=GREYS.keys())
-def test_every_grey_level_comes_back_from_every_depth(content: bytes, bit_depth: int | None):
+def test_every_grey_level_survives_at_every_bit_depth(content: bytes, bit_depth: int | None):
     grey = np.asarray(decode(content, channels=1, bit_depth=bit_depth))
     np.testing.assert_array_equal(grey, LEVELS)
     np.testing.assert_array_equal(np.asarray(decode(content, bit_depth=bit_depth)), np.stack([grey] * 3, axis=2))
 
 
-def test_fewer_than_8_bits_in_files_of_8():
+def test_fewer_than_8_bits_in_8_bit_files():
     sixteen = (LEVELS >> 4).astype(np.uint8)
     for mode, pixels in (("L", sixteen), ("RGB", np.stack([sixteen] * 3, axis=2))):
         grey = np.asarray(decode(encoded(Image.fromarray(pixels, mode)), channels=1, bit_depth=4))
         np.testing.assert_array_equal(grey, sixteen * 17)
-    # Transparency has all of its bits.
+    # The alpha channel keeps all 8 bits.
     both = np.stack([sixteen, np.full_like(sixteen, 255)], axis=2)
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(both, "LA")), 1, bit_depth=4), sixteen * 17)
-    # What is stored in 4 bits comes from Pillow with 8.
+    # Pillow itself scales values stored in 4 bits to 8.
     palette = encoded(Image.fromarray(LEVELS).quantize(16), bits=4)
     np.testing.assert_array_equal(decode(palette, bit_depth=4), decode(palette))
     np.testing.assert_array_equal(decode(pgm8 := b"P5 2 1 15\n\x00\x0f", 1, bit_depth=4), [[0, 255]])
@@ -156,14 +156,14 @@ COLOURED = {
 
 
 @pytest.mark.parametrize("kind", COLOURED)
-def test_12_bits_of_colour_in_16_keep_every_level(kind: str):
+def test_12_bit_colours_in_16_bit_files_keep_every_level(kind: str):
     bit_depth = None if "sBIT" in kind else 12
     np.testing.assert_array_equal(decode(COLOURED[kind], bit_depth=bit_depth), np.stack([LEVELS] * 3, axis=2))
 
 
 @pytest.mark.parametrize("content", [png16(COLOURS.astype(np.uint16) * 257), tiff16(COLOURS.astype(np.uint16) * 257)])
 @pytest.mark.parametrize("bit_depth", [None, 16])
-def test_16_bits_of_colour_are_as_pillow_reads_them(content: bytes, bit_depth: int | None):
+def test_16_bit_colours_equal_those_of_pillow(content: bytes, bit_depth: int | None):
     np.testing.assert_array_equal(np.asarray(decode(content, bit_depth=bit_depth)), COLOURS)
 
 
@@ -174,7 +174,7 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
 @pytest.mark.parametrize(
     ("content", "bit_depth", "why"),
     [
-        (tiff(filled(255)), None, r"floats from 0 to 255, expected none above 1: set data\.bit_depth .*8 where"),
+        (tiff(filled(255)), None, r"floats from 0 to 255, expected none above 1: set data\.bit_depth .*8 if"),
         (tiff(filled(256)), 8, "floats from 0 to 256, expected none above 255"),
         (tiff(filled(-1)), None, "floats from -1 to 0, expected none below 0"),
         (tiff(np.array([[0, np.nan]], np.float32)), None, "NaN or infinite"),
@@ -184,11 +184,11 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         (tiff(filled(-5, np.int32)), 8, "integers from -5 to 0, expected none below 0"),
         (tiff(filled(5000, np.uint16)), 12, "integers from 0 to 5000, expected none above 4095"),
         (encoded(Image.fromarray(LEVELS)), 4, "integers from 0 to 255, expected none above 15"),
-        (png16(np.dstack([spread_over(12)] * 2)), 12, "fewer than 16 bits in a file of 16 with transparency"),
+        (png16(np.dstack([spread_over(12)] * 2)), 12, "under 16 significant bits in a 16-bit file with alpha"),
         pytest.param(
             b"\x00\x00\x00\x18ftypheic" + bytes(40),
             None,
-            r"like \.heic \(HEIF: pip install pillow-heif\)",
+            r"looks like \.heic \(HEIF: pip install pillow-heif\)",
             marks=pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIF is decoded here"),
         ),
         (b"\xff\x0a" + bytes(40), None, "JPEG XL: convert to PNG"),
@@ -198,7 +198,7 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         (tiff(filled(1))[:60], None, "begins like TIFF|Error"),
     ],
 )
-def test_what_has_no_range_or_no_pixels_says_what_to_do(content: bytes, bit_depth: int | None, why: str):
+def test_undecodable_content_comes_with_advice(content: bytes, bit_depth: int | None, why: str):
     with pytest.raises(UnreadableImageError, match=why):
         decode(content, bit_depth=bit_depth)
 
@@ -212,7 +212,7 @@ MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_of_pillow_has_its_way_to_rgb_and_grey(mode: str):
+def test_every_pillow_mode_converts_to_rgb_and_grey(mode: str):
     half = Image.new("L", (8, 8), 0)
     half.paste(255, (0, 0, 4, 8))
     if mode == "LAB":
@@ -243,7 +243,7 @@ def test_files_of_every_mode_become_rgb_or_grey(mode: str, channels: int):
 
 
 def drawing(ink: tuple[int, ...], hidden: tuple[int, ...]) -> Image.Image:
-    """A disc in one colour on a transparent ground, whose pixels have another colour that isn't seen."""
+    """A disc of colour `ink` on transparent pixels of the hidden colour `hidden`."""
     rows, columns = np.mgrid[-8:8, -8:8]
     inside = rows**2 + columns**2 < 25
     pixels = np.zeros((16, 16, 4), np.uint8)
@@ -252,17 +252,17 @@ def drawing(ink: tuple[int, ...], hidden: tuple[int, ...]) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-@pytest.mark.parametrize(("ink", "ground"), [(0, 255), (100, 255), (255, 0), (250, 0)])
+@pytest.mark.parametrize(("ink", "background"), [(0, 255), (100, 255), (255, 0), (250, 0)])
 @pytest.mark.parametrize("hidden", [0, 255, 77])
-def test_drawings_on_a_transparent_ground_stay_visible(mode: str, ink: int, ground: int, hidden: int):
+def test_drawings_on_transparency_stay_visible(mode: str, ink: int, background: int, hidden: int):
     image = drawing((ink,) * 3, (hidden,) * 3)
     content = encoded(image.convert(mode) if mode != "P" else image.quantize())
     pixels = np.asarray(decode(content, channels=1))
     assert pixels[8, 8] == ink
-    assert pixels[0, 0] == ground
+    assert pixels[0, 0] == background
 
 
-def test_opaque_transparency_changes_nothing_and_half_of_it_mixes_with_white():
+def test_opaque_alpha_changes_nothing_and_half_alpha_mixes_with_white():
     opaque = Image.fromarray(COLOURS).convert("RGBA")
     np.testing.assert_array_equal(decode(encoded(opaque)), COLOURS)
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
@@ -270,25 +270,25 @@ def test_opaque_transparency_changes_nothing_and_half_of_it_mixes_with_white():
     assert decode(encoded(half)).getpixel((0, 0)) == (127, 127, 127)
 
 
-def test_one_transparent_value_of_grey_rgb_and_16_bits():
+def test_a_transparent_value_in_grey_rgb_and_16_bits():
     grey = Image.fromarray(np.array([[0, 7]], np.uint8))
     np.testing.assert_array_equal(decode(encoded(grey, transparency=7), 1), [[0, 255]])
     rgb = Image.fromarray(np.array([[[0, 0, 0], [7, 8, 9]]], np.uint8))
     assert decode(encoded(rgb, transparency=(7, 8, 9))).getpixel((1, 0)) == (255, 255, 255)
     wide = np.array([[0, 30_000]], np.uint16)
-    np.testing.assert_array_equal(decode(png16(wide, hole=struct.pack(">H", 30_000)), 1), [[0, 255]])
+    np.testing.assert_array_equal(decode(png16(wide, transparent=struct.pack(">H", 30_000)), 1), [[0, 255]])
     colours = np.array([[[0, 0, 0], [300, 3000, 30_000]]], np.uint16)
-    content = png16(colours, hole=struct.pack(">HHH", 300, 3000, 30_000))
+    content = png16(colours, transparent=struct.pack(">HHH", 300, 3000, 30_000))
     assert decode(content).getpixel((1, 0)) == (255, 255, 255)
 
 
-def test_spread_is_the_largest_of_the_channels():
-    assert spread(Image.new("RGB", (4, 4), (9, 200, 3))) == 0
-    assert spread(Image.fromarray(np.array([[[0, 5, 0], [0, 9, 255]]], np.uint8))) == 255
-    assert spread(Image.fromarray(np.array([[3, 5]], np.uint8))) == 2
+def test_contrast_is_the_largest_of_the_channels():
+    assert contrast(Image.new("RGB", (4, 4), (9, 200, 3))) == 0
+    assert contrast(Image.fromarray(np.array([[[0, 5, 0], [0, 9, 255]]], np.uint8))) == 255
+    assert contrast(Image.fromarray(np.array([[3, 5]], np.uint8))) == 2
 
 
-def test_heif_is_decoded_where_pillow_heif_is_there(tmp_path: Path):
+def test_heif_is_decoded_if_pillow_heif_is_installed(tmp_path: Path):
     pytest.importorskip("pillow_heif")
     code = (
         "import io, sys, pillow_heif; from PIL import Image; from raysep.data.decoding import decode\n"

@@ -1,4 +1,4 @@
-"""Trees as people have them: what stands for a class, what for a part of a split, and what is left out."""
+"""Realistic image trees: parts of a split, class directories, and ignored files."""
 
 import io
 import re
@@ -29,23 +29,23 @@ PNG = image()
 
 
 def plant(root: Path, paths: Iterable[str], content: bytes = PNG) -> Path:
-    """Files below a root, and directories where a path ends with a slash."""
+    """Create files below a root, and directories for paths that end with a slash."""
     for path in paths:
-        place = root / path
+        target = root / path
         if path.endswith("/"):
-            place.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
         else:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
     return root
 
 
 def files(pattern: str, count: int = 3) -> list[str]:
-    """`train|val/a|b` with so many images in each of the four."""
-    places = [""]
+    """Paths of `count` images in each directory of a pattern: `train|val/a|b` has four."""
+    directories = [""]
     for names in pattern.split("/"):
-        places = [f"{place}{name}/" for place in places for name in names.split("|")]
-    return [f"{place}{index}.png" for place in places for index in range(count)]
+        directories = [f"{parent}{name}/" for parent in directories for name in names.split("|")]
+    return [f"{directory}{index}.png" for directory in directories for index in range(count)]
 
 
 def found(root: Path, depth: int | None = None) -> Counter[tuple[str | None, str]]:
@@ -73,7 +73,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("names", SPLITS)
-def test_the_usual_names_of_parts_are_parts_in_any_case(names: str, tmp_path: Path):
+def test_usual_part_names_are_recognised_in_any_case(names: str, tmp_path: Path):
     for name, part in SPLITS[names].items():
         plant(tmp_path, files(f"{name}/{'c|d' if part == 'unseen' else 'a|b'}"))
     wanted: Counter[tuple[str | None, str]] = Counter()
@@ -89,15 +89,15 @@ def test_the_usual_names_of_parts_are_parts_in_any_case(names: str, tmp_path: Pa
         assert "parts of a split, not as classes" in notes
 
 
-def test_one_part_alone_says_nothing_of_what_is_held_out(tmp_path: Path):
+def test_a_single_part_defines_no_held_out_images(tmp_path: Path):
     plant(tmp_path, files("val|test/a|b"))
     assert found(tmp_path) == {(None, "a"): 6, (None, "b"): 6}
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
-    assert "data.split.test_fraction says what is held out" in source.remarks().notes[-1]
+    assert "data.split.test_fraction sets the share of held-out images" in source.remarks().notes[-1]
 
 
-def test_classes_that_are_called_like_parts_are_classes_beside_others(tmp_path: Path):
+def test_classes_named_like_parts_are_classes_next_to_others(tmp_path: Path):
     plant(tmp_path, files("train|bus|car"))
     assert found(tmp_path) == {(None, "train"): 3, (None, "bus"): 3, (None, "car"): 3}
 
@@ -117,12 +117,12 @@ def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, t
     roles = Counter(
         draw_split(ImageFolder(ImageFolder.Config(path=str(tmp_path))).records(), chosen)["role"].to_pylist()
     )
-    # The unseen classes' images come from both parts; of the seen one the parts say which are for testing.
+    # Unseen classes use the images of both parts; the parts split only the seen class.
     assert roles == {"unseen": 12, "seen_train": 3, "seen_test": 3}
 
 
 @pytest.mark.parametrize("names", ["train|test|unseen", "Train|Test|Unseen", "training|val|UNSEEN"])
-def test_a_tree_with_unseen_classes_needs_no_option_for_them(names: str, tmp_path: Path):
+def test_a_tree_with_an_unseen_part_needs_no_option(names: str, tmp_path: Path):
     *seen, unseen = names.split("|")
     plant(tmp_path, files(f"{'|'.join(seen)}/a|b") + files(f"{unseen}/c|d") + ["__MACOSX/x", ".git/x"])
     config = config_of_options("resnet18", None, str(tmp_path), None, has_unseen=has_unseen_part(str(tmp_path)))
@@ -131,14 +131,14 @@ def test_a_tree_with_unseen_classes_needs_no_option_for_them(names: str, tmp_pat
     assert Counter(split["role"].to_pylist()) == {"seen_train": 6, "seen_test": 6, "unseen": 6}
 
 
-def test_places_without_parts_have_none(tmp_path: Path):
+def test_has_unseen_part(tmp_path: Path):
     assert not has_unseen_part(str(tmp_path / "nowhere"))
     assert not has_unseen_part(str(plant(tmp_path, files("a|unseen"))))
     assert has_unseen_part(f"file://{plant(tmp_path / 's', files('Train|Unseen/a|b'))}")
     assert parts_of([]) == {}
 
 
-def test_a_class_of_which_only_the_held_out_part_has_images_is_refused(tmp_path: Path):
+def test_a_class_with_held_out_images_only_is_refused(tmp_path: Path):
     plant(tmp_path, files("train/a|b|c|d") + files("val/a|b|c|d|e"))
     chosen = config_of_options("resnet18", None, str(tmp_path), "a,b").data.split
     with pytest.raises(ConfigError, match="classes in test but not in train: e"):
@@ -147,30 +147,28 @@ def test_a_class_of_which_only_the_held_out_part_has_images_is_refused(tmp_path:
 
 REFUSED = {
     "classes in groups": (files("g|h/a|b"), None, r"2 of 2 class directories .* \(g, h\).*`data.source.depth: 2`"),
-    "the same names in two groups": (files("g|h/a|b"), None, "nothing says which of both are the classes"),
+    "the same names in two groups": (files("g|h/a|b"), None, "either level may be the classes"),
     "one nested among flat ones": (files("a|b") + files("c/x|y"), None, r"1 of 3 class directories .* \(c\)"),
     "groups below parts": (files("train|val/g|h/a|b"), None, "4 of 4 class directories"),
     "parts below classes": (files("a|b/train|val"), None, r"2 of 2 class directories .* \(a, b\)"),
-    "one directory around all": (files("photos/a|b"), None, "one directory, photos, .* set the path to .*/photos"),
-    "one part around all": (files("train/a|b"), None, "holds one directory, train, .* set the path to .*/train"),
+    "one directory around all": (files("photos/a|b"), None, "single directory, photos, .* set the path to .*/photos"),
+    "one part around all": (files("train/a|b"), None, "a single directory, train, .* set the path to .*/train"),
     "images only": (["1.png", "2.png"], None, "found 2 images and no class directory"),
     "archives only": (["a.zip", "b.tar", "x.txt"], None, r"1 \.tar \(an archive: unpack it\), .*\.zip"),
     "parts with images only": (files("train|val"), None, "train, val: parts of a split without class directories"),
     "one part with images only": (files("train/a|b") + files("val"), None, "val: parts of a split without class"),
     "nothing": ([], None, "no class directory"),
-    "a depth beyond the images": (files("a|b"), 2, "no directory lies 2 directories deep"),
-    "a depth beyond some images": (files("a/x|y") + files("b"), 2, r"3 images lie above .* \(b/0.png, b/1.png, .*\)"),
+    "a depth beyond the images": (files("a|b"), 2, "no directory at depth 2"),
+    "a depth beyond some images": (files("a/x|y") + files("b"), 2, r"3 images are above .* \(b/0.png, b/1.png, .*\)"),
     "an empty class": ([*files("a|b"), "c/"], None, r"no image in the class directory .*/c$"),
     "a class of hidden images": ([*files("a|b"), "c/.x.png", "c/.ipynb_checkpoints/1.png"], None, "directory .*/c$"),
-    "a class of other files": ([*files("a|b"), "c/1.svg", "c/2.txt"], None, r"/c: it holds 1 \.svg \(.*, 1 \.txt"),
+    "a class of other files": ([*files("a|b"), "c/1.svg", "c/2.txt"], None, r"/c: it contains 1 \.svg \(.*, 1 \.txt"),
     "an empty class below a part": ([*files("train|val/a|b"), "val/c/"], None, "class directory .*/val/c$"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("paths", "depth", "why"), REFUSED.values(), ids=REFUSED.keys())
-def test_trees_whose_classes_nothing_says_for_sure_are_refused(
-    paths: list[str], depth: int | None, why: str, tmp_path: Path
-):
+def test_trees_with_ambiguous_classes_are_refused(paths: list[str], depth: int | None, why: str, tmp_path: Path):
     root = plant(tmp_path / "root", paths) if paths else tmp_path
     for path in paths:
         if path.endswith((".svg", ".txt", ".zip", ".tar")):
@@ -181,7 +179,7 @@ def test_trees_whose_classes_nothing_says_for_sure_are_refused(
     assert re.search(why, caught.value.problems[0], re.S)
 
 
-def test_the_tree_that_was_found_and_the_one_that_was_expected_are_shown(tmp_path: Path):
+def test_the_message_shows_the_found_and_the_expected_tree(tmp_path: Path):
     plant(tmp_path, files("g|h/a|b|c|d|e"))
     with pytest.raises(ConfigError) as caught:
         ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
@@ -195,9 +193,9 @@ def test_the_tree_that_was_found_and_the_one_that_was_expected_are_shown(tmp_pat
     ]
 
 
-def test_nested_classes_are_taken_on_request(tmp_path: Path):
+def test_depth_2_reads_nested_classes(tmp_path: Path):
     plant(tmp_path, files("g|h/a|b"))
-    # Two groups have a class of the same name: two classes.
+    # A class name that occurs in two groups means two classes.
     assert found(tmp_path, 2) == {(None, name): 3 for name in ("g/a", "g/b", "h/a", "h/b")}
     assert found(tmp_path, 1) == {(None, "g"): 6, (None, "h"): 6}
     plant(tmp_path / "s", files("train|unseen/g|h/a"))
@@ -206,19 +204,19 @@ def test_nested_classes_are_taken_on_request(tmp_path: Path):
     assert data.source.model_dump()["depth"] == 2
 
 
-def test_one_directory_of_the_same_name_in_each_class_is_no_class(tmp_path: Path):
+def test_the_same_subdirectory_in_each_class_is_no_class(tmp_path: Path):
     # As in Tiny ImageNet: train/<class>/images/*.
     plant(tmp_path, files("a|b/images"))
     assert found(tmp_path) == {(None, "a"): 3, (None, "b"): 3}
 
 
-def test_directories_inside_a_class_with_images_are_of_the_class_and_that_is_said(tmp_path: Path):
+def test_subdirectories_of_a_class_with_images_belong_to_it_with_a_remark(tmp_path: Path):
     plant(tmp_path, files("a|b") + files("a/more", 2))
     assert found(tmp_path) == {(None, "a"): 5, (None, "b"): 3}
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
     assert source.remarks().notes == (
-        "images in directories inside class directories are of those classes: 2: a/more/0.png, a/more/1.png",
+        "images in subdirectories of class directories belong to those classes: 2: a/more/0.png, a/more/1.png",
     )
 
 
@@ -230,21 +228,21 @@ JUNK = [
 
 
 @pytest.mark.parametrize("where", ["", "a/", "a/inner/"])
-def test_hidden_and_system_files_are_left_out_at_every_depth(where: str, tmp_path: Path):
+def test_hidden_and_system_files_are_ignored_at_every_depth(where: str, tmp_path: Path):
     plant(tmp_path, [*files("a|b"), "a/inner/0.png"])
     before = [record.image_id for record in ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()]
     plant(tmp_path, [where + path for path in JUNK])
     if not where:
-        # Otherwise it would be a class directory without an image.
+        # Without an image, it would be an empty class directory.
         (tmp_path / "deep" / "0.png").write_bytes(PNG)
         before.append("deep/0.png")
     (tmp_path / ".broken").symlink_to(tmp_path / "nowhere")
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert [record.image_id for record in source.records()] == sorted(before)
-    assert source.remarks().left_out[-1] == f"files that are hidden, or left behind by a system: {len(JUNK)}"
+    assert source.remarks().left_out[-1] == f"hidden and system files: {len(JUNK)}"
 
 
-def test_images_are_known_by_content_and_what_is_left_out_by_suffix(tmp_path: Path):
+def test_images_are_detected_by_content_and_ignored_files_counted_by_suffix(tmp_path: Path):
     taken = {
         "a.jfif": "JPEG", "b.jpe": "JPEG", "c.avif": "AVIF", "d.jp2": "JPEG2000", "e": "PNG", "f.xyz": "WEBP",
         "g.JPG": "JPEG", "h.PNG": "PNG", "i.0001": "TIFF", "j.": "GIF", "k.img": "BMP", "l.pnm": "PPM", "m.png": "JPEG",
@@ -262,8 +260,8 @@ def test_images_are_known_by_content_and_what_is_left_out_by_suffix(tmp_path: Pa
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert [record.path for record in source.records() if record.class_name == "a"] == sorted(f"a/{n}" for n in taken)
     assert source.remarks().left_out == (
-        "files that are no images that can be decoded: 2 .jxl (JPEG XL: convert to PNG), 2 no suffix, 1 .csv, "
-        "1 .dng (a camera's raw data: develop to TIFF or PNG), 1 .mp4 (video: save frames as images), "
+        "files that are not decodable images: 2 .jxl (JPEG XL: convert to PNG), 2 no suffix, 1 .csv, "
+        "1 .dng (camera raw: develop to TIFF or PNG), 1 .mp4 (video: save frames as images), "
         "1 .npy (an array: save as PNG or TIFF), 1 .pdf (render to PNG), 1 .svg (render to PNG), 1 .txt, 1 .xyz",
     )
     for name, kind in taken.items():
@@ -274,7 +272,7 @@ def test_images_are_known_by_content_and_what_is_left_out_by_suffix(tmp_path: Pa
         assert "2 .heic (HEIF: pip install pillow-heif)" in source.remarks().left_out[0]
 
 
-def test_files_nobody_may_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plant(tmp_path, [*files("a|b"), "a/strange"])
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
 
@@ -283,19 +281,17 @@ def test_files_nobody_may_read_are_told_of(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(type(source.storage), "read_with", refuse)
     assert len(source.records()) == 6
-    assert source.remarks().left_out == (
-        "files that are no images that can be decoded: 1 no suffix that can't be read",
-    )
+    assert source.remarks().left_out == ("files that are not decodable images: 1 no suffix (unreadable)",)
 
 
-def test_images_beside_the_class_directories_are_told_of(tmp_path: Path):
+def test_images_outside_the_class_directories_are_reported(tmp_path: Path):
     plant(tmp_path, [*files("a|b"), "preview.png"])
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert len(source.records()) == 6
     assert source.remarks().left_out == ("images outside the class directories: 1: preview.png",)
 
 
-def test_a_file_is_no_directory(tmp_path: Path):
+def test_a_file_as_root_is_refused(tmp_path: Path):
     for name, why in (
         ("x.zip", "is a file \\(an archive: unpack it\\)"),
         ("x.png", "expected a directory, .* is a file"),
@@ -305,7 +301,7 @@ def test_a_file_is_no_directory(tmp_path: Path):
             ImageFolder(ImageFolder.Config(path=str(tmp_path / name))).records()
 
 
-def test_names_that_steer_a_terminal_do_not_reach_it(tmp_path: Path):
+def test_terminal_escapes_in_names_are_printable(tmp_path: Path):
     plant(tmp_path, files("g\x1b[31m|h/a|b"))
     with pytest.raises(ConfigError) as caught:
         ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
@@ -314,7 +310,7 @@ def test_names_that_steer_a_terminal_do_not_reach_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("depth", [None, 1, 2])
-def test_a_directory_beside_parts_is_no_reason_to_take_them_for_classes(depth: int | None, tmp_path: Path):
+def test_a_directory_without_images_next_to_parts_is_ignored(depth: int | None, tmp_path: Path):
     for part in ("train", "val"):
         write_images(tmp_path / part, {"a": 4, "b": 4})
     (tmp_path / "annotations").mkdir()
@@ -323,14 +319,14 @@ def test_a_directory_beside_parts_is_no_reason_to_take_them_for_classes(depth: i
     assert {(record.class_name, record.part) for record in records} == {(c, p) for c in "ab" for p in ("train", "test")}
     write_images(tmp_path / "extra", {"a": 2})
     with pytest.raises(
-        ConfigError, match="train, val are called like the parts of a split, and extra beside them is not"
+        ConfigError, match="train, val are named like the parts of a split, and extra next to them is not"
     ):
         ImageFolder(ImageFolder.Config(path=str(tmp_path), depth=depth)).records()
 
 
-def test_one_image_beside_directories_does_not_make_them_one_class(tmp_path: Path):
+def test_one_image_next_to_subdirectories_does_not_merge_them_into_a_class(tmp_path: Path):
     for group, names in (("animals", ("cat", "dog")), ("plants", ("oak", "elm"))):
         write_images(tmp_path / group, dict.fromkeys(names, 3))
         write_images(tmp_path, {group: 1})
-    with pytest.raises(ConfigError, match="so nothing says which of both are the classes"):
+    with pytest.raises(ConfigError, match="so either level may be the classes"):
         ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()

@@ -55,13 +55,13 @@ def test_exif_rotation_is_applied():
     [b"", b"text", encoded(Image.fromarray(noise()))[:200], encoded(Image.fromarray(noise()), "JPEG")[:-500]],
     ids=["empty", "text", "half a png", "truncated jpeg"],
 )
-def test_what_is_not_a_whole_image_is_unreadable(content: bytes):
+def test_incomplete_images_are_unreadable(content: bytes):
     with pytest.raises(UnreadableImageError):
         decode(content)
 
 
 def png(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A grey PNG that says how large it is, whatever it holds."""
+    """A grey PNG with the given size in its header, whatever its pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -75,32 +75,32 @@ def png(width: int, height: int, pixels: bytes = b"") -> bytes:
     ("content", "why"),
     [
         (png(20_000, 20_000), "pixels"),
-        (png(0, 8), "not an image"),
+        (png(0, 8), "not a decodable image"),
         (encoded(Image.fromarray(np.full((4, 4), 7.0, np.float32)), "TIFF"), "floats"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "not an image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "not a decodable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a decodable image"),
     ],
-    ids=["20,000 pixels a side", "no pixels", "floats", "a program", "no raster"],
+    ids=["20,000 pixels a side", "no pixels", "floats", "a program", "a vector image"],
 )
-def test_what_images_hold_that_they_should_not(content: bytes, why: str):
+def test_oversized_empty_and_non_raster_images_are_unreadable(content: bytes, why: str):
     with pytest.raises(UnreadableImageError, match=why):
         decode(content)
 
 
-def test_long_thin_images_and_the_first_frame_are_taken():
+def test_long_thin_images_and_first_frames_are_decoded():
     assert decode(encoded(Image.new("RGB", (20_000, 2)))).size == (20_000, 2)
     red, green = (Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0)))
     animated = encoded(red, "GIF", save_all=True, append_images=[green])
     assert decode(animated).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_storage_that_fails_is_no_unreadable_image():
-    class Away:
+def test_transient_storage_errors_are_not_unreadable_images():
+    class Unavailable:
         def read(self, path: str | None, row: int | None) -> bytes:
             raise TimeoutError("no answer")
 
     with pytest.raises(TimeoutError):
-        load_batch(Away(), [("a", None)], IMAGENET)
+        load_batch(Unavailable(), [("a", None)], IMAGENET)
 
 
 @given(st.binary(max_size=64), st.integers(0, 400))
@@ -114,7 +114,7 @@ def test_damaged_bytes_are_decoded_or_unreadable(damage: bytes, position: int):
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
-def test_preprocessing_is_timms_own(mode: str):
+def test_preprocessing_equals_timms(mode: str):
     ours = Preprocessing((32, 32), 3, "bicubic", IMAGENET.mean, IMAGENET.std, 0.9, mode)
     theirs = create_transform(
         (3, 32, 32),
@@ -130,7 +130,7 @@ def test_preprocessing_is_timms_own(mode: str):
     torch.testing.assert_close(again.normalize(again.pixels(image)[None])[0], theirs(image), atol=1e-6, rtol=0)
 
 
-class Memory:
+class InMemory:
     def __init__(self, contents: list[bytes]) -> None:
         self.contents = contents
 
@@ -143,8 +143,8 @@ class Memory:
         return self.contents[row]
 
 
-def test_a_batch_leaves_out_what_cannot_be_read_and_says_why():
-    source = Memory([encoded(Image.fromarray(noise())), b"broken"])
+def test_a_batch_reports_unreadable_images():
+    source = InMemory([encoded(Image.fromarray(noise())), b"broken"])
     pixels, good, failed = load_batch(source, [(None, 0), (None, 1), ("gone", None), (None, 0)], IMAGENET)
     assert (pixels.shape, pixels.dtype, good) == ((2, 3, 32, 32), torch.uint8, [0, 3])
     assert set(failed) == {1, 2}

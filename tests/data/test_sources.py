@@ -1,4 +1,4 @@
-"""One contract for every kind of source, and what is particular to each."""
+"""A shared contract for all sources, and tests of each kind."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ from tests.conftest import write_images
 
 
 def write_parquet(tree: Path, root: Path, nested: bool = False, group: int = 7) -> None:
-    """The tree's images in two Parquet files of several row groups, as bytes or as Hugging Face has them."""
+    """Write the tree's images to two Parquet files of several row groups, as bytes or as Hugging Face structs."""
     root.mkdir(parents=True, exist_ok=True)
     files = sorted(tree.glob("*/*.png"))
     for number, part in enumerate((files[:25], files[25:])):
@@ -53,7 +53,7 @@ def write_huggingface(tree: Path, root: Path) -> None:
 
 
 def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archive's own format with twelve images; torchvision's hashes are set to those of these files."""
+    """Write twelve images in the format of the archive, and set torchvision's hashes to those of the files."""
     base = root / CIFAR100.base_folder
     base.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 KINDS = (
     "digits",
     "image_folder",
-    "image_folder of given bits",
+    "image_folder with a bit depth",
     "parquet",
     "parquet file",
     "nested parquet",
@@ -93,7 +93,7 @@ def source(request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypat
             return open_source(Digits.Config())
         case "image_folder":
             return open_source(ImageFolder.Config(path=str(tree)))
-        case "image_folder of given bits":
+        case "image_folder with a bit depth":
             return open_source(ImageFolder.Config(path=str(tree)), bit_depth=12)
         case "parquet" | "nested parquet":
             write_parquet(tree, root, nested=request.param == "nested parquet")
@@ -120,13 +120,13 @@ def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: So
     assert len(content) < 2000
     # A worker has another working directory.
     monkeypatch.chdir("/")
-    travelled = pickle.loads(content)
+    unpickled = pickle.loads(content)
     for record in (records[0], records[len(records) // 2], records[-1]):
-        assert decode(travelled.read(record.path, record.row)).size[0] > 0
+        assert decode(unpickled.read(record.path, record.row)).size[0] > 0
 
 
 @pytest.mark.parametrize("kind", ["parquet", "nested", "huggingface"])
-def test_stored_images_are_those_of_the_files(kind: str, tree: Path, tmp_path: Path):
+def test_stored_images_equal_the_files(kind: str, tree: Path, tmp_path: Path):
     root = tmp_path / "source"
     source: Source
     if kind == "huggingface":
@@ -141,7 +141,7 @@ def test_stored_images_are_those_of_the_files(kind: str, tree: Path, tmp_path: P
         assert source.read(record.path, record.row) == file.read_bytes()
 
 
-def test_digits_are_those_of_scikit_learn():
+def test_digits_equal_those_of_scikit_learn():
     source, digits = Digits(), load_digits()
     records = source.records()
     assert [record.class_name for record in records] == [str(target) for target in digits.target]
@@ -149,7 +149,7 @@ def test_digits_are_those_of_scikit_learn():
     np.testing.assert_array_equal(pixels, np.round(digits.images[1000] * 255 / 16))
 
 
-def test_cifar100_has_its_own_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cifar100_is_split_into_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_cifar100(tmp_path, monkeypatch)
     source = open_source(Cifar100.Config(path=str(tmp_path)))
     records = source.records()
@@ -203,19 +203,19 @@ def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())}, "have no rows"),
     ],
 )
-def test_parquet_files_that_cannot_be_used_say_why(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_unusable_parquet_files_are_refused_with_a_reason(columns: dict[str, Any], part: str, tmp_path: Path):
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match=part):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
+def test_other_files_and_rows_without_an_image(tmp_path: Path):
     config = ParquetImages.Config(path=str(tmp_path))
     (tmp_path / "x.csv").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"no \*\.parquet file below .*; files that are no Parquet files: 1 \.csv"):
+    with pytest.raises(ConfigError, match=r"no \*\.parquet file below .*; files that are not Parquet files: 1 \.csv"):
         ParquetImages(config).records()
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(ConfigError, match="not a whole Parquet file"):
+    with pytest.raises(ConfigError, match="damaged, or not a Parquet file"):
         ParquetImages(config).records()
     pq.write_table(pa.table({"image": [None, b"not an image"], "label": ["a", "b"]}), tmp_path / "x.parquet")
     source = ParquetImages(config)
@@ -227,7 +227,7 @@ def test_what_is_no_parquet_and_rows_without_an_image(tmp_path: Path):
         source.read("x.parquet", 2)
 
 
-def test_parquet_files_are_known_by_content_and_others_are_told_of(tree: Path, tmp_path: Path):
+def test_parquet_files_are_detected_by_content_and_others_reported(tree: Path, tmp_path: Path):
     root = tmp_path / "p"
     write_parquet(tree, root)
     write_parquet(tree, root / "label=x")
@@ -253,12 +253,12 @@ def test_parquet_files_are_known_by_content_and_others_are_told_of(tree: Path, t
     assert paths == ["B.PARQUET", "label=x/a.pq", "label=x/b.parq", "part-00000"]
     assert len(source.records()) == 120
     assert source.remarks().left_out == (
-        "files that are no Parquet files: 3 no suffix, 1 .csv, 1 .parquet (a table: see data.source.kind)",
-        "files that are hidden, or left behind by a system: 2",
+        "files that are not Parquet files: 3 no suffix, 1 .csv, 1 .parquet (a table: see data.source.kind)",
+        "hidden and system files: 2",
     )
 
 
-def test_a_single_parquet_file_may_be_called_anything(tree: Path, tmp_path: Path):
+def test_a_single_parquet_file_may_have_any_name(tree: Path, tmp_path: Path):
     write_parquet(tree, tmp_path / "source")
     other = tmp_path / "images.pq"
     (tmp_path / "source" / "part-1.parquet").rename(other)
@@ -280,7 +280,7 @@ def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path):
         HuggingFace(HuggingFace.Config(path=str(tmp_path / "source"))).records()
 
 
-def test_huggingface_names_what_is_missing(tree: Path, tmp_path: Path):
+def test_missing_huggingface_columns_and_splits_are_named(tree: Path, tmp_path: Path):
     write_huggingface(tree, tmp_path / "source")
     path = str(tmp_path / "source")
     with pytest.raises(ConfigError, match="no column picture; there are image, label"):
@@ -298,8 +298,8 @@ def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
     with pytest.raises(ConfigError) as caught:
         ImageFolder(ImageFolder.Config(path=str(tree))).records()
     found = "\n".join(caught.value.problems)
-    assert "a/back: a link that leads back to where it lies" in found
-    assert "b/gone.png: a link that leads nowhere" in found
+    assert "a/back: a link to one of its parent directories" in found
+    assert "b/gone.png: a broken link" in found
     assert "the name is not UTF-8" in found
     assert len(caught.value.problems) == 3
 
@@ -312,7 +312,7 @@ def test_links_to_images_and_names_with_newlines_are_images(tree: Path):
     assert decode(source.read("a/two\nlines.png", None)).mode == "RGB"
 
 
-def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_path: Path):
+def test_a_damaged_row_group_means_unreadable_images(tree: Path, tmp_path: Path):
     write_parquet(tree, tmp_path / "p")
     config = ParquetImages.Config(path=str(tmp_path / "p"))
     (record, *_) = ParquetImages(config).records()
@@ -325,7 +325,7 @@ def test_a_damaged_row_group_is_an_image_that_cannot_be_read(tree: Path, tmp_pat
         ParquetImages(config).read(record.path, record.row)
 
 
-def test_given_bits_hold_for_every_reader_and_leave_8_bits_as_they_are(tree: Path):
+def test_a_bit_depth_applies_to_pickled_readers_and_keeps_8_bit_files(tree: Path):
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
     Image.fromarray(values).save(tree / "a" / "wide.tif")
     plain = ImageFolder(ImageFolder.Config(path=str(tree)))

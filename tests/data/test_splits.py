@@ -40,13 +40,13 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order_of_the_listing():
     assert len(unseen) == 2
 
 
-def test_classes_that_are_neither_are_left_out_and_all_may_be_unseen():
+def test_unlisted_classes_are_left_out_and_all_may_be_unseen():
     table = splits.draw_split(FIVE, SplitConfig(unseen=["a", "b"], seen=["c", "d"]))
     assert "e" not in table["class_name"].to_pylist()
     assert set(splits.draw_split(FIVE, SplitConfig(unseen="all"))["role"].to_pylist()) == {"unseen"}
 
 
-def test_a_split_tree_is_taken_as_it_is():
+def test_a_split_tree_keeps_its_parts():
     given_split = records({"a": 5, "b": 5}, "train") + records({"a": 2}, "test") + records({"c": 3, "d": 3}, "unseen")
     table = splits.draw_split(given_split, None)
     assert Counter(table["role"].to_pylist()) == {"seen_train": 10, "seen_test": 2, "unseen": 6}
@@ -61,18 +61,22 @@ def test_a_split_tree_is_taken_as_it_is():
         (FIVE, SplitConfig(unseen_fraction=0.1), "got 0"),
         (records({"a": 9, "b": 9, "c": 1, "d": 5}), SplitConfig(unseen=["c", "d"]), "'c' has 1 image"),
         (records({"a": 2, "b": 9, "c": 9}), SplitConfig(unseen=["b", "c"]), "'a' has 2 images"),
-        (FIVE + FIVE[:1], SplitConfig(unseen=["a", "b"]), "occur twice"),
+        (FIVE + FIVE[:1], SplitConfig(unseen=["a", "b"]), "1 duplicate image ids"),
         (
             records({"a": 5}, "train") + records({"b": 5}, "unseen"),
             SplitConfig(unseen=["a", "b"]),
-            "is a split already",
+            "is already split",
         ),
-        (FIVE, SplitConfig(unseen_fraction=0.4, rotations=2, seen=["a", "b", "c"]), "2 disjoint draws of 2 classes"),
+        (
+            FIVE,
+            SplitConfig(unseen_fraction=0.4, rotations=2, seen=["a", "b", "c"]),
+            "2 disjoint draws of 2 need more than 2 classes",
+        ),
         (records({"a": 5}, "train") + records({"a": 5, "b": 5}, "unseen"), None, "both seen"),
         (records({"a": 5}, "train") + records({"b": 5}, "test") + records({"c": 5}, "unseen"), None, "not in train: b"),
     ],
 )
-def test_splits_that_cannot_be_drawn_say_why(data: list[Record], config: SplitConfig | None, part: str):
+def test_impossible_splits_are_refused_with_a_reason(data: list[Record], config: SplitConfig | None, part: str):
     with pytest.raises(ConfigError) as caught:
         splits.draw_split(data, config)
     assert part in str(caught.value)
@@ -83,13 +87,13 @@ def test_hold_out_takes_something_of_each_class_and_never_all(labels: list[int],
     y = np.array(labels, dtype=np.int32)
     held = splits.hold_out(y, fraction, seed)
     for label in set(labels):
-        own = held[y == label]
-        assert not own.all()
-        assert own.any() or len(own) == 1
+        members = held[y == label]
+        assert not members.all()
+        assert members.any() or len(members) == 1
 
 
 def test_digits_split_is_pinned():
-    # A change of the draw would silently change every result: this is the quickstart's split.
+    # The quickstart's split: a changed draw would silently change every result.
     table = splits.draw_split(Digits().records(), SplitConfig(unseen=["7", "8", "9"], test_fraction=0.2, seed=42))
     assert Counter(table["role"].to_pylist()) == {"seen_train": 1012, "seen_test": 252, "unseen": 533}
     assert splits.select(table, "seen_test")["row"].to_pylist()[:5] == [1, 16, 21, 30, 35]
@@ -108,7 +112,7 @@ def test_rotations_are_disjoint_draws_of_unseen_classes():
 
 
 @given(st.integers(1, 3), st.floats(0.2, 0.33), st.integers(0, 50))
-def test_no_rotation_trains_on_what_it_calls_unseen(rotations: int, fraction: float, seed: int):
+def test_no_rotation_trains_on_its_unseen_classes(rotations: int, fraction: float, seed: int):
     ten = records(dict.fromkeys("abcdefghij", 4))
     table = splits.draw_split(ten, SplitConfig(unseen_fraction=fraction, rotations=rotations, seed=seed))
     seen_before: set[str] = set()
@@ -119,13 +123,13 @@ def test_no_rotation_trains_on_what_it_calls_unseen(rotations: int, fraction: fl
         seen_before |= unseen
 
 
-def test_a_source_that_knows_its_test_images_is_asked_for_classes_only():
+def test_a_source_with_test_images_keeps_them():
     given_parts = records(dict.fromkeys("abc", 6), "train") + records(dict.fromkeys("abc", 2), "test")
     table = splits.draw_split(given_parts, SplitConfig(unseen=["b", "c"], seen=["a"], test_fraction=0.9))
     assert Counter(table["role"].to_pylist()) == {"seen_train": 6, "seen_test": 2, "unseen": 16}
 
 
-def test_caps_keep_some_of_each_class_and_the_same_ones_every_time():
+def test_caps_subsample_each_class_deterministically():
     config, caps = SplitConfig(unseen=["d", "e"]), CapConfig(seen_train=3, seen_test=1, unseen=4)
     table = splits.draw_split(FIVE, config, caps)
     assert Counter(zip(table["role"].to_pylist(), table["class_name"].to_pylist(), strict=True)) == {
@@ -150,11 +154,11 @@ def test_domains_are_roles_of_their_own():
     )
     assert splits.select(table, "noisy").num_rows == splits.select(table, "seen_test").num_rows
     found = splits.select(table, "other")
-    # A class that is known keeps its label; one that is not comes after all others.
+    # Known classes keep their labels; new classes follow after all others.
     assert set(zip(found["class_name"].to_pylist(), found["label"].to_pylist(), strict=True)) == {("a", 0), ("z", 5)}
-    with pytest.raises(ConfigError, match=r"noisy: there are no images of seen_test to corrupt"):
+    with pytest.raises(ConfigError, match=r"noisy: no images of seen_test to corrupt"):
         splits.draw_split(FIVE, SplitConfig(unseen="all"), None, [seen_noise])
-    with pytest.raises(ConfigError, match=r"other: 2 classes or more"):
+    with pytest.raises(ConfigError, match=r"other: expected at least 2 classes"):
         splits.draw_split(FIVE, SplitConfig(unseen=["d", "e"]), None, [other], {"other": records({"a": 4})})
 
 
@@ -166,9 +170,9 @@ def test_small_classes_are_left_out_and_named():
     assert set(table["class_name"].to_pylist()) == {"a", "b", "c"}
     assert splits.left_out(table) == ["1 class with fewer images than data.min_per_class = 4: d (3)"]
     assert splits.left_out(splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]))) == []
-    with pytest.raises(ConfigError, match="2 unseen classes or more can be told apart, got 1"):
+    with pytest.raises(ConfigError, match="expected at least 2 unseen classes, got 1"):
         splits.draw_split(records, SplitConfig(unseen=["a", "d"]), least=4)
-    with pytest.raises(ConfigError, match=r"'d' has 1 image, expected 2 or more; data\.min_per_class: 2 leaves"):
+    with pytest.raises(ConfigError, match=r"'d' has 1 image, expected at least 2; data\.min_per_class: 2 leaves"):
         splits.draw_split([*records[:18], Record("d0", "d")], SplitConfig(unseen=["a", "d"]))
 
 
@@ -183,7 +187,7 @@ def test_small_classes_of_a_domain_are_left_out():
 @pytest.mark.parametrize(
     ("wanted", "existing", "shown"),
     [
-        # A Cyrillic letter, a blank that does not break, a full-width digit.
+        # A Cyrillic letter, a no-break space, a full-width digit, a trailing space, a zero-width space.
         ("cаt", "cat", r"no class 'cаt' ('c\u0430t') in the data; there are 'cat'"),
         ("grey heron", "grey\xa0heron", r"no class 'grey heron' in the data; there are 'grey\xa0heron'"),
         ("７", "7", r"no class '７' ('\uff17') in the data"),
@@ -191,7 +195,7 @@ def test_small_classes_of_a_domain_are_left_out():
         ("heron", "he\u200bron", r"no class 'heron' in the data; there are 'he\u200bron'"),
     ],
 )  # fmt: skip
-def test_names_that_look_the_same_are_told_apart_in_messages(wanted: str, existing: str, shown: str):
+def test_messages_distinguish_lookalike_names(wanted: str, existing: str, shown: str):
     records = [Record(f"{name}{n}", name) for name in (existing, "b", "c") for n in range(5)]
     with pytest.raises(ConfigError) as caught:
         splits.draw_split(records, SplitConfig(unseen=[wanted, "b"]))
@@ -199,7 +203,7 @@ def test_names_that_look_the_same_are_told_apart_in_messages(wanted: str, existi
 
 
 def test_a_name_in_another_form_of_unicode_is_the_same_name():
-    # As a Mac's file system has it, and as an editor writes it.
+    # NFD as on macOS file systems, and NFC as editors write it.
     records = [Record(f"{name}{n}", name) for name in ("cafe\u0301", "b", "c") for n in range(5)]
     table = splits.draw_split(records, SplitConfig(unseen=["caf\u00e9", "b"]))
     assert set(splits.select(table, "unseen")["class_name"].to_pylist()) == {"cafe\u0301", "b"}

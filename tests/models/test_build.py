@@ -23,7 +23,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_state_dict_is_loaded_and_its_head_left_out_where_it_does_not_fit(weights: Path):
+def test_a_state_dict_is_loaded_without_a_mismatching_head(weights: Path):
     from safetensors.torch import load_file
 
     state = load_file(weights)
@@ -34,7 +34,7 @@ def test_a_state_dict_is_loaded_and_its_head_left_out_where_it_does_not_fit(weig
     torch.testing.assert_close(same.head.weight, state["head.weight"])
 
 
-def test_position_embeddings_are_resampled_and_half_floats_widened(weights: Path, tmp_path: Path):
+def test_position_embeddings_are_resampled_and_float16_becomes_float32(weights: Path, tmp_path: Path):
     from safetensors.torch import load_file
 
     half = tmp_path / "half.safetensors"
@@ -46,7 +46,7 @@ def test_position_embeddings_are_resampled_and_half_floats_widened(weights: Path
         assert torch.isfinite(model(torch.rand(1, 3, 64, 64))).all()
 
 
-def test_keys_that_do_not_fit_are_named(weights: Path, tmp_path: Path):
+def test_mismatching_keys_are_named(weights: Path, tmp_path: Path):
     from safetensors.torch import load_file
 
     state = load_file(weights)
@@ -61,10 +61,10 @@ def test_keys_that_do_not_fit_are_named(weights: Path, tmp_path: Path):
         assert part in str(caught.value)
 
 
-def test_files_that_are_no_weights(tmp_path: Path):
+def test_damaged_and_missing_weights(tmp_path: Path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+    with pytest.raises(ConfigError, match="a damaged or incomplete safetensors file"):
         create(config(broken))
     with pytest.raises(ConfigError, match="no weights at"):
         create(config(tmp_path / "none"))
@@ -78,17 +78,17 @@ def test_unknown_names_give_close_matches(name: str, part: str):
         create(ModelConfig(name=name, pretrained=False))
 
 
-def test_arguments_that_the_model_does_not_take():
+def test_unknown_arguments():
     with pytest.raises(ConfigError, match=r"can't be built with these arguments.*flavour"):
         create(ModelConfig(name="resnet18", pretrained=False, kwargs={"flavour": 1}))
 
 
-def test_preprocessing_is_the_models_own_unless_changed():
+def test_preprocessing_is_that_of_the_model_unless_overridden():
     model = create(ModelConfig(name="test_vit", pretrained=False))
-    own = preprocessing_of(model, ModelConfig(name="test_vit"))
-    assert (own.size, own.mean) == ((160, 160), tuple(model.pretrained_cfg["mean"]))
+    default = preprocessing_of(model, ModelConfig(name="test_vit"))
+    assert (default.size, default.mean) == ((160, 160), tuple(model.pretrained_cfg["mean"]))
     changed = preprocessing_of(model, ModelConfig(name="test_vit", image_size=32, crop_pct=1.0))
-    assert (changed.size, changed.crop_pct, changed.interpolation) == ((32, 32), 1.0, own.interpolation)
+    assert (changed.size, changed.crop_pct, changed.interpolation) == ((32, 32), 1.0, default.interpolation)
 
 
 @pytest.mark.shared_data
@@ -106,7 +106,7 @@ def test_real_weights_load(shared_data: Path, name: str, file: str, size: int):
         assert torch.isfinite(model(torch.rand(1, 3, size, size))).all()
 
 
-def test_weights_that_are_not_finite_are_refused_by_key(weights: Path, tmp_path: Path):
+def test_non_finite_weights_are_refused_by_key(weights: Path, tmp_path: Path):
     state = load_file(weights)
     state["blocks.0.norm1.weight"][3] = float("nan")
     save_file(state, tmp_path / "nan.safetensors")
@@ -119,10 +119,10 @@ class Code:
         return print, ("run",)
 
 
-def test_of_a_pickle_tensors_are_read_and_no_code(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_pickles_are_read_without_running_code(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.save({"state_dict": load_file(weights), "epoch": 3}, tmp_path / "w.pth")
-    found, expected = create(config(tmp_path / "w.pth")), create(config(weights))
-    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in found.state_dict().items())
+    actual, expected = create(config(tmp_path / "w.pth")), create(config(weights))
+    assert all(torch.equal(value, expected.state_dict()[key]) for key, value in actual.state_dict().items())
     for content in ({"model": Code()}, [1, 2]):
         torch.save(content, tmp_path / "bad.pth")
         with pytest.raises(ConfigError, match="state dict"):
@@ -135,40 +135,40 @@ def test_of_a_pickle_tensors_are_read_and_no_code(weights: Path, tmp_path: Path,
     [
         (
             {"flavour": 1},
-            r"can't be built with these arguments: test_vit takes no argument 'flavour'; it takes act_layer, ",
+            r"can't be built with these arguments: test_vit has no argument 'flavour'; its arguments: act_layer, ",
         ),
-        ({"drop_path": 0.1}, r"takes no argument 'drop_path' \(is 'drop_path_rate' meant\?\)"),
+        ({"drop_path": 0.1}, r"has no argument 'drop_path' \(did you mean 'drop_path_rate'\?\)"),
         ({"global_pool": "foo"}, r"can't be built with these arguments: .*\(kwargs: global_pool\)"),
         ({"depth": "x"}, r"can't be built with these arguments: .*\(kwargs: depth\)"),
         ({"depth": -1}, "can't be built with these arguments"),
         ({"num_heads": 0}, "can't be built with these arguments"),
         ({"act_layer": "nope"}, r"there is no 'nope' \(kwargs: act_layer\)"),
-        ({"norm_layer": 5}, r"timm doesn't say why \(kwargs: norm_layer\)"),
+        ({"norm_layer": 5}, r"timm gives no reason \(kwargs: norm_layer\)"),
         ({"self": 1}, "can't be built with these arguments"),
-        # What breaks in the forward pass alone.
+        # Errors of the forward pass.
         (
             {"patch_size": 7},
-            r"can't take images of 160x160: .*Set models\[\].image_size, or models\[\].kwargs \(patch_size\)",
+            r"fails on images of 160x160: .*Set models\[\].image_size, or models\[\].kwargs \(patch_size\)",
         ),
-        ({"depth": 0}, "can't take images of 160x160"),
+        ({"depth": 0}, "fails on images of 160x160"),
     ],
 )
-def test_no_argument_of_timm_is_a_traceback(kwargs: dict[str, object], part: str):
+def test_invalid_arguments_are_configuration_errors(kwargs: dict[str, object], part: str):
     config = ModelConfig(name="test_vit", id="mine", pretrained=False, kwargs=kwargs)
     with pytest.raises(ConfigError, match=part) as caught:
         check_models([config], trained=True)
     (problem,) = caught.value.problems
     assert problem.startswith("models: mine")
-    # Neither a class of timm's, nor where it lies on this machine.
+    # Neither timm's classes nor paths of this machine.
     assert "__init__" not in problem
     assert "site-packages" not in problem
 
 
-def test_a_classifier_that_gives_no_number_a_class_can_not_be_trained():
+def test_a_classifier_without_one_output_per_class_cannot_be_trained():
     config = ModelConfig(name="inception_v3", pretrained=False, kwargs={"aux_logits": True})
     assert check_models([config]) == []
     with pytest.raises(
-        ConfigError, match=r"its classifier gives 2 outputs for 2 images and 3 classes, expected \[2, 3\]"
+        ConfigError, match=r"its classifier returns 2 outputs for 2 images and 3 classes, expected \[2, 3\]"
     ):
         check_models([config], trained=True)
 
@@ -182,7 +182,7 @@ def test_a_classifier_that_gives_no_number_a_class_can_not_be_trained():
         ("test_resnet", {}, 48, (48, 48)),
     ],
 )
-def test_images_have_the_size_that_the_network_is_built_for(
+def test_images_have_the_input_size_of_the_network(
     name: str, kwargs: dict[str, object], image_size: int | None, size: tuple[int, int]
 ):
     config = ModelConfig(name=name, pretrained=False, kwargs=kwargs, image_size=image_size)
@@ -190,7 +190,7 @@ def test_images_have_the_size_that_the_network_is_built_for(
     assert preprocessing_of(create(config), config).size == size
 
 
-def test_all_problems_of_all_models_come_together():
+def test_the_problems_of_all_models_are_reported_together():
     models = [
         ModelConfig(name="resnet19", pretrained=False),
         ModelConfig(name="test_vit", pretrained=False, kwargs={"flavour": 1}),

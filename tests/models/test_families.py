@@ -1,4 +1,4 @@
-"""Every model family of timm, by its smallest model with random weights."""
+"""The smallest model of every timm family, with random weights."""
 
 import pytest
 import timm
@@ -8,12 +8,10 @@ from raysep.config import ModelConfig
 from raysep.models.build import create, preprocessing_of
 from raysep.models.taps import LayeredModel, describe
 
-# Above this a forward pass on two cores takes longer than the other families together; they are described
-# by their shapes, with the same code.
+# Larger models are only described, without a forward pass, which would take longer than all other families together.
 MAX_PARAMETERS = 180e6
-# The smallest of each family in timm 1.0.31, found by counting parameters, which takes minutes; elsewhere they
-# are counted. Some are others on purpose: ResNet, DINOv2-style ViT with registers, ConvNeXtV2,
-# PoolFormer, PVTv2 and MobileNet rather than timm's test models.
+# The smallest model per family of timm 1.0.31. Counting parameters takes minutes: only unlisted families are counted.
+# Instead of timm's test models: ResNet, DINOv2-style ViT with registers, ConvNeXtV2, PoolFormer, PVTv2, MobileNet.
 SMALLEST = {
     "beit": "beit_base_patch16_224",
     "byoanet": "halonet_h1",
@@ -114,7 +112,7 @@ SMALLEST = {
     "xception_aligned": "xception41p",
     "xcit": "xcit_nano_12_p8_224",
 }
-# Small images keep the passes short; families that take one size only keep theirs.
+# Small images shorten the passes; families with a fixed input size keep it.
 SIZES = {"byoanet": 256, "deepseek_vit": 126, "vision_transformer": 98}
 
 
@@ -135,7 +133,7 @@ def smallest(family: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", timm.list_modules())
-def test_one_pass_gives_the_described_vectors_of_every_layer(family: str):
+def test_a_forward_pass_returns_all_described_layers(family: str):
     name = smallest(family)
     config = ModelConfig(name=name, pretrained=False, image_size=size_of(family, name))
     described = describe(config)
@@ -151,10 +149,10 @@ def test_one_pass_gives_the_described_vectors_of_every_layer(family: str):
     layered = LayeredModel(model, (preprocessing.channels, *preprocessing.size))
     assert layered.layers == described
     with torch.inference_mode():
-        one = layered(
+        packed = layered(
             torch.randn(2, preprocessing.channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
         )
-    assert one.shape == (2, sum(layer.dim for layer in described))
-    assert torch.isfinite(one).all()
-    for layer, vectors in zip(described, layered.split(one), strict=True):
+    assert packed.shape == (2, sum(layer.dim for layer in described))
+    assert torch.isfinite(packed).all()
+    for layer, vectors in zip(described, layered.split(packed), strict=True):
         assert vectors.shape == (2, layer.dim)

@@ -1,4 +1,4 @@
-"""`kwargs: {in_chans: 1}`: grey images from the decoder to the report, in each of the ways that models are used."""
+"""`kwargs: {in_chans: 1}`: grey images from the decoder to the report."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.conftest import TINY_CNN, TINY_VIT
 GREY_CNN = ModelConfig(**{**TINY_CNN, "kwargs": {"in_chans": 1, "drop_path_rate": 0.1}})
 
 
-def test_preprocessing_follows_and_averages_mean_and_deviation():
+def test_grey_preprocessing_averages_mean_and_deviation():
     rgb = preprocessing_of(create(ModelConfig(**TINY_CNN)), ModelConfig(**TINY_CNN))
     grey = preprocessing_of(create(GREY_CNN), GREY_CNN)
     assert (rgb.channels, grey.channels) == (3, 1)
@@ -42,19 +42,19 @@ def test_preprocessing_follows_and_averages_mean_and_deviation():
         ({"mean": [0.1, 0.2, 0.6]}, 3, (0.1, 0.2, 0.6)),
     ],
 )
-def test_mean_and_deviation_of_ones_own(overlay: dict[str, list[float]], channels: int, mean: tuple[float, ...]):
+def test_configured_mean_and_deviation(overlay: dict[str, list[float]], channels: int, mean: tuple[float, ...]):
     kwargs = {"in_chans": channels, "pretrained_cfg_overlay": {**overlay, "interpolation": "nearest"}}
     config = ModelConfig(name="test_resnet", pretrained=False, kwargs=kwargs)
-    found = preprocessing_of(create(config), config)
-    assert found.mean == pytest.approx(mean)
-    assert found.interpolation == "nearest"
+    preprocessing = preprocessing_of(create(config), config)
+    assert preprocessing.mean == pytest.approx(mean)
+    assert preprocessing.interpolation == "nearest"
 
 
-def test_a_grey_image_gives_what_its_three_equal_channels_give_a_network_of_three(tmp_path: Path):
+def test_a_grey_network_equals_an_rgb_network_on_grey_images(tmp_path: Path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=0)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pth")
-    # With one mean and deviation for all channels, summing the first convolution changes nothing.
+    # With equal means and deviations of the channels, summing the first convolution is exact.
     overlay = {"mean": [0.4], "std": [0.2]}
     configs = [
         ModelConfig(
@@ -68,26 +68,26 @@ def test_a_grey_image_gives_what_its_three_equal_channels_give_a_network_of_thre
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
-    found = []
+    outputs = []
     for config in configs:
         model = create(config).eval()
         preprocessing = preprocessing_of(model, config)
         image = preprocessing.pixels(decode(content.getvalue(), preprocessing.channels))
         assert image.shape == (preprocessing.channels, 32, 32)
         with torch.no_grad():
-            found.append(model(preprocessing.normalize(image[None])))
-    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
+            outputs.append(model(preprocessing.normalize(image[None])))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"])
-def test_every_kind_of_network_is_checked(name: str):
+def test_grey_networks_of_every_kind(name: str):
     config = ModelConfig(name=name, pretrained=False, kwargs={"in_chans": 1})
     assert check_models([config], trained=True) == []
     rgb = describe(config.model_copy(update={"kwargs": {}}))
     assert describe(config) == rgb
 
 
-def test_pixels_are_grey_as_well():
+def test_the_pixel_baseline_is_grey_as_well():
     of = {"of": GREY_CNN.name, "kwargs": GREY_CNN.kwargs, "edge": 8}
     pixels = ModelConfig(name=PIXELS, id="x--pixels", pretrained=False, image_size=32, kwargs=of)
     assert describe(pixels)[0].dim == 8 * 8
@@ -117,8 +117,8 @@ def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pyt
     )
     summary = pipeline.run(config, executor=LocalExecutor())
     assert [model.model for model in summary.models] == ["test_resnet", "test_vit"]
-    assert all({one.kind for one in model.baselines} == {"untrained", "pixels"} for model in summary.models)
-    run = Storage(config.run_dir)
-    for where in sorted(tmp_path.glob("run/checkpoints/*/trial=*/step=*")):
-        meta = read_meta(run, str(where.relative_to(tmp_path / "run")))
+    assert all({baseline.kind for baseline in model.baselines} == {"untrained", "pixels"} for model in summary.models)
+    store = Storage(config.run_dir)
+    for path in sorted(tmp_path.glob("run/checkpoints/*/trial=*/step=*")):
+        meta = read_meta(store, str(path.relative_to(tmp_path / "run")))
         assert (meta.preprocessing.channels, len(meta.preprocessing.mean)) == (1, 1)

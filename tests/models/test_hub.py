@@ -1,4 +1,4 @@
-"""What timm's own loader only logs is told, or refused, when arguments make another network than its weights are of."""
+"""Mismatched keys of timm's weights, which timm only logs, are reported or refused."""
 
 import logging
 from pathlib import Path
@@ -27,31 +27,27 @@ def check(**kwargs: Any) -> list[str]:
 
 @pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize("kwargs", [{}, {"in_chans": 1}, {"drop_path_rate": 0.1}, {"img_size": 64}])
-def test_weights_that_fit_need_no_word(kwargs: dict[str, Any]):
+def test_matching_weights_cause_no_remark(kwargs: dict[str, Any]):
     assert check(**kwargs) == []
 
 
 @pytest.mark.usefixtures("fetched")
 def test_blocks_without_weights_are_refused():
-    with pytest.raises(
-        ConfigError, match=r"test_vit: timm's weights have nothing for blocks.6 to blocks.7: .*\(depth\)"
-    ):
+    with pytest.raises(ConfigError, match=r"test_vit: timm's weights lack blocks.6 to blocks.7: .*\(depth\)"):
         check(depth=8)
 
 
 @pytest.mark.usefixtures("fetched")
-def test_weights_without_blocks_are_told():
+def test_unused_blocks_are_reported():
     (line,) = check(depth=4)
-    assert line.startswith("test_vit: of timm's weights, not used by this network: blocks.4 to blocks.5: ")
+    assert line.startswith("test_vit: weights of timm that this network does not use: blocks.4 to blocks.5: ")
     assert line.endswith("(24 keys)")
 
 
 @pytest.mark.usefixtures("fetched")
-def test_a_norm_behind_the_blocks_is_told():
+def test_a_norm_without_weights_after_the_blocks_is_reported():
     lines = check(global_pool="avg")
-    assert any(
-        "timm's weights have nothing for fc_norm: weight, bias (2 keys), which start from scratch" in x for x in lines
-    )
+    assert any("timm's weights lack fc_norm: weight, bias (2 keys), which start from scratch" in x for x in lines)
 
 
 @pytest.mark.usefixtures("fetched")
@@ -63,7 +59,7 @@ def test_weights_of_another_shape_are_refused():
 
 
 @pytest.mark.usefixtures("fetched")
-def test_the_log_is_as_it_was():
+def test_the_logger_is_restored():
     logger = logging.getLogger("timm.models._builder")
     before = (logger.level, logger.propagate, list(logger.handlers))
     check(depth=4)
@@ -72,5 +68,5 @@ def test_the_log_is_as_it_was():
 
 def test_a_model_without_weights():
     name = next(name for name in timm.list_models() if not timm.is_model_pretrained(name) and name.startswith("resnet"))
-    with pytest.raises(ConfigError, match=f"timm has no weights for {name}: `pretrained: false`, or a path"):
+    with pytest.raises(ConfigError, match=f"timm has no weights for {name}: set `pretrained: false`, or a path"):
         check_models([ModelConfig(name=name)])

@@ -1,4 +1,4 @@
-"""The layout of images and weights in memory changes the speed and not the layers."""
+"""The memory format changes the speed but not the layers."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def opened(section: dict[str, object]) -> LayeredModel:
 
 
 @pytest.mark.parametrize("section", [TINY_CNN, TINY_VIT])
-def test_layers_are_the_same(section: dict[str, object]):
+def test_the_memory_format_does_not_change_the_layers(section: dict[str, object]):
     plain, fast = opened(section), opened(section)
     layout = fastest_layout(fast, SIZE, "cpu", None)
     assert layout is torch.channels_last
@@ -28,7 +28,7 @@ def test_layers_are_the_same(section: dict[str, object]):
         torch.testing.assert_close(fast(x.to(memory_format=layout)), plain(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_wants_contiguous_features_gets_them(monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_requires_contiguous_features(monkeypatch: pytest.MonkeyPatch):
     model = opened(TINY_CNN)
     forward = model.forward
 

@@ -1,4 +1,4 @@
-"""Every form of name that timm.create_model takes, with and without weights of the user's own."""
+"""All forms of model names, with and without the user's weights."""
 
 import json
 from pathlib import Path
@@ -21,20 +21,20 @@ from raysep.stages.validation import check_models
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory as timm's `save_for_hf` writes it, of a network that takes one size of grey images."""
-    return written(tmp_path / "net", in_chans=1, img_size=32)
+    """A directory as written by timm's `save_for_hf`, of a network for grey images of one size."""
+    return write_model(tmp_path / "net", in_chans=1, img_size=32)
 
 
-def written(place: Path, architecture: str = "test_vit", **arguments: Any) -> Path:
-    place.mkdir()
+def write_model(path: Path, architecture: str = "test_vit", **arguments: Any) -> Path:
+    path.mkdir()
     torch.manual_seed(2)
     model = timm.create_model(architecture, num_classes=5, **arguments)
-    save_file(model.state_dict(), place / "model.safetensors")
+    save_file(model.state_dict(), path / "model.safetensors")
     size = [arguments.get("in_chans", 3), *[arguments.get("img_size", 160)] * 2]
     cfg = {**model.pretrained_cfg, "input_size": size, "mean": [0.2], "std": [0.4], "num_classes": 5}
     settings = {"architecture": architecture, "num_classes": 5, "pretrained_cfg": cfg, "model_args": arguments}
-    (place / "config.json").write_text(json.dumps(settings))
-    return place
+    (path / "config.json").write_text(json.dumps(settings))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_names_of_timm(name: str, architecture: str, fixed: bool):
     assert (found.directory, found.renamed) == (None, None)
 
 
-def test_a_tag_without_weights_is_a_name_for_weights_of_ones_own(tmp_path: Path):
+def test_a_tag_without_weights_needs_the_users_weights(tmp_path: Path):
     tagged = [
         name
         for name in timm.list_models("*", include_tags=True)
@@ -68,7 +68,7 @@ def test_a_tag_without_weights_is_a_name_for_weights_of_ones_own(tmp_path: Path)
         create(ModelConfig(name=tagged[0]))
 
 
-def test_old_names_are_todays_with_todays_settings():
+def test_deprecated_names_resolve_to_current_ones():
     found = look_up("vit_base_patch16_224_in21k")
     assert (found.text, found.renamed) == ("vit_base_patch16_224.augreg_in21k",) * 2
     assert found.fixed_input_size
@@ -78,37 +78,37 @@ def test_old_names_are_todays_with_todays_settings():
     assert look_up("tf_efficientnet_b0_ns").architecture == "tf_efficientnet_b0"
 
 
-def test_an_old_name_is_told(tmp_path: Path):
+def test_a_deprecated_name_is_reported(tmp_path: Path):
     old, new = next(
         (old, new) for old, new in timm.models.get_deprecated_models().items() if new and new.startswith("resnet18")
     )
     save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
     lines = check_models([ModelConfig(name=old, pretrained=str(tmp_path / "w.safetensors"), image_size=32)])
-    assert lines[0] == f"{old}: timm calls this model {new} now"
+    assert lines[0] == f"{old}: timm has renamed this model to {new}"
     assert check_models([ModelConfig(name=old, pretrained=False, image_size=32)]) == lines[:1]
 
 
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("ResNet18", "'ResNet18'; close to it: resnet18"),
+        ("ResNet18", "'ResNet18'; close matches: resnet18"),
         ("resnet18.", "resnet18 has no weights ''"),
         ("resnet18.a1_in2k", "resnet18 has no weights 'a1_in2k'; there are .*a1_in1k"),
-        ("timm/resnet18.a1_in1k", "is `hf-hub:timm/resnet18.a1_in1k` or `local-dir:timm/resnet18.a1_in1k` meant"),
-        ("file:resnet18", "unknown model 'file:resnet18': expected `resnet18`, .* is `hf-hub:resnet18`"),
+        ("timm/resnet18.a1_in1k", "did you mean `hf-hub:timm/resnet18.a1_in1k` or `local-dir:timm/resnet18.a1_in1k`"),
+        ("file:resnet18", "unknown model 'file:resnet18': expected `resnet18`, .* did you mean `hf-hub:resnet18`"),
         ("hf-hub:", "unknown model 'hf-hub:'"),
         ("local-dir:", "unknown model 'local-dir:'"),
-        ("local-dir:/nowhere", "local-dir:/nowhere: there is no such directory"),
+        ("local-dir:/nowhere", "local-dir:/nowhere: no such directory"),
         ("C:\\models\\net", "unknown model"),
     ],
 )
-def test_names_that_are_none(name: str, part: str):
+def test_unknown_names(name: str, part: str):
     with pytest.raises(ConfigError, match=part):
         look_up(name)
 
 
 @pytest.mark.parametrize("form", ["local-dir:{}", "LOCAL-DIR:{}", "local_dir: {}"])
-def test_a_local_directory_brings_its_network_weights_and_preprocessing(directory: Path, form: str):
+def test_a_local_directory_defines_network_weights_and_preprocessing(directory: Path, form: str):
     config = ModelConfig(name=form.format(directory), id="net")
     (line,) = check_models([config], trained=True)
     assert "model.safetensors: 78 tensors" in line
@@ -119,14 +119,14 @@ def test_a_local_directory_brings_its_network_weights_and_preprocessing(director
     torch.testing.assert_close(model.blocks[3].mlp.fc1.weight, saved.blocks[3].mlp.fc1.weight)
     found = preprocessing_of(model, config)
     assert (found.channels, found.size, found.mean, found.std) == (1, (32, 32), (0.2,), (0.4,))
-    # Untrained, as the baseline has it, and at another size.
+    # Untrained, as in the baseline, and at another size.
     assert not torch.equal(create(config.model_copy(update={"pretrained": False})).pos_embed, model.pos_embed)
     larger = ModelConfig(name=form.format(directory), id="net", image_size=64)
     assert create(larger).pos_embed.shape[1] == 1 + (64 // 16) ** 2
     assert describe(larger)[-1].name == "blocks.5"
 
 
-def test_a_local_directory_with_weights_from_elsewhere(directory: Path, tmp_path: Path):
+def test_a_local_directory_with_separate_weights(directory: Path, tmp_path: Path):
     torch.manual_seed(5)
     other = timm.create_model("test_vit", in_chans=1, img_size=32)
     torch.save({"state_dict": other.state_dict()}, tmp_path / "w.pth")
@@ -137,18 +137,18 @@ def test_a_local_directory_with_weights_from_elsewhere(directory: Path, tmp_path
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (None, "that directory has no config.json"),
+        (None, "this directory has no config.json"),
         ("{", "config.json is not JSON"),
-        ("[1]", "config.json has no key `architecture`"),
-        ('{"model_type": "vit"}', "config.json has no key `architecture`"),
-        ('{"architecture": "my_net", "pretrained_cfg": {}}', "its architecture 'my_net' is none of timm"),
-        ('{"architecture": "test_vit", "pretrained_cfg": 3}', "must hold keys and values"),
+        ("[1]", "config.json lacks the key `architecture`"),
+        ('{"model_type": "vit"}', "config.json lacks the key `architecture`"),
+        ('{"architecture": "my_net", "pretrained_cfg": {}}', "has no architecture 'my_net'"),
+        ('{"architecture": "test_vit", "pretrained_cfg": 3}', "must be objects"),
         ('{"architecture": "test_vit", "pretrained_cfg": {"mean": "x"}}', "could not convert string to float"),
-        ('{"architecture": "test_vit", "pretrained_cfg": {"no_such_key": 1}}', "net: it can't be built"),
-        ('{"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"in_chans": 5}}', "images of 5 channels"),
+        ('{"architecture": "test_vit", "pretrained_cfg": {"no_such_key": 1}}', "net: can't be built"),
+        ('{"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"in_chans": 5}}', "has 5 input channels"),
     ],
 )
-def test_local_directories_that_hold_no_model(tmp_path: Path, content: str | None, part: str):
+def test_local_directories_without_a_valid_model(tmp_path: Path, content: str | None, part: str):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=part):
@@ -157,7 +157,7 @@ def test_local_directories_that_hold_no_model(tmp_path: Path, content: str | Non
 
 @pytest.mark.parametrize(
     ("files", "part"),
-    [([], "no weights in that directory"), (["a.pth", "b.pth"], r"several files of weights \(a.pth, b.pth\)")],
+    [([], "no weights in this directory"), (["a.pth", "b.pth"], r"several weights files \(a.pth, b.pth\)")],
 )
 def test_local_directories_without_weights_or_with_several(directory: Path, files: list[str], part: str):
     (directory / "model.safetensors").unlink()
@@ -170,31 +170,31 @@ def test_local_directories_without_weights_or_with_several(directory: Path, file
 @pytest.mark.parametrize(
     ("error", "part"),
     [
-        (LocalEntryNotFoundError("no network"), "can't be reached, and the model was not fetched before"),
-        (OfflineModeIsEnabled("offline"), "can't be reached"),
-        (HFValidationError("bad id"), "has no model of timm by that name"),
-        (KeyError("architecture"), "has no model of timm by that name"),
+        (LocalEntryNotFoundError("no network"), "is unreachable, and the model is not in its local cache"),
+        (OfflineModeIsEnabled("offline"), "is unreachable"),
+        (HFValidationError("bad id"), "has no timm model of this name"),
+        (KeyError("architecture"), "has no timm model of this name"),
     ],
 )
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k@main"])
-def test_a_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, part: str, name: str):
+def test_an_unreachable_hub_is_a_short_error(monkeypatch: pytest.MonkeyPatch, error: Exception, part: str, name: str):
     calls = []
 
-    def away(identifier: str, cache_dir: str | None) -> None:
+    def unreachable(identifier: str, cache_dir: str | None) -> None:
         calls.append((identifier, cache_dir))
         raise error
 
-    monkeypatch.setattr(names, "load_model_config_from_hf", away)
+    monkeypatch.setattr(names, "load_model_config_from_hf", unreachable)
     with pytest.raises(ConfigError, match=part) as caught:
         check_models([ModelConfig(name=name, kwargs={"cache_dir": "/cache"})])
     (problem,) = caught.value.problems
     assert problem.startswith(f"models: {name}: the Hugging Face hub")
     assert "`local-dir:path`" in problem
-    # Waiting for a hub that is away takes long: it is asked once.
+    # Timeouts of an unreachable hub are long: query it only once.
     assert calls == [(name.partition(":")[2], "/cache")]
 
 
-def test_a_name_on_the_hub_is_built_as_its_settings_say(monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_model_is_built_from_its_config(monkeypatch: pytest.MonkeyPatch):
     cfg = {"architecture": "test_vit", "input_size": (3, 160, 160), "fixed_input_size": True, "hf_hub_id": "a/b"}
 
     def fetched(identifier: str, cache_dir: str | None = None) -> tuple[dict[str, Any], str, dict[str, Any]]:

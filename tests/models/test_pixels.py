@@ -18,15 +18,19 @@ CONFIG = ModelConfig(
 )
 
 
-def test_pixels_are_what_the_network_sees_before_it_is_normalised():
+def test_pixels_are_the_unnormalised_input_of_the_network():
     network = ModelConfig(**TINY_VIT)
-    own, pixels = preprocessing_of(create(network), network), preprocessing_of(create(CONFIG), CONFIG)
-    assert (pixels.size, pixels.interpolation, pixels.crop_pct) == (own.size, own.interpolation, own.crop_pct)
+    default, pixels = preprocessing_of(create(network), network), preprocessing_of(create(CONFIG), CONFIG)
+    assert (pixels.size, pixels.interpolation, pixels.crop_pct) == (
+        default.size,
+        default.interpolation,
+        default.crop_pct,
+    )
     assert pixels.mean == (0, 0, 0)
     assert pixels.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max() == 1
 
 
-def test_large_images_are_averaged_down_and_small_ones_are_not():
+def test_only_large_images_are_downsampled():
     x = torch.rand(2, 3, 32, 32)
     layered = open_layers(create(CONFIG), (3, 32, 32), CONFIG)
     assert [(layer.name, layer.dim) for layer in layered.layers] == [("pixels", 3 * 8 * 8)]
@@ -37,8 +41,8 @@ def test_large_images_are_averaged_down_and_small_ones_are_not():
     assert describe(CONFIG)[0].dim == 192
 
 
-def test_the_name_of_the_baseline_is_no_model_to_ask_for():
+def test_the_baseline_cannot_be_configured_as_a_model():
     with pytest.raises(
-        ConfigError, match=r"raysep:pixels is the baseline that raysep makes itself: see baselines\.pixels"
+        ConfigError, match=r"raysep:pixels is a baseline that raysep adds itself: see baselines\.pixels"
     ):
         check_models([ModelConfig(name=PIXELS)])

@@ -51,7 +51,7 @@ def test_a_resnet_by_hand_starts_at_its_stem():
     assert len(found) == 5
 
 
-def test_registers_are_no_class_token_and_no_patch():
+def test_register_tokens_are_neither_class_tokens_nor_patches():
     model = vit(class_token=False, reg_tokens=2, pos_embed="learn", global_pool="avg")
     found = layers_of(model)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_registers_are_no_class_token_and_no_patch():
         LayeredModel(model, (3, 32, 32), pooling=["cls"])
 
 
-def test_swin_is_pooled_over_space_where_its_channels_come_last():
+def test_swin_is_pooled_over_positions_with_channels_last():
     model = timm.create_model(
         "swin_tiny_patch4_window7_224",
         img_size=64,
@@ -80,7 +80,7 @@ def test_swin_is_pooled_over_space_where_its_channels_come_last():
     torch.testing.assert_close(layers_of(model, x, pooling=["token0"])["stem"], stem[:, 0, 0])
 
 
-def test_named_modules_are_tapped_by_hooks_that_do_not_stay():
+def test_hooks_of_named_modules_are_removed():
     model = vit()
     found = layers_of(model, layers=["blocks.*.mlp.act", "stem"])
     assert list(found) == ["stem", "blocks.0.mlp.act", "blocks.1.mlp.act", "blocks.2.mlp.act"]
@@ -93,7 +93,7 @@ def test_named_modules_are_tapped_by_hooks_that_do_not_stay():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_maximum_leaves_prefix_tokens_out():
+def test_max_pooling_skips_prefix_tokens():
     model = vit()
     with torch.no_grad():
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
@@ -104,7 +104,7 @@ def test_the_maximum_leaves_prefix_tokens_out():
     torch.testing.assert_close(layers_of(cnn, pooling=["max"])["act1"], stem.amax(dim=(2, 3)))
 
 
-def test_several_poolings_are_layers_side_by_side():
+def test_each_pooling_is_a_layer():
     model = vit()
     layered = LayeredModel(model, (3, 32, 32), ["blocks.*"], ["auto", "cls", "mean"])
     assert [(layer.name, layer.pooling) for layer in layered.layers[:3]] == [
@@ -118,7 +118,7 @@ def test_several_poolings_are_layers_side_by_side():
     torch.testing.assert_close(vectors[1], layers_of(model, pooling=["mean"])["blocks.0"])
 
 
-def test_what_is_inside_a_block_comes_before_it_and_the_last_block_is_last():
+def test_modules_inside_a_block_come_before_it():
     model = vit()
     layered = LayeredModel(model, (3, 32, 32), ["all", "blocks.*.mlp.act"])
     blocks = [name for index in range(3) for name in (f"blocks.{index}.mlp.act", f"blocks.{index}")]
@@ -132,15 +132,15 @@ def test_what_is_inside_a_block_comes_before_it_and_the_last_block_is_last():
 @pytest.mark.parametrize(
     ("name", "layers", "expected"),
     [
-        # Asked for in any order.
+        # Patterns in any order.
         ("test_vit", ["blocks.5.mlp.act", "blocks.5", "blocks.4"], ["blocks.4", "blocks.5.mlp.act", "blocks.5"]),
-        # What is inside of the last block alone: the last that is executed.
+        # Only modules inside the last block.
         (
             "test_vit",
             ["blocks.5.mlp.*"],
             [f"blocks.5.mlp.{part}" for part in ("fc1", "act", "drop1", "norm", "fc2", "drop2")],
         ),
-        # Before the stem, which is the input of the first block, and behind the last block.
+        # Before the stem (the input of the first block) and after the last block.
         (
             "test_vit",
             ["patch_embed.proj", "stem", "blocks.5", "norm"],
@@ -154,7 +154,7 @@ def test_what_is_inside_a_block_comes_before_it_and_the_last_block_is_last():
             ["head.norm", "stages.3", "stages.3.blocks.0"],
             ["stages.3.blocks.0", "stages.3", "head.norm"],
         ),
-        # A list of modules, other names than the modules have, branches, names that no module has.
+        # A ModuleList, layer names that differ from module names, branches, layer names without a module.
         (
             "twins_svt_small",
             ["block.3", "blocks.3.*"],
@@ -170,22 +170,22 @@ def test_what_is_inside_a_block_comes_before_it_and_the_last_block_is_last():
         ("hrnet_w18_small", ["stage1", "stem", "layer1.0"], ["stem", "layer1.0", "stage1"]),
     ],
 )
-def test_layers_have_the_order_of_execution(name: str, layers: list[str], expected: list[str]):
+def test_layers_are_in_execution_order(name: str, layers: list[str], expected: list[str]):
     found = describe(ModelConfig(name=name, pretrained=False, layers=layers))
     assert [layer.name for layer in found] == expected
     assert [layer.index for layer in found] == list(range(len(found)))
     assert (found[0].depth, found[-1].depth) == (0, 1)
 
 
-def test_modules_that_are_registered_before_they_are_executed():
+def test_registration_order_does_not_matter():
     model = vit()
     first = dict(model.named_children())
-    # The norm behind the blocks is listed first now.
+    # Register the final norm first.
     model._modules = {"norm": first.pop("norm"), **first}
     assert list(layers_of(model, layers=["norm", "all"])) == ["stem", "blocks.0", "blocks.1", "blocks.2", "norm"]
 
 
-def test_what_comes_after_the_last_block_is_read_from_the_whole_pass():
+def test_modules_after_the_last_block_are_read():
     model = vit()
     found = layers_of(model, layers=["all", "norm", "head_drop"])
     with torch.no_grad():
@@ -196,13 +196,13 @@ def test_what_comes_after_the_last_block_is_read_from_the_whole_pass():
 
 
 @pytest.mark.parametrize("classes", [0, 7])
-def test_the_classifiers_outputs_are_no_layer(classes: int):
+def test_the_classifier_output_is_not_a_layer(classes: int):
     model = timm.create_model("test_vit", num_classes=classes, img_size=32)
     with pytest.raises(ConfigError, match="no features pass through head: expected layers"):
         LayeredModel(model, (3, 32, 32), ["all", "head"])
 
 
-def test_patterns_stay_within_one_part_of_a_name():
+def test_wildcards_do_not_match_dots():
     assert list(layers_of(vit(), layers=["blocks.*"])) == ["blocks.0", "blocks.1", "blocks.2"]
     assert list(layers_of(vit(), layers=["blocks.2", "blocks.0"])) == ["blocks.0", "blocks.2"]
 
@@ -228,13 +228,13 @@ def test_layers_are_described_without_weights():
     assert (layers[0].name, layers[0].depth, layers[-1].depth, layers[20].dim) == ("stem", 0.0, 1.0, 1536)
 
 
-def test_the_training_mode_is_left_as_it_was():
+def test_the_training_mode_is_restored():
     model = vit().train()
     LayeredModel(model, (3, 32, 32))
     assert model.training
 
 
-def test_blocks_are_compiled_but_for_those_that_hooks_read():
+def test_blocks_without_hooks_are_compiled():
     options = {"layers": ["all", "blocks.2.mlp.act"]}
     plain = layers_of(vit(), **options)
     layered = LayeredModel(vit(), (3, 32, 32), **options)

@@ -1,4 +1,4 @@
-"""Checkpoints as trainers write them: which weights are taken, what is said of them, and what is refused."""
+"""Checkpoints of training programs: the selected weights, the report, and refused files."""
 
 import argparse
 import io
@@ -30,11 +30,11 @@ def network(seed: int = 0, name: str = "test_vit", **arguments: Any) -> nn.Modul
     return timm.create_model(name, **{"num_classes": 7, "depth": 2, **arguments})
 
 
-def behind(prefix: str, state: State) -> State:
+def with_prefix(prefix: str, state: State) -> State:
     return {prefix + key: value for key, value in state.items()}
 
 
-# The weights that are meant, and others that would fit as well.
+# The expected weights, and others that also match.
 RIGHT, OTHER = network(1).state_dict(), network(2).state_dict()
 BODY = {key: value for key, value in RIGHT.items() if not key.startswith("head.")}
 ARGS = argparse.Namespace(lr=0.1, output=Path("out"), best=np.float64(0.5), model="test_vit")
@@ -54,128 +54,131 @@ def averaged() -> State:
 
 
 CHECKPOINTS: dict[str, tuple[object, str]] = {
-    "a state dict": (RIGHT, "30 tensors; left out, the classifier: head: weight, bias (2 keys)"),
-    "DataParallel": (behind("module.", RIGHT), "30 tensors, without the prefix `module.`"),
-    "torch.compile": (behind("_orig_mod.", RIGHT), "without the prefix `_orig_mod.`"),
-    "both": (behind("_orig_mod.module.", RIGHT), "without the prefix `_orig_mod.module.`"),
-    "the other way round": (behind("module._orig_mod.", RIGHT), "without the prefix `module._orig_mod.`"),
+    "a state dict": (RIGHT, "30 tensors; unused, the classifier: head: weight, bias (2 keys)"),
+    "DataParallel": (with_prefix("module.", RIGHT), "30 tensors, without the prefix `module.`"),
+    "torch.compile": (with_prefix("_orig_mod.", RIGHT), "without the prefix `_orig_mod.`"),
+    "both": (with_prefix("_orig_mod.module.", RIGHT), "without the prefix `_orig_mod.module.`"),
+    "the other way round": (with_prefix("module._orig_mod.", RIGHT), "without the prefix `module._orig_mod.`"),
     "model": ({"model": RIGHT, "epoch": 3}, "30 tensors in `model`"),
     "model_state_dict": ({"model_state_dict": RIGHT, "optimizer_state_dict": {}}, "30 tensors in `model_state_dict`"),
-    "net": ({"net": behind("module.", RIGHT), "acc": 93.0}, "in `net`, without the prefix `module.`"),
+    "net": ({"net": with_prefix("module.", RIGHT), "acc": 93.0}, "in `net`, without the prefix `module.`"),
     "params": ({"params": RIGHT}, "in `params`"),
     "weights": ({"weights": RIGHT}, "in `weights`"),
     "nested": ({"model": {"state_dict": RIGHT}}, "in `model.state_dict`"),
-    "a name of one's own": (
-        {"my_net": behind("wrapped.net.", RIGHT)},
+    "custom names": (
+        {"my_net": with_prefix("wrapped.net.", RIGHT)},
         "in `my_net`, without the prefix `wrapped.net.`",
     ),
     "timm": (
         {"epoch": 3, "arch": "test_vit", "state_dict": OTHER, "state_dict_ema": RIGHT, "args": ARGS, "version": 2},
-        "30 tensors in `state_dict_ema`; not taken, though they fit: `state_dict`",
+        "30 tensors in `state_dict_ema`; unused, though matching: `state_dict`",
     ),
     "timm without EMA": ({"state_dict": RIGHT, "state_dict_ema": None, "args": ARGS}, "30 tensors in `state_dict`"),
     "EMA of a part": (
         {"state_dict": RIGHT, "state_dict_ema": {key: value for key, value in OTHER.items() if "norm" not in key}},
-        "30 tensors in `state_dict`; not taken, since they don't fit: `state_dict_ema`",
+        "30 tensors in `state_dict`; unused, as not matching: `state_dict_ema`",
     ),
     "an average in a callback": (
         {
-            "state_dict": behind("model.", OTHER),
-            "callbacks": {"EMA": {"ema_weights": behind("model.", RIGHT), "step": 3}},
+            "state_dict": with_prefix("model.", OTHER),
+            "callbacks": {"EMA": {"ema_weights": with_prefix("model.", RIGHT), "step": 3}},
         },
-        "in `callbacks.EMA.ema_weights`, without the prefix `model.`; not taken, though they fit: `state_dict.model`",
+        "in `callbacks.EMA.ema_weights`, without the prefix `model.`; unused, though matching: `state_dict.model`",
     ),
-    "timm's order": ({"model": OTHER, "state_dict": RIGHT}, "in `state_dict`; not taken, though they fit: `model`"),
-    "DeiT": ({"model": OTHER, "model_ema": RIGHT, "args": ARGS}, "in `model_ema`; not taken, though they fit: `model`"),
-    "EMA of ResNets": ({"params": OTHER, "params_ema": RIGHT}, "in `params_ema`; not taken, though they fit: `params`"),
+    "timm's order": ({"model": OTHER, "state_dict": RIGHT}, "in `state_dict`; unused, though matching: `model`"),
+    "DeiT": ({"model": OTHER, "model_ema": RIGHT, "args": ARGS}, "in `model_ema`; unused, though matching: `model`"),
+    "EMA of ResNets": ({"params": OTHER, "params_ema": RIGHT}, "in `params_ema`; unused, though matching: `params`"),
     "ema-pytorch": (
         {
             "initted": torch.tensor(True),
             "step": torch.tensor(3),
-            **behind("online_model.", OTHER),
-            **behind("ema_model.", RIGHT),
+            **with_prefix("online_model.", OTHER),
+            **with_prefix("ema_model.", RIGHT),
         },
-        "without the prefix `ema_model.`; not taken, though they fit: `online_model`; "
-        "left out beside the prefix: 34 keys (initted, step, online_model.* (32))",
+        "without the prefix `ema_model.`; unused, though matching: `online_model`; "
+        "unused, without the prefix: 34 keys (initted, step, online_model.* (32))",
     ),
-    "AveragedModel": (averaged(), "without the prefix `module.`; left out beside the prefix: 1 key (n_averaged)"),
+    "AveragedModel": (averaged(), "without the prefix `module.`; unused, without the prefix: 1 key (n_averaged)"),
     "DINO": (
         {
-            "student": behind("module.backbone.", OTHER),
+            "student": with_prefix("module.backbone.", OTHER),
             "teacher": {
-                **behind("backbone.", BODY),
+                **with_prefix("backbone.", BODY),
                 "head.mlp.0.weight": torch.ones(2),
                 "head.last.weight_g": torch.ones(1),
             },
             "args": ARGS,
         },
-        "in `teacher`, without the prefix `backbone.`; not taken, though they fit: `student.module.backbone`; "
-        "left out beside the prefix: 2 keys (head.mlp.* (1), head.last.* (1))",
+        "in `teacher`, without the prefix `backbone.`; unused, though matching: `student.module.backbone`; "
+        "unused, without the prefix: 2 keys (head.mlp.* (1), head.last.* (1))",
     ),
     "DINO's head without a prefix": (
         {**BODY, "head.mlp.0.weight": torch.ones(2)},
-        "30 tensors; left out, the classifier: head.mlp.0.weight",
+        "30 tensors; unused, the classifier: head.mlp.0.weight",
     ),
     "MoCo v3": (
         {
             "state_dict": {
-                **behind("module.base_encoder.", {**BODY, "head.0.weight": torch.ones(2)}),
-                **behind("module.momentum_encoder.", OTHER),
+                **with_prefix("module.base_encoder.", {**BODY, "head.0.weight": torch.ones(2)}),
+                **with_prefix("module.momentum_encoder.", OTHER),
                 "module.predictor.0.weight": torch.ones(2),
             }
         },
-        "in `state_dict`, without the prefix `module.base_encoder.`; not taken, though they fit: "
-        "`state_dict.module.momentum_encoder`; left out beside the prefix: 33 keys (module.momentum_encoder.* (32), "
-        "module.predictor.* (1)); left out, the classifier: head.0.weight",
+        "in `state_dict`, without the prefix `module.base_encoder.`; unused, though matching: "
+        "`state_dict.module.momentum_encoder`; unused, without the prefix: 33 keys (module.momentum_encoder.* (32), "
+        "module.predictor.* (1)); unused, the classifier: head.0.weight",
     ),
     "MoCo": (
         {
             "state_dict": {
-                **behind("module.encoder_q.", RIGHT),
-                **behind("module.encoder_k.", OTHER),
+                **with_prefix("module.encoder_q.", RIGHT),
+                **with_prefix("module.encoder_k.", OTHER),
                 "module.queue": torch.ones(3),
             }
         },
-        "without the prefix `module.encoder_q.`; not taken, though they fit: `state_dict.module.encoder_k`",
+        "without the prefix `module.encoder_q.`; unused, though matching: `state_dict.module.encoder_k`",
     ),
     "Lightning": (
         {
-            "state_dict": {**behind("model.", RIGHT), "criterion.weight": torch.ones(3)},
+            "state_dict": {**with_prefix("model.", RIGHT), "criterion.weight": torch.ones(3)},
             "hyper_parameters": {"lr": 0.1},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": []}],
             "pytorch-lightning_version": "2.1",
         },
-        "in `state_dict`, without the prefix `model.`; left out beside the prefix: 1 key (criterion.weight)",
+        "in `state_dict`, without the prefix `model.`; unused, without the prefix: 1 key (criterion.weight)",
     ),
     "segmentation": (
-        {**behind("encoder.", BODY), "decoder.blocks.0.conv1.weight": torch.ones(1)},
-        "without the prefix `encoder.`; left out beside the prefix: 1 key (decoder.blocks.0.conv1.weight)",
+        {**with_prefix("encoder.", BODY), "decoder.blocks.0.conv1.weight": torch.ones(1)},
+        "without the prefix `encoder.`; unused, without the prefix: 1 key (decoder.blocks.0.conv1.weight)",
     ),
     "fastai": (
-        {"model": {**behind("0.model.", BODY), "1.8.weight": torch.ones(3)}, "opt": {"state": [], "param_groups": []}},
-        "in `model`, without the prefix `0.model.`; left out beside the prefix: 1 key (1.8.weight)",
+        {
+            "model": {**with_prefix("0.model.", BODY), "1.8.weight": torch.ones(3)},
+            "opt": {"state": [], "param_groups": []},
+        },
+        "in `model`, without the prefix `0.model.`; unused, without the prefix: 1 key (1.8.weight)",
     ),
     "I-JEPA": (
         {
-            "encoder": behind("module.", RIGHT),
-            "target_encoder": behind("module.", OTHER),
+            "encoder": with_prefix("module.", RIGHT),
+            "target_encoder": with_prefix("module.", OTHER),
             "predictor": {"module.x": torch.ones(1)},
         },
-        "in `encoder`, without the prefix `module.`; not taken, though they fit: `target_encoder.module`",
+        "in `encoder`, without the prefix `module.`; unused, though matching: `target_encoder.module`",
     ),
     "MAE": (
         {"model": {**BODY, "decoder_pos_embed": torch.ones(2), "decoder_blocks.0.norm1.weight": torch.ones(2)}},
-        "30 tensors in `model`; left out, not part of the features: 2 keys (decoder_pos_embed, decoder_blocks.* (1))",
+        "30 tensors in `model`; unused, not part of the features: 2 keys (decoder_pos_embed, decoder_blocks.* (1))",
     ),
-    "a profiler's": (
+    "a profiler": (
         {**RIGHT, "total_ops": torch.ones(1), "blocks.0.total_params": torch.ones(1)},
-        "left out, not part of the features: 2 keys (total_ops, blocks.* (1))",
+        "unused, not part of the features: 2 keys (total_ops, blocks.* (1))",
     ),
-    "the same twice": ({"last": RIGHT, "best": {key: value.clone() for key, value in RIGHT.items()}}, "in `last`"),
+    "identical copies": ({"last": RIGHT, "best": {key: value.clone() for key, value in RIGHT.items()}}, "in `last`"),
     "arrays": ({"model": {key: value.numpy() for key, value in RIGHT.items()}}, "30 tensors in `model`"),
     "OpenCLIP": (
-        {**behind("visual.trunk.", BODY), "text.proj.weight": torch.ones(2), "logit_scale": torch.ones(())},
-        "30 tensors, without the prefix `visual.trunk.`; left out beside the prefix: 2 keys (text.* (1), logit_scale)",
+        {**with_prefix("visual.trunk.", BODY), "text.proj.weight": torch.ones(2), "logit_scale": torch.ones(())},
+        "30 tensors, without the prefix `visual.trunk.`; unused, without the prefix: 2 keys (text.* (1), logit_scale)",
     ),
     "parameters": ({key: nn.Parameter(value) for key, value in RIGHT.items()}, "30 tensors"),
     "an ordered dict, tensors and other things": (OrderedDict(RIGHT, _extra_state=None, epoch=3), "30 tensors"),
@@ -184,20 +187,20 @@ CHECKPOINTS: dict[str, tuple[object, str]] = {
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_checkpoints_of_trainers(kind: str, tmp_path: Path):
-    content, said = CHECKPOINTS[kind]
-    found, sentence = load(content, tmp_path)
-    for key, value in found.items():
+    content, expected = CHECKPOINTS[kind]
+    state, sentence = load(content, tmp_path)
+    for key, value in state.items():
         torch.testing.assert_close(value, RIGHT[key], rtol=0, atol=0)
-    assert said in sentence
+    assert expected in sentence
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "ckpt", "pth.tar", "th", "checkpoint"])
-def test_files_are_known_by_their_content(suffix: str, tmp_path: Path):
+def test_files_are_detected_by_content(suffix: str, tmp_path: Path):
     model = network(9, num_classes=0)
     torch.save(RIGHT, tmp_path / f"w.{suffix}")
     assert load_weights(model, str(tmp_path / f"w.{suffix}"), "test_vit").pickled
     torch.testing.assert_close(model.state_dict()["norm.weight"], RIGHT["norm.weight"])
-    save_file(behind("model.", OTHER), tmp_path / f"s.{suffix}")
+    save_file(with_prefix("model.", OTHER), tmp_path / f"s.{suffix}")
     loaded = load_weights(model, str(tmp_path / f"s.{suffix}"), "test_vit")
     assert not loaded.pickled
     assert "without the prefix `model.`" in loaded.sentence
@@ -210,77 +213,80 @@ def test_the_older_format_of_torch(tmp_path: Path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats(dtype: torch.dtype, tmp_path: Path):
+def test_other_float_types(dtype: torch.dtype, tmp_path: Path):
     found, _ = load({key: value.to(dtype) for key, value in RIGHT.items()}, tmp_path)
     torch.testing.assert_close(found["cls_token"], RIGHT["cls_token"].to(dtype).float())
     assert found["cls_token"].dtype == torch.float32
 
 
-def test_counts_of_batches_may_be_missing(tmp_path: Path):
+def test_batch_counters_may_be_missing(tmp_path: Path):
     state = {k: v for k, v in timm.create_model("test_resnet").state_dict().items() if "num_batches" not in k}
-    found, _ = load({"state_dict": behind("module.", state)}, tmp_path, timm.create_model("test_resnet"))
+    found, _ = load({"state_dict": with_prefix("module.", state)}, tmp_path, timm.create_model("test_resnet"))
     torch.testing.assert_close(found["layer4.0.bn1.running_mean"], state["layer4.0.bn1.running_mean"])
 
 
-def test_keys_of_other_origins_behind_a_wrapper(tmp_path: Path):
-    # torchvision's DenseNet names its tensors so; timm's rules for the family rename them.
+def test_keys_of_other_libraries_with_a_prefix(tmp_path: Path):
+    # Names of torchvision's DenseNet, which timm's rules for the family rename.
     model = timm.create_model("densenet121", num_classes=0)
     state = {key.replace("denselayer1.norm1", "denselayer1.norm.1"): value for key, value in model.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in state
     found, sentence = load(
-        {"state_dict": behind("module.", state)}, tmp_path, timm.create_model("densenet121", num_classes=0)
+        {"state_dict": with_prefix("module.", state)}, tmp_path, timm.create_model("densenet121", num_classes=0)
     )
     assert "without the prefix `module.`" in sentence
     key = "features.denseblock1.denselayer1.norm1.weight"
     torch.testing.assert_close(found[key], model.state_dict()[key])
 
 
-def test_position_embeddings_are_resampled_behind_a_prefix(tmp_path: Path):
-    found, _ = load(behind("module.", network(1, img_size=64).state_dict()), tmp_path, network(3, img_size=32))
+def test_position_embeddings_with_a_prefix_are_resampled(tmp_path: Path):
+    found, _ = load(with_prefix("module.", network(1, img_size=64).state_dict()), tmp_path, network(3, img_size=32))
     assert found["pos_embed"].shape[1] == 1 + 4
 
 
-def test_the_classifier_is_taken_where_it_fits(tmp_path: Path):
+def test_a_matching_classifier_is_loaded(tmp_path: Path):
     found, sentence = load({"model": RIGHT}, tmp_path, network(9, num_classes=7))
     torch.testing.assert_close(found["head.weight"], RIGHT["head.weight"])
     assert "classifier" not in sentence
     found, sentence = load({"model": RIGHT}, tmp_path, network(9, num_classes=3))
     assert found["head.weight"].shape[0] == 3
-    assert "left out, the classifier: head: weight, bias" in sentence
+    assert "unused, the classifier: head: weight, bias" in sentence
 
 
 def test_three_channels_are_summed_for_grey_images(tmp_path: Path):
     found, sentence = load({"model": RIGHT}, tmp_path, network(9, num_classes=0, in_chans=1))
     expected = RIGHT["patch_embed.proj.weight"].sum(dim=1, keepdim=True)
     torch.testing.assert_close(found["patch_embed.proj.weight"], expected)
-    assert "the first convolution summed over 3 channels, for grey images" in sentence
+    assert "first convolution summed over 3 channels, for grey images" in sentence
 
 
 REFUSED: dict[str, tuple[object, tuple[str, ...]]] = {
     "an optimizer": (
         {"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": []},
-        ("it is the state of an optimizer",),
+        ("it is an optimizer state",),
     ),
     "an optimizer and figures": (
         {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
-        ("its keys are epoch, optimizer; the state of an optimizer is there, and no weights",),
+        ("its keys are epoch, optimizer; it contains an optimizer state but no weights",),
     ),
     "nothing": ({}, ("it is an empty dict",)),
     "a list": ([RIGHT], ("it is a list",)),
     "a tensor": (torch.ones(2), ("it is a Tensor",)),
     "a classifier alone": (
         {"head.weight": RIGHT["head.weight"], "head.bias": RIGHT["head.bias"]},
-        ("none of its 2 keys is one of the model's 30; it holds a classifier alone", "missing: blocks.0 to blocks.1: "),
+        (
+            "none of its 2 keys is among the model's 30; it contains only a classifier",
+            "missing: blocks.0 to blocks.1: ",
+        ),
     ),
-    "two that fit": (
+    "two matches": (
         {"best_model": RIGHT, "last_model": OTHER},
-        ("several different sets of weights that fit: `best_model`, `last_model`", "save that one's state dict alone"),
+        ("several different matching state dicts: `best_model`, `last_model`", "Save the intended one in a file"),
     ),
-    "two prefixes that fit": ({**behind("left.", RIGHT), **behind("right.", OTHER)}, ("`left`, `right`",)),
-    "a part of the network that it doesn't have": ({**RIGHT, "reg_token": torch.ones(1)}, ("unknown: reg_token",)),
+    "two matching prefixes": ({**with_prefix("left.", RIGHT), **with_prefix("right.", OTHER)}, ("`left`, `right`",)),
+    "an unknown parameter": ({**RIGHT, "reg_token": torch.ones(1)}, ("unknown: reg_token",)),
     "a deeper network": (
-        {"model": behind("module.", network(1, depth=12).state_dict())},
-        ("`model.module` in it,", "unknown: blocks.2 to blocks.11: norm1.weight, norm1.bias, ", "(120 keys)"),
+        {"model": with_prefix("module.", network(1, depth=12).state_dict())},
+        ("`model.module`,", "unknown: blocks.2 to blocks.11: norm1.weight, norm1.bias, ", "(120 keys)"),
     ),
     "a shallower network": (network(1, depth=1).state_dict(), ("missing: blocks.1: norm1.weight", "(12 keys)")),
     "a wider network": (
@@ -312,20 +318,20 @@ REFUSED: dict[str, tuple[object, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_does_not_fit_is_said_in_words(kind: str, tmp_path: Path):
+def test_mismatches_are_explained(kind: str, tmp_path: Path):
     content, parts = REFUSED[kind]
-    before = network(9, num_classes=0)
-    kept = {key: value.clone() for key, value in before.state_dict().items()}
+    model = network(9, num_classes=0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ConfigError) as caught:
-        load(content, tmp_path, before)
+        load(content, tmp_path, model)
     (problem,) = caught.value.problems
     assert all(part in problem for part in parts), problem
     assert str(tmp_path / "w.pth") in problem
-    # Not half of it either.
-    assert all(torch.equal(value, kept[key]) for key, value in before.state_dict().items())
+    # No partial load.
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_every_key_that_does_not_fit_is_there(tmp_path: Path):
+def test_all_mismatching_keys_are_listed(tmp_path: Path):
     model = timm.create_model("test_vit", num_classes=0)
     state = timm.create_model("test_resnet").state_dict()
     with pytest.raises(ConfigError) as caught:
@@ -335,13 +341,13 @@ def test_every_key_that_does_not_fit_is_there(tmp_path: Path):
     for kind, keys in (("unknown", state), ("missing", model.state_dict())):
         lines = [line for line in text.splitlines() if line.strip().startswith(f"{kind}: ")]
         counts = [int(line.rpartition("(")[2].partition(" ")[0]) if line.endswith("keys)") else 1 for line in lines]
-        # The classifier is neither missing nor unknown; the ResNet's is called otherwise.
+        # The classifier is neither missing nor unknown; that of the ResNet has another name.
         assert sum(counts) == sum(not key.endswith("num_batches_tracked") for key in keys)
         stems = [len(line.strip().partition(": ")[2].partition(":")[0].split(" ")[0].split(".")) for line in lines]
         assert stems == sorted(stems)
 
 
-def test_weights_of_grey_images_hint_at_the_argument(tmp_path: Path):
+def test_grey_weights_cause_a_hint_at_in_chans(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"patch_embed.proj.weight takes 1 channel\(s\): set kwargs: \{in_chans: 1\}"):
         load(network(1, in_chans=1).state_dict(), tmp_path)
     found, _ = load(network(1, in_chans=1).state_dict(), tmp_path, network(2, in_chans=1))
@@ -349,7 +355,7 @@ def test_weights_of_grey_images_hint_at_the_argument(tmp_path: Path):
 
 
 class Command:
-    """Unpickled without care, it would leave a file."""
+    """Creates a file when unpickled unsafely."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -367,17 +373,17 @@ def test_a_command_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bo
     assert "torch.save(model.state_dict(), path)" in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert not marker.exists()
-    # It would have been, by the reader that is not used.
+    # The unsafe reader runs it.
     torch.load(tmp_path / "w.pth", weights_only=False)
     assert marker.exists()
 
 
-def test_a_whole_model_is_refused_with_what_to_do(tmp_path: Path):
+def test_a_pickled_model_is_refused_with_advice(tmp_path: Path):
     with pytest.raises(
-        ConfigError, match=r"it is a whole model .* save the weights alone: torch.save\(model.state_dict"
+        ConfigError, match=r"it is a pickled model .* save the weights alone: torch.save\(model.state_dict"
     ):
         load(network(), tmp_path)
-    with pytest.raises(ConfigError, match="it is a whole model"):
+    with pytest.raises(ConfigError, match="it is a pickled model"):
         load({"epoch": 3, "ema": nn.Linear(2, 2)}, tmp_path)
 
 
@@ -397,9 +403,9 @@ def _archive(path: Path) -> None:
     ("content", "part"),
     [
         (b"", "is empty"),
-        (b"not weights at all", "it is damaged, or was not written by torch.save"),
-        (b'{"metadata": {}, "weight_map": {}}', "is JSON, as the index of weights in several files"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"not weights at all", "it is damaged, or not written by torch.save"),
+        (b'{"metadata": {}, "weight_map": {}}', "is JSON, like the index of sharded weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         (b"\x1f\x8b\x08", "is a gzip archive"),
@@ -417,9 +423,9 @@ def test_files_of_other_kinds(content: Any, part: str, tmp_path: Path):
         load_weights(network(), str(path), "test_vit")
 
 
-def test_what_was_taken_reaches_whoever_checks(tmp_path: Path):
+def test_validation_reports_the_loaded_weights(tmp_path: Path):
     path = tmp_path / "w.pth"
-    torch.save({"state_dict_ema": behind("module.", RIGHT), "state_dict": OTHER}, path)
+    torch.save({"state_dict_ema": with_prefix("module.", RIGHT), "state_dict": OTHER}, path)
     save_file(RIGHT, tmp_path / "w.safetensors")
     kwargs = {"depth": 2}
     lines = check_models(
@@ -430,13 +436,12 @@ def test_what_was_taken_reaches_whoever_checks(tmp_path: Path):
         ],
         trained=True,
     )
-    head = "left out, the classifier: head: weight, bias (2 keys)"
+    head = "unused, the classifier: head: weight, bias (2 keys)"
     assert lines == [
         f"a: weights of {path}: 30 tensors in `state_dict_ema`, without the prefix `module.`; "
-        f"not taken, though they fit: `state_dict`; {head}; "
-        "a pickle, of which only tensors are read: safetensors is safer",
-        f"b: weights of {tmp_path / 'w.safetensors'}: 30 tensors; "
-        "left out, the classifier: head: bias, weight (2 keys)",
+        f"unused, though matching: `state_dict`; {head}; "
+        "a pickle, read without running its code: safetensors is safer",
+        f"b: weights of {tmp_path / 'w.safetensors'}: 30 tensors; unused, the classifier: head: bias, weight (2 keys)",
     ]
 
 
@@ -445,7 +450,7 @@ def test_a_directory_in_place_of_a_file(tmp_path: Path):
         check_models([ModelConfig(name="test_vit", pretrained=str(tmp_path))])
 
 
-def test_a_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def locked(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -469,9 +474,9 @@ def test_real_weights_in_trainers_checkpoints(shared_data: Path, tmp_path: Path,
     plain = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=98)).state_dict()
     student = {name: torch.zeros_like(value) for name, value in state.items()}
     for content in (
-        {"epoch": 3, "model": behind("module.", state), "args": ARGS},
-        {"student": behind("module.backbone.", student), "teacher": behind("backbone.", state)},
-        {"state_dict": student, "state_dict_ema": behind("_orig_mod.", state)},
+        {"epoch": 3, "model": with_prefix("module.", state), "args": ARGS},
+        {"student": with_prefix("module.backbone.", student), "teacher": with_prefix("backbone.", state)},
+        {"state_dict": student, "state_dict_ema": with_prefix("_orig_mod.", state)},
     ):
         torch.save(content, tmp_path / "w.pth")
         found = create(ModelConfig(name=name, pretrained=str(tmp_path / "w.pth"), image_size=98)).state_dict()

@@ -42,9 +42,9 @@ def test_what_will_be_used_is_plain_text(validate: Callable[..., Result], tmp_pa
         "  classes: a (5), b\\x1b[31m (4)",
         "  ids: a/000.png, a/two\\nlines.png, b\\x1b[31m/003.png",
     ]
-    assert lines[4] == "  9 images looked at: 16 x 16 (8), 4 x 4 (1); PNG RGB (8), PNG L (1)"
+    assert lines[4] == "  9 images sampled: 16 x 16 (8), 4 x 4 (1); PNG RGB (8), PNG L (1)"
     assert "1 .heic" in lines[5]
-    assert lines[6] == "note: 1 of 9 images of unseen that were looked at: of one colour: a/two\\nlines.png"
+    assert lines[6] == "note: 1 of 9 sampled images of unseen: a single colour: a/two\\nlines.png"
     assert len(lines) == 7
     assert list((tmp_path).glob("runs")) == []
 

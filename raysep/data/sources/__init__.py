@@ -1,16 +1,16 @@
-"""Sources of images: each module here defines one, of its own name. To add one, write its module and its test."""
+"""Image sources: each module defines the source of its name. To add a source, add a module and a test."""
 
 from raysep.config.data import SourceConfig
 from raysep.config.registry import SOURCES
-from raysep.data.given_bits import GivenBits
+from raysep.data.given_bits import WithBitDepth
 from raysep.data.source import Source
 
 
 def open_source(config: SourceConfig, bit_depth: int | None = None) -> Source:
-    """The source of a section of the configuration.
+    """Open the source that a configuration section describes.
 
     Args:
-        bit_depth: bits of the images' values; None: what each file says.
+        bit_depth: significant bits of the images' values; None: from each file's metadata.
     """
     opened: Source = SOURCES[config.kind](config)
-    return opened if bit_depth is None else GivenBits(opened, bit_depth)
+    return opened if bit_depth is None else WithBitDepth(opened, bit_depth)

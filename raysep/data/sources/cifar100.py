@@ -1,4 +1,4 @@
-"""CIFAR-100 as torchvision reads it."""
+"""CIFAR-100, read by torchvision."""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,12 @@ PARTS = ("train", "test")
 
 @source
 class Cifar100(Source):
-    """The 60,000 images of CIFAR-100 (Krizhevsky 2009) with their fine labels, as a split into train and test.
+    """The 60,000 images of CIFAR-100 (Krizhevsky 2009) with fine labels, split into train and test.
 
-    torchvision checks the files against their known hashes before it reads them, and fetches the archive
-    only where the configuration says `download: true`.
+    torchvision verifies the MD5 hashes of the files, and downloads the archive only with `download: true`.
 
     Args:
-        config: where the files are.
+        config: path and download.
     """
 
     class Config(SourceConfig):
@@ -32,14 +31,14 @@ class Cifar100(Source):
         download: bool = Field(False, description="fetch the archive where it is missing")
 
     def __init__(self, config: Config) -> None:
-        # Absolute from here on: workers have another working directory.
+        # Absolute, because workers have another working directory.
         self._config = config.model_copy(update={"path": str(Path(config.path).expanduser().resolve())})
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_config": self._config}
 
     def records(self) -> list[Record]:
-        """50,000 images of part `train` and 10,000 of `test`."""
+        """List 50,000 images of part `train` and 10,000 of `test`."""
         return sorted(
             (
                 Record(f"{part}/{row:05d}", data.classes[target], path=part, row=row, part=part)
@@ -50,7 +49,7 @@ class Cifar100(Source):
         )
 
     def read(self, path: str | None, row: int | None) -> bytes:
-        """One image as PNG."""
+        """Encode an image as PNG."""
         from PIL import Image
 
         assert path is not None
@@ -69,6 +68,6 @@ class Cifar100(Source):
             raise ConfigError(
                 [
                     f"data.source: no CIFAR-100 at {self._config.path}: {error}. Put cifar-100-python.tar.gz there and "
-                    "unpack it, or set `download: true` on a machine with a network"
+                    "unpack it, or set `download: true` on a machine with network access"
                 ]
             ) from None

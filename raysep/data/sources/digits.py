@@ -1,4 +1,4 @@
-"""The handwritten digits inside scikit-learn."""
+"""The handwritten digits of scikit-learn."""
 
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from raysep.data.source import Record, Source, encode, source
 class Digits(Source):
     """The UCI handwritten digits of scikit-learn (`sklearn.datasets.load_digits`): 1,797 images of 8x8.
 
-    The 17 grey levels are spread over 0 to 255.
+    The 17 grey levels are scaled to 0 to 255.
     """
 
     class Config(SourceConfig):
@@ -23,14 +23,14 @@ class Digits(Source):
         pass
 
     def records(self) -> list[Record]:
-        """Rows 0 to 1,796, classes `0` to `9`."""
+        """List rows 0 to 1,796, of classes `0` to `9`."""
         from sklearn.datasets import load_digits
 
         targets = load_digits().target
         return [Record(f"digits-{row:04d}", str(target), row=row) for row, target in enumerate(targets)]
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
-        """One digit as PNG."""
+        """Encode a digit as PNG."""
         from PIL import Image
 
         return encode(Image.fromarray(self._pixels[row]))

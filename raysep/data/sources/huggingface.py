@@ -15,9 +15,9 @@ from raysep.errors import ConfigError
 
 @source
 class HuggingFace(Source):
-    """One split of a data set: a name on the hub, a directory of `save_to_disk`, or one of data files.
+    """One split of a data set: a name on the hub, a directory of `save_to_disk`, or a directory of data files.
 
-    Needs the extra `raysep[huggingface]`. The hub is asked only for a path that is no local directory.
+    Needs the extra `raysep[huggingface]`. The hub is queried only if `path` is not a local directory.
 
     Args:
         config: path, split and columns.
@@ -27,14 +27,14 @@ class HuggingFace(Source):
         """A data set of Hugging Face `datasets` (extra `huggingface`): a name on the hub, or a local directory."""
 
         kind: Literal["huggingface"] = "huggingface"
-        path: str = Field(description="name on the hub, or a directory that `save_to_disk` or `load_dataset` knows")
-        subset: str | None = Field(None, description="the data set's configuration, where it has several")
+        path: str = Field(description="name on the hub, or a directory for `load_from_disk` or `load_dataset`")
+        subset: str | None = Field(None, description="the data set's configuration, if it has several")
         split: str = Field("train", description="name of the split in the data set")
         image_column: str = Field("image", description="name of the column of images")
         label_column: str = Field("label", description="name of the column of classes")
 
     def __init__(self, config: Config) -> None:
-        # A local path is absolute from here on: workers have another working directory.
+        # Local paths become absolute, because workers have another working directory.
         local = Path(config.path).expanduser()
         self._config = config.model_copy(update={"path": str(local.resolve())}) if local.exists() else config
 
@@ -42,20 +42,20 @@ class HuggingFace(Source):
         return {"_config": self._config}
 
     def records(self) -> list[Record]:
-        """Every row. Labels of a ClassLabel column have their names, others are taken as text."""
+        """List all rows. Class names come from a ClassLabel column, or from other labels as text."""
         config, data = self._config, self._data
         schema = data.features.arrow_schema
-        if wrong := column_problems(schema, config.image_column, config.label_column):
-            raise ConfigError([f"data.source: {config.path}: {problem}" for problem in wrong])
+        if problems := column_problems(schema, config.image_column, config.label_column):
+            raise ConfigError([f"data.source: {config.path}: {problem}" for problem in problems])
         values = data.select_columns(config.label_column).with_format("arrow")[:][config.label_column]
-        # The hub marks images without a label with -1.
-        found = class_names(pa.chunked_array(values), names_in(schema, config.label_column))
-        if without := found.count(None):
-            raise ConfigError([f"data.source: {without} rows of {config.path} have no label"])
-        return [Record(f"{config.split}#{row:08d}", name or "", row=row) for row, name in enumerate(found)]
+        # On the hub, -1 marks unlabelled images.
+        names = class_names(pa.chunked_array(values), names_in(schema, config.label_column))
+        if unlabelled := names.count(None):
+            raise ConfigError([f"data.source: {unlabelled} rows of {config.path} have no label"])
+        return [Record(f"{config.split}#{row:08d}", name or "", row=row) for row, name in enumerate(names)]
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
-        """The image of a row as it is stored, without decoding it."""
+        """Read the stored image of a row, without decoding it if it is encoded."""
         value = self._data[row][self._config.image_column]
         if isinstance(value, dict):
             if value.get("bytes"):
@@ -87,18 +87,18 @@ class HuggingFace(Source):
                         )
                     data = data[config.split]
                 elif config.split not in {"train", str(data.split)}:
-                    # `train` is what a configuration says that says nothing.
+                    # `train` is the default, so it may mean an unset split.
                     raise ConfigError(
                         [
-                            f"data.source: {config.path} is one data set, saved from the split {data.split}: it has no "
-                            f"split {config.split}; leave `split` out"
+                            f"data.source: {config.path} is one data set, saved from the split {data.split}, without a "
+                            f"split {config.split}: remove `split`"
                         ]
                     )
             else:
                 data = datasets.load_dataset(config.path, config.subset, split=config.split)
         except ConfigError:
             raise
-        # The library raises its own errors, the hub's, those of the file system and of its builders.
+        # The library raises its own errors, those of the hub and the file system, and anything from data set scripts.
         except Exception as error:
             raise ConfigError(
                 [
@@ -107,6 +107,6 @@ class HuggingFace(Source):
                 ]
             ) from error
         if isinstance(data.features.get(config.image_column), datasets.Image):
-            # Bytes as they are: decoding is done where all sources' images are decoded.
+            # Encoded bytes: `raysep.data.decoding` decodes the images of all sources.
             data = data.cast_column(config.image_column, datasets.Image(decode=False))
         return data

@@ -1,4 +1,4 @@
-"""Images in the rows of Parquet files."""
+"""Parquet files with an image per row."""
 
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,19 +16,19 @@ from raysep.errors import ConfigError
 from raysep.storage.retries import is_transient
 from raysep.storage.store import Storage
 
-# Row groups whose images a worker keeps: consecutive rows of one group are read from storage once.
-GROUPS_KEPT = 2
+# Row groups that a worker caches, so that consecutive rows of a group cost one read.
+GROUPS_CACHED = 2
 
 
 @source
 class ParquetImages(Source):
-    """A Parquet file, or all of them below a directory or URI, with a column of encoded images.
+    """One Parquet file, or all Parquet files below a directory or URI, with a column of encoded images.
 
-    An image_id is the file's path below the root and the row in it, so files may be added but not
-    rewritten between two calls of a run.
+    The image_id is the file's path relative to the root and the row, so files may be added but not rewritten before a
+    run is resumed.
 
     Args:
-        config: root and columns.
+        config: path and columns.
     """
 
     class Config(SourceConfig):
@@ -43,29 +43,29 @@ class ParquetImages(Source):
 
     def __init__(self, config: Config) -> None:
         self.storage = Storage(config.path)
-        # Absolute from here on: workers have another working directory.
+        # Absolute, because workers have another working directory.
         self._config = config.model_copy(update={"path": self.storage.full_uri})
         self._single = self.storage.is_file()
         self._remarks = Remarks()
-        self._image_group = lru_cache(GROUPS_KEPT)(self._read_group)
+        self._image_group = lru_cache(GROUPS_CACHED)(self._read_group)
         self._group_sizes = lru_cache(None)(self._read_group_sizes)
 
     def __reduce__(self) -> tuple[type["ParquetImages"], tuple[Config]]:
         return ParquetImages, (self._config,)
 
     def records(self) -> list[Record]:
-        """Every row of every file. Reads the label column only."""
+        """List all rows of all files. Reads only the label column."""
         if not self.storage.exists():
-            raise ConfigError([f"data.source.path: nothing at {self.storage.display()}"])
+            raise ConfigError([f"data.source.path: no file or directory at {self.storage.display()}"])
         # A single file is its own root.
         files = [""] if self._single else self._listed()
         name = self.storage.root.rpartition("/")[2]
         if not files:
-            found = "".join(f"; {sentence}" for sentence in self._remarks.left_out)
-            raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}{found}"])
+            others = "".join(f"; {sentence}" for sentence in self._remarks.left_out)
+            raise ConfigError([f"data.source.path: no *.parquet file below {self.storage.display()}{others}"])
         problems: list[str] = []
         records: list[Record] = []
-        # Files with names for the integers of their labels, and files with such integers and no names.
+        # An example file with class names for integer labels (True), and one without (False).
         named: dict[bool, str] = {}
         for file in files:
             labels = self._labels(file, problems, named)
@@ -75,8 +75,8 @@ class ParquetImages(Source):
         if len(named) > 1:
             one, other = (self.storage.display(named[has]) for has in (True, False))
             problems.append(
-                f"data.source: {one} has names for the integers of column {self._config.label_column}, {other} has "
-                "none: write them all with the same names"
+                f"data.source: {one} has class names for the integers of column {self._config.label_column}, {other} "
+                "has none: write all files with the same class names"
             )
         if problems:
             raise ConfigError(problems)
@@ -85,7 +85,7 @@ class ParquetImages(Source):
         return sorted(records, key=lambda record: record.image_id)
 
     def read(self, path: str | None, row: int | None) -> bytes:
-        """The bytes in a row's image column."""
+        """Read the image column of a row."""
         assert path is not None
         assert row is not None
         try:
@@ -94,11 +94,11 @@ class ParquetImages(Source):
             raise OSError(f"{self.storage.display(path)} is damaged: {' '.join(str(error).split())}") from None
 
     def remarks(self) -> Remarks:
-        """Files that are no Parquet files, by suffix."""
+        """Ignored files by suffix."""
         return self._remarks
 
     def _listed(self) -> list[str]:
-        """Parquet files by suffix or content."""
+        """Paths of Parquet files, by suffix or content."""
         shown, hidden = visible(self.storage.files())
         files, others = tables_among(self.storage, shown)
         self._remarks = Remarks(left_out(others, hidden, "Parquet files"))
@@ -124,38 +124,38 @@ class ParquetImages(Source):
         return self.storage.read_with(path, lambda opened: pq.ParquetFile(opened).read_row_group(group, [image]))[image]
 
     def _labels(self, file: str, problems: list[str], named: dict[bool, str]) -> list[str]:
-        """The class name of each row of a file. What is wrong with it is added to `problems`.
+        """The class name of each row of a file. Appends to `problems` if the file is unusable.
 
         Args:
-            named: gets the file under whether there are names for integers.
+            named: receives the file under True if its integer labels have class names, else False.
         """
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"
         try:
             metadata, schema = self.storage.read_with(file, _schemas_of)
             partition = None if label in schema.names else _partition_of(file, label)
-            wrong = column_problems(schema, image, None if partition is not None else label)
-            if not wrong and _is_empty(metadata, f"{image}.bytes"):
-                wrong = [f"no row of column {image} has `bytes`: save the data set with the images embedded in it"]
-            if wrong:
-                problems += [f"{where}: {problem}" for problem in wrong]
+            column_errors = column_problems(schema, image, None if partition is not None else label)
+            if not column_errors and _is_empty(metadata, f"{image}.bytes"):
+                column_errors = [f"no row of column {image} has `bytes`: save the data set with embedded images"]
+            if column_errors:
+                problems += [f"{where}: {problem}" for problem in column_errors]
                 return []
             if partition is not None:
-                found: list[str | None] = [partition or None] * metadata.num_rows
+                names_of_rows: list[str | None] = [partition or None] * metadata.num_rows
             else:
                 read = self.storage.read_with(file, lambda opened: pq.ParquetFile(opened).read(columns=[label]))
                 names = names_in(schema, label)
                 if names is not None or pa.types.is_integer(schema.field(label).type):
                     named.setdefault(names is not None, file)
-                found = class_names(read[label], names)
+                names_of_rows = class_names(read[label], names)
         except (pa.ArrowException, OSError) as error:
             if is_transient(error):
                 raise
-            problems.append(f"{where}: not a whole Parquet file ({' '.join(str(error).split())})")
+            problems.append(f"{where}: damaged, or not a Parquet file ({' '.join(str(error).split())})")
             return []
-        if without := found.count(None):
-            problems.append(f"{where}: column {label} has {without} rows without a value, or without a name for it")
-        return [name for name in found if name is not None]
+        if unlabelled := names_of_rows.count(None):
+            problems.append(f"{where}: column {label} has {unlabelled} rows without a value or class name")
+        return [name for name in names_of_rows if name is not None]
 
 
 def _schemas_of(opened: Any) -> tuple[Any, pa.Schema]:
@@ -164,7 +164,7 @@ def _schemas_of(opened: Any) -> tuple[Any, pa.Schema]:
 
 
 def _partition_of(file: str, column: str) -> str | None:
-    """The value of a column that directories are called after, as in `label=heron/part-0.parquet`; empty for none.
+    """The value of a Hive partition column, as in `label=heron/part-0.parquet`; empty for null, None if absent.
 
     >>> _partition_of("a=1/label=grey%20heron/part-0.parquet", "label"), _partition_of("label.parquet", "label")
     ('grey heron', None)
@@ -176,13 +176,13 @@ def _partition_of(file: str, column: str) -> str | None:
 
 
 def _is_empty(metadata: Any, column: str) -> bool:
-    """Whether the statistics of a file say that a column has no value in any row."""
+    """Whether a column is null in all rows, by the file's statistics."""
     nulls = 0
     for group in range(metadata.num_row_groups):
-        of_group = metadata.row_group(group)
-        chunks = [of_group.column(number) for number in range(of_group.num_columns)]
-        found = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
-        if not found or found[0] is None or found[0].null_count is None:
+        row_group = metadata.row_group(group)
+        chunks = [row_group.column(number) for number in range(row_group.num_columns)]
+        statistics = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
+        if not statistics or statistics[0] is None or statistics[0].null_count is None:
             return False
-        nulls += found[0].null_count
+        nulls += statistics[0].null_count
     return bool(metadata.num_rows) and nulls == metadata.num_rows
