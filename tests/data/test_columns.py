@@ -46,7 +46,7 @@ def dataset(path: Path, columns: dict[str, Any], features: Any = None) -> Huggin
     ],
     ids=str,
 )
-def test_accepted_label_types(labels: pa.Array, expected: list[str], tmp_path: Path):
+def test_accepted_label_types(labels: pa.Array, expected: list[str], tmp_path: Path) -> None:
     assert names_of(pa.table({"image": [PNG, PNG], "label": labels}), tmp_path / "x.parquet") == expected
 
 
@@ -61,7 +61,7 @@ def test_accepted_label_types(labels: pa.Array, expected: list[str], tmp_path: P
     ],
     ids=lambda array: str(array.type),
 )
-def test_accepted_image_types(images: pa.Array, tmp_path: Path):
+def test_accepted_image_types(images: pa.Array, tmp_path: Path) -> None:
     assert names_of(pa.table({"image": images, "label": ["a"]}), tmp_path / "x.parquet") == ["a"]
 
 
@@ -80,7 +80,7 @@ def test_accepted_image_types(images: pa.Array, tmp_path: Path):
           "label": ["a"]}, "no row of column image has `bytes`"),
     ],
 )  # fmt: skip
-def test_rejected_columns_come_with_advice(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_rejected_columns_come_with_advice(columns: dict[str, Any], part: str, tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError) as caught:
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
@@ -97,13 +97,15 @@ def test_rejected_columns_come_with_advice(columns: dict[str, Any], part: str, t
         ({"picture": [PNG, PNG], "label": [0, 1]}, "no column image; there are picture, label"),
     ],
 )
-def test_hugging_face_columns_are_checked_like_parquet_columns(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_hugging_face_columns_are_checked_like_parquet_columns(
+    columns: dict[str, Any], part: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
         dataset(tmp_path / "d", columns).records()
     assert part in str(caught.value)
 
 
-def test_class_names_come_from_the_metadata_of_datasets(tmp_path: Path):
+def test_class_names_come_from_the_metadata_of_datasets(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features(
@@ -116,7 +118,7 @@ def test_class_names_come_from_the_metadata_of_datasets(tmp_path: Path):
     assert names_of(pq.read_table(tmp_path / "x.parquet"), tmp_path / "y.parquet") == ["yes", "cat", "007"]
 
 
-def test_labels_without_a_class_name_are_counted(tmp_path: Path):
+def test_labels_without_a_class_name_are_counted(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -127,7 +129,7 @@ def test_labels_without_a_class_name_are_counted(tmp_path: Path):
         ParquetImages(ParquetImages.Config(path=str(tmp_path / "x.parquet"))).records()
 
 
-def test_labels_from_hive_partitions(tmp_path: Path):
+def test_labels_from_hive_partitions(tmp_path: Path) -> None:
     for name in ("grey%20heron", "egret"):
         (tmp_path / "year=2026" / f"label={name}").mkdir(parents=True)
         pq.write_table(pa.table({"image": [PNG, PNG]}), tmp_path / "year=2026" / f"label={name}" / "part-0.parquet")
@@ -141,7 +143,7 @@ def test_labels_from_hive_partitions(tmp_path: Path):
         source.records()
 
 
-def test_files_with_and_without_class_names_are_not_mixed(tmp_path: Path):
+def test_files_with_and_without_class_names_are_not_mixed(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -153,13 +155,13 @@ def test_files_with_and_without_class_names_are_not_mixed(tmp_path: Path):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_an_empty_label_is_missing(tmp_path: Path):
+def test_an_empty_label_is_missing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [PNG] * 2, "label": ["a", ""]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="column label has 1 rows without a value"):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_a_single_saved_data_set_has_one_split(tmp_path: Path):
+def test_a_single_saved_data_set_has_one_split(tmp_path: Path) -> None:
     import datasets
 
     data = datasets.Dataset.from_dict({"image": [PNG] * 2, "label": ["a", "b"]}, split="test")

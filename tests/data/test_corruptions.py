@@ -21,12 +21,12 @@ def image(tmp_path: Path) -> np.ndarray:
     return pixels
 
 
-def test_all_documented_corruptions_are_registered():
+def test_all_documented_corruptions_are_registered() -> None:
     assert set(CORRUPTIONS) == {"blur", "noise", "contrast", "jpeg", "rotation", "colour"}
 
 
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_higher_severities_change_images_more(name: str, image: np.ndarray, tmp_path: Path):
+def test_higher_severities_change_images_more(name: str, image: np.ndarray, tmp_path: Path) -> None:
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     changes = []
     for severity in range(1, 6):
@@ -44,14 +44,14 @@ def test_higher_severities_change_images_more(name: str, image: np.ndarray, tmp_
         assert changes == sorted(changes)
 
 
-def test_corruptions_differ_between_images():
+def test_corruptions_differ_between_images() -> None:
     noisy = Corrupted(Digits(), "noise", 5)
     one, two = (np.asarray(decode(noisy.read(None, row))).astype(float) for row in (0, 1))
     plain = [np.asarray(decode(Digits().read(None, row))).astype(float) for row in (0, 1)]
     assert not np.array_equal(one - plain[0], two - plain[1])
 
 
-def test_an_unreadable_image_stays_unreadable(tmp_path: Path):
+def test_an_unreadable_image_stays_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").write_bytes(b"no image")
     with pytest.raises(UnreadableImageError):

@@ -123,13 +123,13 @@ GREYS: dict[str, tuple[bytes, int | None]] = {
 
 
 @pytest.mark.parametrize(("content", "bit_depth"), GREYS.values(), ids=GREYS.keys())
-def test_every_grey_level_survives_at_every_bit_depth(content: bytes, bit_depth: int | None):
+def test_every_grey_level_survives_at_every_bit_depth(content: bytes, bit_depth: int | None) -> None:
     grey = np.asarray(decode(content, channels=1, bit_depth=bit_depth))
     np.testing.assert_array_equal(grey, LEVELS)
     np.testing.assert_array_equal(np.asarray(decode(content, bit_depth=bit_depth)), np.stack([grey] * 3, axis=2))
 
 
-def test_fewer_than_8_bits_in_8_bit_files():
+def test_fewer_than_8_bits_in_8_bit_files() -> None:
     sixteen = (LEVELS >> 4).astype(np.uint8)
     for mode, pixels in (("L", sixteen), ("RGB", np.stack([sixteen] * 3, axis=2))):
         grey = np.asarray(decode(encoded(Image.fromarray(pixels, mode)), channels=1, bit_depth=4))
@@ -156,14 +156,14 @@ COLOURED = {
 
 
 @pytest.mark.parametrize("kind", COLOURED)
-def test_12_bit_colours_in_16_bit_files_keep_every_level(kind: str):
+def test_12_bit_colours_in_16_bit_files_keep_every_level(kind: str) -> None:
     bit_depth = None if "sBIT" in kind else 12
     np.testing.assert_array_equal(decode(COLOURED[kind], bit_depth=bit_depth), np.stack([LEVELS] * 3, axis=2))
 
 
 @pytest.mark.parametrize("content", [png16(COLOURS.astype(np.uint16) * 257), tiff16(COLOURS.astype(np.uint16) * 257)])
 @pytest.mark.parametrize("bit_depth", [None, 16])
-def test_16_bit_colours_equal_those_of_pillow(content: bytes, bit_depth: int | None):
+def test_16_bit_colours_equal_those_of_pillow(content: bytes, bit_depth: int | None) -> None:
     np.testing.assert_array_equal(np.asarray(decode(content, bit_depth=bit_depth)), COLOURS)
 
 
@@ -198,12 +198,12 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         (tiff(filled(1))[:60], None, "begins like TIFF|Error"),
     ],
 )
-def test_undecodable_content_comes_with_advice(content: bytes, bit_depth: int | None, why: str):
+def test_undecodable_content_comes_with_advice(content: bytes, bit_depth: int | None, why: str) -> None:
     with pytest.raises(UnreadableImageError, match=why):
         decode(content, bit_depth=bit_depth)
 
 
-def test_black_images_of_any_depth_are_black():
+def test_black_images_of_any_depth_are_black() -> None:
     for kind in (np.uint8, np.uint16, np.int32, np.float32):
         assert decode(tiff(np.zeros((4, 4), kind))).getextrema() == ((0, 0),) * 3
 
@@ -212,7 +212,7 @@ MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_pillow_mode_converts_to_rgb_and_grey(mode: str):
+def test_every_pillow_mode_converts_to_rgb_and_grey(mode: str) -> None:
     half = Image.new("L", (8, 8), 0)
     half.paste(255, (0, 0, 4, 8))
     if mode == "LAB":
@@ -236,7 +236,7 @@ FILES = {
 
 @pytest.mark.parametrize("mode", FILES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_files_of_every_mode_become_rgb_or_grey(mode: str, channels: int):
+def test_files_of_every_mode_become_rgb_or_grey(mode: str, channels: int) -> None:
     image = Image.new("LAB", (16, 16)) if mode == "LAB" else Image.fromarray(COLOURS).convert(mode)
     found = decode(encoded(image, FILES[mode]), channels)
     assert (found.mode, found.size) == ("RGB" if channels == 3 else "L", (16, 16))
@@ -254,7 +254,7 @@ def drawing(ink: tuple[int, ...], hidden: tuple[int, ...]) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 @pytest.mark.parametrize(("ink", "background"), [(0, 255), (100, 255), (255, 0), (250, 0)])
 @pytest.mark.parametrize("hidden", [0, 255, 77])
-def test_drawings_on_transparency_stay_visible(mode: str, ink: int, background: int, hidden: int):
+def test_drawings_on_transparency_stay_visible(mode: str, ink: int, background: int, hidden: int) -> None:
     image = drawing((ink,) * 3, (hidden,) * 3)
     content = encoded(image.convert(mode) if mode != "P" else image.quantize())
     pixels = np.asarray(decode(content, channels=1))
@@ -262,7 +262,7 @@ def test_drawings_on_transparency_stay_visible(mode: str, ink: int, background: 
     assert pixels[0, 0] == background
 
 
-def test_opaque_alpha_changes_nothing_and_half_alpha_mixes_with_white():
+def test_opaque_alpha_changes_nothing_and_half_alpha_mixes_with_white() -> None:
     opaque = Image.fromarray(COLOURS).convert("RGBA")
     np.testing.assert_array_equal(decode(encoded(opaque)), COLOURS)
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
@@ -270,7 +270,7 @@ def test_opaque_alpha_changes_nothing_and_half_alpha_mixes_with_white():
     assert decode(encoded(half)).getpixel((0, 0)) == (127, 127, 127)
 
 
-def test_a_transparent_value_in_grey_rgb_and_16_bits():
+def test_a_transparent_value_in_grey_rgb_and_16_bits() -> None:
     grey = Image.fromarray(np.array([[0, 7]], np.uint8))
     np.testing.assert_array_equal(decode(encoded(grey, transparency=7), 1), [[0, 255]])
     rgb = Image.fromarray(np.array([[[0, 0, 0], [7, 8, 9]]], np.uint8))
@@ -282,13 +282,13 @@ def test_a_transparent_value_in_grey_rgb_and_16_bits():
     assert decode(content).getpixel((1, 0)) == (255, 255, 255)
 
 
-def test_contrast_is_the_largest_of_the_channels():
+def test_contrast_is_the_largest_of_the_channels() -> None:
     assert contrast(Image.new("RGB", (4, 4), (9, 200, 3))) == 0
     assert contrast(Image.fromarray(np.array([[[0, 5, 0], [0, 9, 255]]], np.uint8))) == 255
     assert contrast(Image.fromarray(np.array([[3, 5]], np.uint8))) == 2
 
 
-def test_heif_is_decoded_if_pillow_heif_is_installed(tmp_path: Path):
+def test_heif_is_decoded_if_pillow_heif_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     code = (
         "import io, sys, pillow_heif; from PIL import Image; from raysep.data.decoding import decode\n"

@@ -73,7 +73,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("names", SPLITS)
-def test_usual_part_names_are_recognised_in_any_case(names: str, tmp_path: Path):
+def test_usual_part_names_are_recognised_in_any_case(names: str, tmp_path: Path) -> None:
     for name, part in SPLITS[names].items():
         plant(tmp_path, files(f"{name}/{'c|d' if part == 'unseen' else 'a|b'}"))
     wanted: Counter[tuple[str | None, str]] = Counter()
@@ -89,7 +89,7 @@ def test_usual_part_names_are_recognised_in_any_case(names: str, tmp_path: Path)
         assert "parts of a split, not as classes" in notes
 
 
-def test_a_single_part_defines_no_held_out_images(tmp_path: Path):
+def test_a_single_part_defines_no_held_out_images(tmp_path: Path) -> None:
     plant(tmp_path, files("val|test/a|b"))
     assert found(tmp_path) == {(None, "a"): 6, (None, "b"): 6}
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
@@ -97,7 +97,7 @@ def test_a_single_part_defines_no_held_out_images(tmp_path: Path):
     assert "data.split.test_fraction sets the share of held-out images" in source.remarks().notes[-1]
 
 
-def test_classes_named_like_parts_are_classes_next_to_others(tmp_path: Path):
+def test_classes_named_like_parts_are_classes_next_to_others(tmp_path: Path) -> None:
     plant(tmp_path, files("train|bus|car"))
     assert found(tmp_path) == {(None, "train"): 3, (None, "bus"): 3, (None, "car"): 3}
 
@@ -105,7 +105,7 @@ def test_classes_named_like_parts_are_classes_next_to_others(tmp_path: Path):
 @pytest.mark.parametrize(
     ("names", "inside"), [("train|val", "a|b|c"), ("Train|Validation", "a|b|c"), ("train|test", "a|b|c")]
 )
-def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, tmp_path: Path):
+def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, tmp_path: Path) -> None:
     plant(tmp_path, files(f"{names}/{inside}"))
     options = config_of_options("resnet18", None, str(tmp_path), None)
     assert options.data.split is not None
@@ -122,7 +122,7 @@ def test_a_train_val_tree_is_evaluated_by_its_classes(names: str, inside: str, t
 
 
 @pytest.mark.parametrize("names", ["train|test|unseen", "Train|Test|Unseen", "training|val|UNSEEN"])
-def test_a_tree_with_an_unseen_part_needs_no_option(names: str, tmp_path: Path):
+def test_a_tree_with_an_unseen_part_needs_no_option(names: str, tmp_path: Path) -> None:
     *seen, unseen = names.split("|")
     plant(tmp_path, files(f"{'|'.join(seen)}/a|b") + files(f"{unseen}/c|d") + ["__MACOSX/x", ".git/x"])
     config = config_of_options("resnet18", None, str(tmp_path), None, has_unseen=has_unseen_part(str(tmp_path)))
@@ -131,14 +131,14 @@ def test_a_tree_with_an_unseen_part_needs_no_option(names: str, tmp_path: Path):
     assert Counter(split["role"].to_pylist()) == {"seen_train": 6, "seen_test": 6, "unseen": 6}
 
 
-def test_has_unseen_part(tmp_path: Path):
+def test_has_unseen_part(tmp_path: Path) -> None:
     assert not has_unseen_part(str(tmp_path / "nowhere"))
     assert not has_unseen_part(str(plant(tmp_path, files("a|unseen"))))
     assert has_unseen_part(f"file://{plant(tmp_path / 's', files('Train|Unseen/a|b'))}")
     assert parts_of([]) == {}
 
 
-def test_a_class_with_held_out_images_only_is_refused(tmp_path: Path):
+def test_a_class_with_held_out_images_only_is_refused(tmp_path: Path) -> None:
     plant(tmp_path, files("train/a|b|c|d") + files("val/a|b|c|d|e"))
     chosen = config_of_options("resnet18", None, str(tmp_path), "a,b").data.split
     with pytest.raises(ConfigError, match="classes in test but not in train: e"):
@@ -168,7 +168,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("paths", "depth", "why"), REFUSED.values(), ids=REFUSED.keys())
-def test_trees_with_ambiguous_classes_are_refused(paths: list[str], depth: int | None, why: str, tmp_path: Path):
+def test_trees_with_ambiguous_classes_are_refused(
+    paths: list[str], depth: int | None, why: str, tmp_path: Path
+) -> None:
     root = plant(tmp_path / "root", paths) if paths else tmp_path
     for path in paths:
         if path.endswith((".svg", ".txt", ".zip", ".tar")):
@@ -179,7 +181,7 @@ def test_trees_with_ambiguous_classes_are_refused(paths: list[str], depth: int |
     assert re.search(why, caught.value.problems[0], re.S)
 
 
-def test_the_message_shows_the_found_and_the_expected_tree(tmp_path: Path):
+def test_the_message_shows_the_found_and_the_expected_tree(tmp_path: Path) -> None:
     plant(tmp_path, files("g|h/a|b|c|d|e"))
     with pytest.raises(ConfigError) as caught:
         ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
@@ -193,7 +195,7 @@ def test_the_message_shows_the_found_and_the_expected_tree(tmp_path: Path):
     ]
 
 
-def test_depth_2_reads_nested_classes(tmp_path: Path):
+def test_depth_2_reads_nested_classes(tmp_path: Path) -> None:
     plant(tmp_path, files("g|h/a|b"))
     # A class name that occurs in two groups means two classes.
     assert found(tmp_path, 2) == {(None, name): 3 for name in ("g/a", "g/b", "h/a", "h/b")}
@@ -204,13 +206,13 @@ def test_depth_2_reads_nested_classes(tmp_path: Path):
     assert data.source.model_dump()["depth"] == 2
 
 
-def test_the_same_subdirectory_in_each_class_is_no_class(tmp_path: Path):
+def test_the_same_subdirectory_in_each_class_is_no_class(tmp_path: Path) -> None:
     # As in Tiny ImageNet: train/<class>/images/*.
     plant(tmp_path, files("a|b/images"))
     assert found(tmp_path) == {(None, "a"): 3, (None, "b"): 3}
 
 
-def test_subdirectories_of_a_class_with_images_belong_to_it_with_a_remark(tmp_path: Path):
+def test_subdirectories_of_a_class_with_images_belong_to_it_with_a_remark(tmp_path: Path) -> None:
     plant(tmp_path, files("a|b") + files("a/more", 2))
     assert found(tmp_path) == {(None, "a"): 5, (None, "b"): 3}
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
@@ -228,7 +230,7 @@ JUNK = [
 
 
 @pytest.mark.parametrize("where", ["", "a/", "a/inner/"])
-def test_hidden_and_system_files_are_ignored_at_every_depth(where: str, tmp_path: Path):
+def test_hidden_and_system_files_are_ignored_at_every_depth(where: str, tmp_path: Path) -> None:
     plant(tmp_path, [*files("a|b"), "a/inner/0.png"])
     before = [record.image_id for record in ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()]
     plant(tmp_path, [where + path for path in JUNK])
@@ -242,7 +244,7 @@ def test_hidden_and_system_files_are_ignored_at_every_depth(where: str, tmp_path
     assert source.remarks().left_out[-1] == f"hidden and system files: {len(JUNK)}"
 
 
-def test_images_are_detected_by_content_and_ignored_files_counted_by_suffix(tmp_path: Path):
+def test_images_are_detected_by_content_and_ignored_files_counted_by_suffix(tmp_path: Path) -> None:
     taken = {
         "a.jfif": "JPEG", "b.jpe": "JPEG", "c.avif": "AVIF", "d.jp2": "JPEG2000", "e": "PNG", "f.xyz": "WEBP",
         "g.JPG": "JPEG", "h.PNG": "PNG", "i.0001": "TIFF", "j.": "GIF", "k.img": "BMP", "l.pnm": "PPM", "m.png": "JPEG",
@@ -272,7 +274,7 @@ def test_images_are_detected_by_content_and_ignored_files_counted_by_suffix(tmp_
         assert "2 .heic (HEIF: pip install pillow-heif)" in source.remarks().left_out[0]
 
 
-def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(tmp_path, [*files("a|b"), "a/strange"])
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
 
@@ -284,14 +286,14 @@ def test_unreadable_files_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
     assert source.remarks().left_out == ("files that are not decodable images: 1 no suffix (unreadable)",)
 
 
-def test_images_outside_the_class_directories_are_reported(tmp_path: Path):
+def test_images_outside_the_class_directories_are_reported(tmp_path: Path) -> None:
     plant(tmp_path, [*files("a|b"), "preview.png"])
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     assert len(source.records()) == 6
     assert source.remarks().left_out == ("images outside the class directories: 1: preview.png",)
 
 
-def test_a_file_as_root_is_refused(tmp_path: Path):
+def test_a_file_as_root_is_refused(tmp_path: Path) -> None:
     for name, why in (
         ("x.zip", "is a file \\(an archive: unpack it\\)"),
         ("x.png", "expected a directory, .* is a file"),
@@ -301,7 +303,7 @@ def test_a_file_as_root_is_refused(tmp_path: Path):
             ImageFolder(ImageFolder.Config(path=str(tmp_path / name))).records()
 
 
-def test_terminal_escapes_in_names_are_printable(tmp_path: Path):
+def test_terminal_escapes_in_names_are_printable(tmp_path: Path) -> None:
     plant(tmp_path, files("g\x1b[31m|h/a|b"))
     with pytest.raises(ConfigError) as caught:
         ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
@@ -310,7 +312,7 @@ def test_terminal_escapes_in_names_are_printable(tmp_path: Path):
 
 
 @pytest.mark.parametrize("depth", [None, 1, 2])
-def test_a_directory_without_images_next_to_parts_is_ignored(depth: int | None, tmp_path: Path):
+def test_a_directory_without_images_next_to_parts_is_ignored(depth: int | None, tmp_path: Path) -> None:
     for part in ("train", "val"):
         write_images(tmp_path / part, {"a": 4, "b": 4})
     (tmp_path / "annotations").mkdir()
@@ -324,7 +326,7 @@ def test_a_directory_without_images_next_to_parts_is_ignored(depth: int | None, 
         ImageFolder(ImageFolder.Config(path=str(tmp_path), depth=depth)).records()
 
 
-def test_one_image_next_to_subdirectories_does_not_merge_them_into_a_class(tmp_path: Path):
+def test_one_image_next_to_subdirectories_does_not_merge_them_into_a_class(tmp_path: Path) -> None:
     for group, names in (("animals", ("cat", "dog")), ("plants", ("oak", "elm"))):
         write_images(tmp_path / group, dict.fromkeys(names, 3))
         write_images(tmp_path, {group: 1})

@@ -2,6 +2,7 @@ import io
 import pickle
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from raysep.errors import StageError
 IMAGENET = Preprocessing((32, 32), 3, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875, "center")
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     content = io.BytesIO()
     image.save(content, format=kind, **options)
     return content.getvalue()
@@ -28,7 +29,7 @@ def noise(height: int = 40, width: int = 50) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
-def test_every_mode_becomes_rgb_or_grey(mode: str):
+def test_every_mode_becomes_rgb_or_grey(mode: str) -> None:
     if mode == "I;16":
         content = encoded(Image.fromarray(noise()[..., 0].astype(np.uint16) * 257))
     else:
@@ -37,13 +38,13 @@ def test_every_mode_becomes_rgb_or_grey(mode: str):
     assert decode(content, channels=1).mode == "L"
 
 
-def test_sixteen_bit_greys_keep_their_brightness():
+def test_sixteen_bit_greys_keep_their_brightness() -> None:
     grey = noise()[..., 0]
     decoded = decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257)), channels=1)
     np.testing.assert_array_equal(np.asarray(decoded), grey)
 
 
-def test_exif_rotation_is_applied():
+def test_exif_rotation_is_applied() -> None:
     image = Image.fromarray(noise(40, 50))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -55,7 +56,7 @@ def test_exif_rotation_is_applied():
     [b"", b"text", encoded(Image.fromarray(noise()))[:200], encoded(Image.fromarray(noise()), "JPEG")[:-500]],
     ids=["empty", "text", "half a png", "truncated jpeg"],
 )
-def test_incomplete_images_are_unreadable(content: bytes):
+def test_incomplete_images_are_unreadable(content: bytes) -> None:
     with pytest.raises(UnreadableImageError):
         decode(content)
 
@@ -82,19 +83,19 @@ def png(width: int, height: int, pixels: bytes = b"") -> bytes:
     ],
     ids=["20,000 pixels a side", "no pixels", "floats", "a program", "a vector image"],
 )
-def test_oversized_empty_and_non_raster_images_are_unreadable(content: bytes, why: str):
+def test_oversized_empty_and_non_raster_images_are_unreadable(content: bytes, why: str) -> None:
     with pytest.raises(UnreadableImageError, match=why):
         decode(content)
 
 
-def test_long_thin_images_and_first_frames_are_decoded():
+def test_long_thin_images_and_first_frames_are_decoded() -> None:
     assert decode(encoded(Image.new("RGB", (20_000, 2)))).size == (20_000, 2)
     red, green = (Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0)))
     animated = encoded(red, "GIF", save_all=True, append_images=[green])
     assert decode(animated).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_transient_storage_errors_are_not_unreadable_images():
+def test_transient_storage_errors_are_not_unreadable_images() -> None:
     class Unavailable:
         def read(self, path: str | None, row: int | None) -> bytes:
             raise TimeoutError("no answer")
@@ -104,7 +105,7 @@ def test_transient_storage_errors_are_not_unreadable_images():
 
 
 @given(st.binary(max_size=64), st.integers(0, 400))
-def test_damaged_bytes_are_decoded_or_unreadable(damage: bytes, position: int):
+def test_damaged_bytes_are_decoded_or_unreadable(damage: bytes, position: int) -> None:
     content = bytearray(encoded(Image.fromarray(noise(8, 8)), "JPEG"))
     content[position : position + len(damage)] = damage
     try:
@@ -114,7 +115,7 @@ def test_damaged_bytes_are_decoded_or_unreadable(damage: bytes, position: int):
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
-def test_preprocessing_equals_timms(mode: str):
+def test_preprocessing_equals_timms(mode: str) -> None:
     ours = Preprocessing((32, 32), 3, "bicubic", IMAGENET.mean, IMAGENET.std, 0.9, mode)
     theirs = create_transform(
         (3, 32, 32),
@@ -134,16 +135,16 @@ class InMemory:
     def __init__(self, contents: list[bytes]) -> None:
         self.contents = contents
 
-    def records(self):
+    def records(self) -> None:
         raise AssertionError
 
-    def read(self, path, row):
+    def read(self, path: Any, row: Any) -> Any:
         if row is None:
             raise OSError(f"no file {path}")
         return self.contents[row]
 
 
-def test_a_batch_reports_unreadable_images():
+def test_a_batch_reports_unreadable_images() -> None:
     source = InMemory([encoded(Image.fromarray(noise())), b"broken"])
     pixels, good, failed = load_batch(source, [(None, 0), (None, 1), ("gone", None), (None, 0)], IMAGENET)
     assert (pixels.shape, pixels.dtype, good) == ((2, 3, 32, 32), torch.uint8, [0, 3])
@@ -152,7 +153,7 @@ def test_a_batch_reports_unreadable_images():
     assert load_batch(source, [(None, 1)], IMAGENET)[0].shape == (0, 3, 32, 32)
 
 
-def test_too_many_failures_name_examples():
+def test_too_many_failures_name_examples() -> None:
     check_share({"a": "x"}, 100, 0.01)
     with pytest.raises(StageError, match=r"2 of 100 .* a \(x\); b \(y\)"):
         check_share({"b": "y", "a": "x"}, 100, 0.01)

@@ -40,7 +40,7 @@ def noisy(seed: int, white: int, dtype: type, size: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, white, (size, size), endpoint=True).astype(dtype)
 
 
-def test_the_inventory_lists_roles_classes_ids_and_ignored_files(tmp_path: Path):
+def test_the_inventory_lists_roles_classes_ids_and_ignored_files(tmp_path: Path) -> None:
     write_images(tmp_path, dict.fromkeys(CLASSES, 5))
     for name in ("notes.txt", "more.txt", ".hidden.png"):
         (tmp_path / "a" / name).write_bytes(b"x")
@@ -88,7 +88,7 @@ def test_the_inventory_lists_roles_classes_ids_and_ignored_files(tmp_path: Path)
 )
 def test_unused_bits_cause_a_warning(
     white: float, dtype: type, bit_depth: int | None, warning: str | None, tmp_path: Path
-):
+) -> None:
     for number, name in enumerate(f"{c}/{i}.tif" for c in "ab" for i in range(4)):
         pixels = (noisy(number, 1000, np.int64) * (white / 1000)).astype(dtype)
         pixels[0, :2] = 0, white
@@ -102,7 +102,7 @@ def test_unused_bits_cause_a_warning(
         assert warning.endswith("dark") or any(f"data.bit_depth: {int(white).bit_length()}" in note for note in notes)
 
 
-def test_12_bit_colours_in_16_bit_files_cause_a_warning(tmp_path: Path):
+def test_12_bit_colours_in_16_bit_files_cause_a_warning(tmp_path: Path) -> None:
     for number, name in enumerate(f"{c}/{i}.png" for c in "ab" for i in range(4)):
         values = np.dstack([noisy(3 * number + band, 4095, np.uint16) for band in range(3)])
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ def test_12_bit_colours_in_16_bit_files_cause_a_warning(tmp_path: Path):
     assert not [line for line in lines_of(data_of(tmp_path, bit_depth=12)) if line.startswith("note")]
 
 
-def test_16_bit_grey_with_transparency_causes_no_warning(tmp_path: Path):
+def test_16_bit_grey_with_transparency_causes_no_warning(tmp_path: Path) -> None:
     for number, name in enumerate(f"{c}/{i}.png" for c in "ab" for i in range(4)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         both = np.dstack([noisy(number, 65535, np.uint16), np.full((8, 8), 65535, np.uint16)])
@@ -120,7 +120,7 @@ def test_16_bit_grey_with_transparency_causes_no_warning(tmp_path: Path):
     assert not [line for line in lines_of(data_of(tmp_path)) if line.startswith("note")]
 
 
-def test_lossy_formats_get_no_bit_depth_hint(tmp_path: Path):
+def test_lossy_formats_get_no_bit_depth_hint(tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 4, "b": 4})
     for number, path in enumerate(sorted(tmp_path.rglob("*.png"))):
         save(tmp_path, f"{path.parent.name}/{path.stem}.jpg", noisy(number, 30, np.uint8), "JPEG")
@@ -130,7 +130,7 @@ def test_lossy_formats_get_no_bit_depth_hint(tmp_path: Path):
         assert note.endswith("so the images are dark")
 
 
-def test_faint_uniform_unreadable_and_duplicate_images_cause_warnings(tmp_path: Path):
+def test_faint_uniform_unreadable_and_duplicate_images_cause_warnings(tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 3, "b": 5})
     save(tmp_path, "a/faint.png", 200 + noisy(0, 10, np.uint8))
     save(tmp_path, "a/plain.png", np.full((8, 8), 90, np.uint8))
@@ -146,7 +146,7 @@ def test_faint_uniform_unreadable_and_duplicate_images_cause_warnings(tmp_path: 
     assert f"note: 1 {of}: can't be read: b/broken.png (not a decodable image" in notes[0]
 
 
-def test_pages_beyond_the_first_cause_a_warning(tmp_path: Path):
+def test_pages_beyond_the_first_cause_a_warning(tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 4, "b": 4})
     pages = [Image.fromarray(noisy(seed, 255, np.uint8)) for seed in range(3)]
     pages[0].save(tmp_path / "a" / "stack.tif", save_all=True, append_images=pages[1:])
@@ -154,7 +154,7 @@ def test_pages_beyond_the_first_cause_a_warning(tmp_path: Path):
     assert note.endswith("several frames or pages, of which only the first is used: a/stack.tif")
 
 
-def test_domains_and_their_sources_are_listed(tmp_path: Path):
+def test_domains_and_their_sources_are_listed(tmp_path: Path) -> None:
     write_images(tmp_path / "run", {"a": 5, "b": 5})
     write_images(tmp_path / "other", {"a": 4, "b": 4}, seed=1)
     (tmp_path / "other" / "a" / "x.csv").write_text("x")
@@ -168,7 +168,7 @@ def test_domains_and_their_sources_are_listed(tmp_path: Path):
     assert lines[-1] == "left out: data.domains, other: files that are not decodable images: 1 .csv"
 
 
-def test_digits_and_parquet_with_a_bit_depth_are_listed(tmp_path: Path):
+def test_digits_and_parquet_with_a_bit_depth_are_listed(tmp_path: Path) -> None:
     digits = DataConfig.model_validate({"source": {"kind": "digits"}, "split": {"unseen": [7, 8, 9]}})
     assert "unseen: 533 images of 3 classes" in lines_of(digits)
     content = io.BytesIO()

@@ -109,7 +109,9 @@ def source(request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypat
             return open_source(Cifar100.Config(path=str(root)))
 
 
-def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     records = source.records()
     ids = [record.image_id for record in records]
     assert ids == sorted(set(ids))
@@ -126,7 +128,7 @@ def test_every_source_lists_unique_sorted_ids_and_reads_what_it_lists(source: So
 
 
 @pytest.mark.parametrize("kind", ["parquet", "nested", "huggingface"])
-def test_stored_images_equal_the_files(kind: str, tree: Path, tmp_path: Path):
+def test_stored_images_equal_the_files(kind: str, tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "source"
     source: Source
     if kind == "huggingface":
@@ -141,7 +143,7 @@ def test_stored_images_equal_the_files(kind: str, tree: Path, tmp_path: Path):
         assert source.read(record.path, record.row) == file.read_bytes()
 
 
-def test_digits_equal_those_of_scikit_learn():
+def test_digits_equal_those_of_scikit_learn() -> None:
     source, digits = Digits(), load_digits()
     records = source.records()
     assert [record.class_name for record in records] == [str(target) for target in digits.target]
@@ -149,7 +151,7 @@ def test_digits_equal_those_of_scikit_learn():
     np.testing.assert_array_equal(pixels, np.round(digits.images[1000] * 255 / 16))
 
 
-def test_cifar100_is_split_into_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cifar100_is_split_into_train_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar100(tmp_path, monkeypatch)
     source = open_source(Cifar100.Config(path=str(tmp_path)))
     records = source.records()
@@ -159,7 +161,7 @@ def test_cifar100_is_split_into_train_and_test(tmp_path: Path, monkeypatch: pyte
         open_source(Cifar100.Config(path=str(tmp_path / "none"))).records()
 
 
-def test_a_split_tree_has_parts(tmp_path: Path):
+def test_a_split_tree_has_parts(tmp_path: Path) -> None:
     write_images(tmp_path / "train", {"a": 4, "b": 4})
     write_images(tmp_path / "unseen", {"c": 2, "d": 2})
     records = ImageFolder(ImageFolder.Config(path=str(tmp_path))).records()
@@ -172,14 +174,14 @@ def test_a_split_tree_has_parts(tmp_path: Path):
     assert records[0].image_id == "train/a/000.png"
 
 
-def test_only_images_count_and_hidden_files_do_not(tree: Path):
+def test_only_images_count_and_hidden_files_do_not(tree: Path) -> None:
     (tree / "a" / "notes.txt").write_text("x")
     (tree / "a" / ".hidden.png").write_bytes(b"x")
     (tree / ".cache").mkdir()
     assert len(ImageFolder(ImageFolder.Config(path=str(tree))).records()) == 60
 
 
-def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
+def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         ImageFolder(ImageFolder.Config(path=str(tmp_path / "nowhere"))).records()
     (tree / "empty").mkdir()
@@ -203,13 +205,13 @@ def test_missing_and_empty_directories_are_named(tree: Path, tmp_path: Path):
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())}, "have no rows"),
     ],
 )
-def test_unusable_parquet_files_are_refused_with_a_reason(columns: dict[str, Any], part: str, tmp_path: Path):
+def test_unusable_parquet_files_are_refused_with_a_reason(columns: dict[str, Any], part: str, tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match=part):
         ParquetImages(ParquetImages.Config(path=str(tmp_path))).records()
 
 
-def test_other_files_and_rows_without_an_image(tmp_path: Path):
+def test_other_files_and_rows_without_an_image(tmp_path: Path) -> None:
     config = ParquetImages.Config(path=str(tmp_path))
     (tmp_path / "x.csv").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"no \*\.parquet file below .*; files that are not Parquet files: 1 \.csv"):
@@ -227,7 +229,7 @@ def test_other_files_and_rows_without_an_image(tmp_path: Path):
         source.read("x.parquet", 2)
 
 
-def test_parquet_files_are_detected_by_content_and_others_reported(tree: Path, tmp_path: Path):
+def test_parquet_files_are_detected_by_content_and_others_reported(tree: Path, tmp_path: Path) -> None:
     root = tmp_path / "p"
     write_parquet(tree, root)
     write_parquet(tree, root / "label=x")
@@ -258,7 +260,7 @@ def test_parquet_files_are_detected_by_content_and_others_reported(tree: Path, t
     )
 
 
-def test_a_single_parquet_file_may_have_any_name(tree: Path, tmp_path: Path):
+def test_a_single_parquet_file_may_have_any_name(tree: Path, tmp_path: Path) -> None:
     write_parquet(tree, tmp_path / "source")
     other = tmp_path / "images.pq"
     (tmp_path / "source" / "part-1.parquet").rename(other)
@@ -270,7 +272,7 @@ def test_a_single_parquet_file_may_have_any_name(tree: Path, tmp_path: Path):
         assert decode(source.read(records[-1].path, records[-1].row)).size == (16, 16)
 
 
-def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path):
+def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["a", "b"])})
@@ -280,7 +282,7 @@ def test_huggingface_rows_without_a_label_are_refused(tmp_path: Path):
         HuggingFace(HuggingFace.Config(path=str(tmp_path / "source"))).records()
 
 
-def test_missing_huggingface_columns_and_splits_are_named(tree: Path, tmp_path: Path):
+def test_missing_huggingface_columns_and_splits_are_named(tree: Path, tmp_path: Path) -> None:
     write_huggingface(tree, tmp_path / "source")
     path = str(tmp_path / "source")
     with pytest.raises(ConfigError, match="no column picture; there are image, label"):
@@ -289,7 +291,7 @@ def test_missing_huggingface_columns_and_splits_are_named(tree: Path, tmp_path: 
         HuggingFace(HuggingFace.Config(path=path, split="none")).records()
 
 
-def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
+def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path) -> None:
     (tree / "a" / "back").symlink_to(tree / "a")
     (tree / "b" / "gone.png").symlink_to(tree / "nothing.png")
     # Names on Linux are bytes, not text.
@@ -304,7 +306,7 @@ def test_names_and_links_that_would_lose_images_are_refused_by_name(tree: Path):
     assert len(caught.value.problems) == 3
 
 
-def test_links_to_images_and_names_with_newlines_are_images(tree: Path):
+def test_links_to_images_and_names_with_newlines_are_images(tree: Path) -> None:
     (tree / "a" / "two\nlines.png").write_bytes((tree / "a" / "000.png").read_bytes())
     (tree / "b" / "link.png").symlink_to(tree / "a" / "000.png")
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
@@ -312,7 +314,7 @@ def test_links_to_images_and_names_with_newlines_are_images(tree: Path):
     assert decode(source.read("a/two\nlines.png", None)).mode == "RGB"
 
 
-def test_a_damaged_row_group_means_unreadable_images(tree: Path, tmp_path: Path):
+def test_a_damaged_row_group_means_unreadable_images(tree: Path, tmp_path: Path) -> None:
     write_parquet(tree, tmp_path / "p")
     config = ParquetImages.Config(path=str(tmp_path / "p"))
     (record, *_) = ParquetImages(config).records()
@@ -325,7 +327,7 @@ def test_a_damaged_row_group_means_unreadable_images(tree: Path, tmp_path: Path)
         ParquetImages(config).read(record.path, record.row)
 
 
-def test_a_bit_depth_applies_to_pickled_readers_and_keeps_8_bit_files(tree: Path):
+def test_a_bit_depth_applies_to_pickled_readers_and_keeps_8_bit_files(tree: Path) -> None:
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
     Image.fromarray(values).save(tree / "a" / "wide.tif")
     plain = ImageFolder(ImageFolder.Config(path=str(tree)))

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from raysep.models.build import create, preprocessing_of
 from raysep.stages.validation import check_models
 
 
-def config(path: Path, **more) -> ModelConfig:
+def config(path: Path, **more: Any) -> ModelConfig:
     return ModelConfig(name="test_vit", pretrained=str(path), **more)
 
 
@@ -23,7 +24,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_state_dict_is_loaded_without_a_mismatching_head(weights: Path):
+def test_a_state_dict_is_loaded_without_a_mismatching_head(weights: Path) -> None:
     from safetensors.torch import load_file
 
     state = load_file(weights)
@@ -34,7 +35,7 @@ def test_a_state_dict_is_loaded_without_a_mismatching_head(weights: Path):
     torch.testing.assert_close(same.head.weight, state["head.weight"])
 
 
-def test_position_embeddings_are_resampled_and_float16_becomes_float32(weights: Path, tmp_path: Path):
+def test_position_embeddings_are_resampled_and_float16_becomes_float32(weights: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     half = tmp_path / "half.safetensors"
@@ -46,7 +47,7 @@ def test_position_embeddings_are_resampled_and_float16_becomes_float32(weights: 
         assert torch.isfinite(model(torch.rand(1, 3, 64, 64))).all()
 
 
-def test_mismatching_keys_are_named(weights: Path, tmp_path: Path):
+def test_mismatching_keys_are_named(weights: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     state = load_file(weights)
@@ -61,7 +62,7 @@ def test_mismatching_keys_are_named(weights: Path, tmp_path: Path):
         assert part in str(caught.value)
 
 
-def test_damaged_and_missing_weights(tmp_path: Path):
+def test_damaged_and_missing_weights(tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     with pytest.raises(ConfigError, match="a damaged or incomplete safetensors file"):
@@ -73,17 +74,17 @@ def test_damaged_and_missing_weights(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "part"), [("resnet19", "resnet18"), ("resnet18.tv_in2k", "tv_in1k"), ("zzzzzz", "timm.list_models")]
 )
-def test_unknown_names_give_close_matches(name: str, part: str):
+def test_unknown_names_give_close_matches(name: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         create(ModelConfig(name=name, pretrained=False))
 
 
-def test_unknown_arguments():
+def test_unknown_arguments() -> None:
     with pytest.raises(ConfigError, match=r"can't be built with these arguments.*flavour"):
         create(ModelConfig(name="resnet18", pretrained=False, kwargs={"flavour": 1}))
 
 
-def test_preprocessing_is_that_of_the_model_unless_overridden():
+def test_preprocessing_is_that_of_the_model_unless_overridden() -> None:
     model = create(ModelConfig(name="test_vit", pretrained=False))
     default = preprocessing_of(model, ModelConfig(name="test_vit"))
     assert (default.size, default.mean) == ((160, 160), tuple(model.pretrained_cfg["mean"]))
@@ -100,13 +101,13 @@ def test_preprocessing_is_that_of_the_model_unless_overridden():
         ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.fp16.safetensors", 98),
     ],
 )
-def test_real_weights_load(shared_data: Path, name: str, file: str, size: int):
+def test_real_weights_load(shared_data: Path, name: str, file: str, size: int) -> None:
     model = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=size), 15).eval()
     with torch.inference_mode():
         assert torch.isfinite(model(torch.rand(1, 3, size, size))).all()
 
 
-def test_non_finite_weights_are_refused_by_key(weights: Path, tmp_path: Path):
+def test_non_finite_weights_are_refused_by_key(weights: Path, tmp_path: Path) -> None:
     state = load_file(weights)
     state["blocks.0.norm1.weight"][3] = float("nan")
     save_file(state, tmp_path / "nan.safetensors")
@@ -115,11 +116,13 @@ def test_non_finite_weights_are_refused_by_key(weights: Path, tmp_path: Path):
 
 
 class Code:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return print, ("run",)
 
 
-def test_pickles_are_read_without_running_code(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_pickles_are_read_without_running_code(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"state_dict": load_file(weights), "epoch": 3}, tmp_path / "w.pth")
     actual, expected = create(config(tmp_path / "w.pth")), create(config(weights))
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in actual.state_dict().items())
@@ -153,7 +156,7 @@ def test_pickles_are_read_without_running_code(weights: Path, tmp_path: Path, ca
         ({"depth": 0}, "fails on images of 160x160"),
     ],
 )
-def test_invalid_arguments_are_configuration_errors(kwargs: dict[str, object], part: str):
+def test_invalid_arguments_are_configuration_errors(kwargs: dict[str, object], part: str) -> None:
     config = ModelConfig(name="test_vit", id="mine", pretrained=False, kwargs=kwargs)
     with pytest.raises(ConfigError, match=part) as caught:
         check_models([config], trained=True)
@@ -164,7 +167,7 @@ def test_invalid_arguments_are_configuration_errors(kwargs: dict[str, object], p
     assert "site-packages" not in problem
 
 
-def test_a_classifier_without_one_output_per_class_cannot_be_trained():
+def test_a_classifier_without_one_output_per_class_cannot_be_trained() -> None:
     config = ModelConfig(name="inception_v3", pretrained=False, kwargs={"aux_logits": True})
     assert check_models([config]) == []
     with pytest.raises(
@@ -184,13 +187,13 @@ def test_a_classifier_without_one_output_per_class_cannot_be_trained():
 )
 def test_images_have_the_input_size_of_the_network(
     name: str, kwargs: dict[str, object], image_size: int | None, size: tuple[int, int]
-):
+) -> None:
     config = ModelConfig(name=name, pretrained=False, kwargs=kwargs, image_size=image_size)
     assert check_models([config], trained=True) == []
     assert preprocessing_of(create(config), config).size == size
 
 
-def test_the_problems_of_all_models_are_reported_together():
+def test_the_problems_of_all_models_are_reported_together() -> None:
     models = [
         ModelConfig(name="resnet19", pretrained=False),
         ModelConfig(name="test_vit", pretrained=False, kwargs={"flavour": 1}),

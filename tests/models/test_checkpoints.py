@@ -14,7 +14,7 @@ from raysep.storage.store import Storage
 PRE = Preprocessing((32, 32), 3, "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "center")
 
 
-def test_a_checkpoint_is_restored_bit_for_bit(tmp_path: Path):
+def test_a_checkpoint_is_restored_bit_for_bit(tmp_path: Path) -> None:
     store = Storage(str(tmp_path))
     config = ModelConfig(name="test_vit", pretrained=False, image_size=32, kwargs={"depth": 2})
     torch.manual_seed(5)
@@ -31,6 +31,6 @@ def test_a_checkpoint_is_restored_bit_for_bit(tmp_path: Path):
         torch.testing.assert_close(restored.state_dict()[key], value, rtol=0, atol=0)
 
 
-def test_a_checkpoint_without_metadata_does_not_exist(tmp_path: Path):
+def test_a_checkpoint_without_metadata_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_meta(Storage(str(tmp_path)), "checkpoints/x/trial=0/step=0")

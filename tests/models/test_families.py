@@ -133,7 +133,7 @@ def smallest(family: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", timm.list_modules())
-def test_a_forward_pass_returns_all_described_layers(family: str):
+def test_a_forward_pass_returns_all_described_layers(family: str) -> None:
     name = smallest(family)
     config = ModelConfig(name=name, pretrained=False, image_size=size_of(family, name))
     described = describe(config)

@@ -24,7 +24,7 @@ from tests.conftest import TINY_CNN, TINY_VIT
 GREY_CNN = ModelConfig(**{**TINY_CNN, "kwargs": {"in_chans": 1, "drop_path_rate": 0.1}})
 
 
-def test_grey_preprocessing_averages_mean_and_deviation():
+def test_grey_preprocessing_averages_mean_and_deviation() -> None:
     rgb = preprocessing_of(create(ModelConfig(**TINY_CNN)), ModelConfig(**TINY_CNN))
     grey = preprocessing_of(create(GREY_CNN), GREY_CNN)
     assert (rgb.channels, grey.channels) == (3, 1)
@@ -42,7 +42,7 @@ def test_grey_preprocessing_averages_mean_and_deviation():
         ({"mean": [0.1, 0.2, 0.6]}, 3, (0.1, 0.2, 0.6)),
     ],
 )
-def test_configured_mean_and_deviation(overlay: dict[str, list[float]], channels: int, mean: tuple[float, ...]):
+def test_configured_mean_and_deviation(overlay: dict[str, list[float]], channels: int, mean: tuple[float, ...]) -> None:
     kwargs = {"in_chans": channels, "pretrained_cfg_overlay": {**overlay, "interpolation": "nearest"}}
     config = ModelConfig(name="test_resnet", pretrained=False, kwargs=kwargs)
     preprocessing = preprocessing_of(create(config), config)
@@ -50,7 +50,7 @@ def test_configured_mean_and_deviation(overlay: dict[str, list[float]], channels
     assert preprocessing.interpolation == "nearest"
 
 
-def test_a_grey_network_equals_an_rgb_network_on_grey_images(tmp_path: Path):
+def test_a_grey_network_equals_an_rgb_network_on_grey_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=0)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "w.pth")
@@ -80,21 +80,21 @@ def test_a_grey_network_equals_an_rgb_network_on_grey_images(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"])
-def test_grey_networks_of_every_kind(name: str):
+def test_grey_networks_of_every_kind(name: str) -> None:
     config = ModelConfig(name=name, pretrained=False, kwargs={"in_chans": 1})
     assert check_models([config], trained=True) == []
     rgb = describe(config.model_copy(update={"kwargs": {}}))
     assert describe(config) == rgb
 
 
-def test_the_pixel_baseline_is_grey_as_well():
+def test_the_pixel_baseline_is_grey_as_well() -> None:
     of = {"of": GREY_CNN.name, "kwargs": GREY_CNN.kwargs, "edge": 8}
     pixels = ModelConfig(name=PIXELS, id="x--pixels", pretrained=False, image_size=32, kwargs=of)
     assert describe(pixels)[0].dim == 8 * 8
     assert preprocessing_of(create(pixels), pixels).mean == (0.0,)
 
 
-def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "rgb.pth"
     torch.save({"model": timm.create_model("test_vit", patch_size=8, depth=3, img_size=32).state_dict()}, weights)

@@ -19,7 +19,7 @@ def opened(section: dict[str, object]) -> LayeredModel:
 
 
 @pytest.mark.parametrize("section", [TINY_CNN, TINY_VIT])
-def test_the_memory_format_does_not_change_the_layers(section: dict[str, object]):
+def test_the_memory_format_does_not_change_the_layers(section: dict[str, object]) -> None:
     plain, fast = opened(section), opened(section)
     layout = fastest_layout(fast, SIZE, "cpu", None)
     assert layout is torch.channels_last
@@ -28,7 +28,7 @@ def test_the_memory_format_does_not_change_the_layers(section: dict[str, object]
         torch.testing.assert_close(fast(x.to(memory_format=layout)), plain(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_requires_contiguous_features(monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_requires_contiguous_features(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(TINY_CNN)
     forward = model.forward
 

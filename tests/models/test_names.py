@@ -45,7 +45,7 @@ def write_model(path: Path, architecture: str = "test_vit", **arguments: Any) ->
         ("vit_small_patch14_dinov2.lvd142m", "vit_small_patch14_dinov2", True),
     ],
 )
-def test_names_of_timm(name: str, architecture: str, fixed: bool):
+def test_names_of_timm(name: str, architecture: str, fixed: bool) -> None:
     found = look_up(name)
     assert (found.text, found.architecture, found.fixed_input_size, found.has_weights) == (
         name,
@@ -56,7 +56,7 @@ def test_names_of_timm(name: str, architecture: str, fixed: bool):
     assert (found.directory, found.renamed) == (None, None)
 
 
-def test_a_tag_without_weights_needs_the_users_weights(tmp_path: Path):
+def test_a_tag_without_weights_needs_the_users_weights(tmp_path: Path) -> None:
     tagged = [
         name
         for name in timm.list_models("*", include_tags=True)
@@ -68,7 +68,7 @@ def test_a_tag_without_weights_needs_the_users_weights(tmp_path: Path):
         create(ModelConfig(name=tagged[0]))
 
 
-def test_deprecated_names_resolve_to_current_ones():
+def test_deprecated_names_resolve_to_current_ones() -> None:
     found = look_up("vit_base_patch16_224_in21k")
     assert (found.text, found.renamed) == ("vit_base_patch16_224.augreg_in21k",) * 2
     assert found.fixed_input_size
@@ -78,7 +78,7 @@ def test_deprecated_names_resolve_to_current_ones():
     assert look_up("tf_efficientnet_b0_ns").architecture == "tf_efficientnet_b0"
 
 
-def test_a_deprecated_name_is_reported(tmp_path: Path):
+def test_a_deprecated_name_is_reported(tmp_path: Path) -> None:
     old, new = next(
         (old, new) for old, new in timm.models.get_deprecated_models().items() if new and new.startswith("resnet18")
     )
@@ -102,13 +102,13 @@ def test_a_deprecated_name_is_reported(tmp_path: Path):
         ("C:\\models\\net", "unknown model"),
     ],
 )
-def test_unknown_names(name: str, part: str):
+def test_unknown_names(name: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         look_up(name)
 
 
 @pytest.mark.parametrize("form", ["local-dir:{}", "LOCAL-DIR:{}", "local_dir: {}"])
-def test_a_local_directory_defines_network_weights_and_preprocessing(directory: Path, form: str):
+def test_a_local_directory_defines_network_weights_and_preprocessing(directory: Path, form: str) -> None:
     config = ModelConfig(name=form.format(directory), id="net")
     (line,) = check_models([config], trained=True)
     assert "model.safetensors: 78 tensors" in line
@@ -126,7 +126,7 @@ def test_a_local_directory_defines_network_weights_and_preprocessing(directory: 
     assert describe(larger)[-1].name == "blocks.5"
 
 
-def test_a_local_directory_with_separate_weights(directory: Path, tmp_path: Path):
+def test_a_local_directory_with_separate_weights(directory: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     other = timm.create_model("test_vit", in_chans=1, img_size=32)
     torch.save({"state_dict": other.state_dict()}, tmp_path / "w.pth")
@@ -148,7 +148,7 @@ def test_a_local_directory_with_separate_weights(directory: Path, tmp_path: Path
         ('{"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"in_chans": 5}}', "has 5 input channels"),
     ],
 )
-def test_local_directories_without_a_valid_model(tmp_path: Path, content: str | None, part: str):
+def test_local_directories_without_a_valid_model(tmp_path: Path, content: str | None, part: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=part):
@@ -159,7 +159,7 @@ def test_local_directories_without_a_valid_model(tmp_path: Path, content: str | 
     ("files", "part"),
     [([], "no weights in this directory"), (["a.pth", "b.pth"], r"several weights files \(a.pth, b.pth\)")],
 )
-def test_local_directories_without_weights_or_with_several(directory: Path, files: list[str], part: str):
+def test_local_directories_without_weights_or_with_several(directory: Path, files: list[str], part: str) -> None:
     (directory / "model.safetensors").unlink()
     for file in files:
         (directory / file).touch()
@@ -177,7 +177,9 @@ def test_local_directories_without_weights_or_with_several(directory: Path, file
     ],
 )
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:timm/resnet18.a1_in1k@main"])
-def test_an_unreachable_hub_is_a_short_error(monkeypatch: pytest.MonkeyPatch, error: Exception, part: str, name: str):
+def test_an_unreachable_hub_is_a_short_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, part: str, name: str
+) -> None:
     calls = []
 
     def unreachable(identifier: str, cache_dir: str | None) -> None:
@@ -194,7 +196,7 @@ def test_an_unreachable_hub_is_a_short_error(monkeypatch: pytest.MonkeyPatch, er
     assert calls == [(name.partition(":")[2], "/cache")]
 
 
-def test_a_hub_model_is_built_from_its_config(monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_model_is_built_from_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = {"architecture": "test_vit", "input_size": (3, 160, 160), "fixed_input_size": True, "hf_hub_id": "a/b"}
 
     def fetched(identifier: str, cache_dir: str | None = None) -> tuple[dict[str, Any], str, dict[str, Any]]:

@@ -44,15 +44,15 @@ def written(content: object, zipped: bool = True) -> bytes:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
-def test_plain_values_are_restored(value: object, zipped: bool):
+def test_plain_values_are_restored(value: object, zipped: bool) -> None:
     assert unpickled(written({"args": value}, zipped))["args"] == value
 
 
-def test_a_deque_becomes_a_list():
+def test_a_deque_becomes_a_list() -> None:
     assert unpickled(written({"losses": deque([1.0, 2.0], maxlen=5)})) == {"losses": [1.0, 2.0]}
 
 
-def test_arrays_and_paths_are_restored():
+def test_arrays_and_paths_are_restored() -> None:
     found = unpickled(written({"a": np.arange(3), "rng": np.random.get_state(), "p": Path("a") / "b"}))
     np.testing.assert_array_equal(found["a"], np.arange(3))
     np.testing.assert_array_equal(found["rng"][1], np.random.get_state()[1])
@@ -60,7 +60,7 @@ def test_arrays_and_paths_are_restored():
     assert found["p"] == PurePosixPath("a/b")
 
 
-def test_files_of_numpy_1_are_read():
+def test_files_of_numpy_1_are_read() -> None:
     content = written({"best": np.float64(1.5)}, zipped=False)
     older = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     assert unpickled(older)["best"] == 1.5
@@ -70,7 +70,7 @@ class Settings:
     """A class of the training program."""
 
 
-def test_unknown_classes_are_named():
+def test_unknown_classes_are_named() -> None:
     with pytest.raises(
         ValueError, match=r"more than tensors and plain values \(tests\.models\.test_pickles\.Settings\)"
     ):

@@ -18,7 +18,7 @@ CONFIG = ModelConfig(
 )
 
 
-def test_pixels_are_the_unnormalised_input_of_the_network():
+def test_pixels_are_the_unnormalised_input_of_the_network() -> None:
     network = ModelConfig(**TINY_VIT)
     default, pixels = preprocessing_of(create(network), network), preprocessing_of(create(CONFIG), CONFIG)
     assert (pixels.size, pixels.interpolation, pixels.crop_pct) == (
@@ -30,7 +30,7 @@ def test_pixels_are_the_unnormalised_input_of_the_network():
     assert pixels.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max() == 1
 
 
-def test_only_large_images_are_downsampled():
+def test_only_large_images_are_downsampled() -> None:
     x = torch.rand(2, 3, 32, 32)
     layered = open_layers(create(CONFIG), (3, 32, 32), CONFIG)
     assert [(layer.name, layer.dim) for layer in layered.layers] == [("pixels", 3 * 8 * 8)]
@@ -41,7 +41,7 @@ def test_only_large_images_are_downsampled():
     assert describe(CONFIG)[0].dim == 192
 
 
-def test_the_baseline_cannot_be_configured_as_a_model():
+def test_the_baseline_cannot_be_configured_as_a_model() -> None:
     with pytest.raises(
         ConfigError, match=r"raysep:pixels is a baseline that raysep adds itself: see baselines\.pixels"
     ):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -8,7 +10,7 @@ from raysep.errors import ConfigError
 from raysep.models.taps import LayeredModel, describe
 
 
-def vit(**arguments) -> nn.Module:
+def vit(**arguments: Any) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model("test_vit", num_classes=0, img_size=32, patch_size=8, depth=3, **arguments).eval()
 
@@ -16,13 +18,13 @@ def vit(**arguments) -> nn.Module:
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def layers_of(model: nn.Module, x: torch.Tensor = X, **options) -> dict[str, torch.Tensor]:
+def layers_of(model: nn.Module, x: torch.Tensor = X, **options: Any) -> dict[str, torch.Tensor]:
     layered = LayeredModel(model, (3, *x.shape[2:]), **options)
     with torch.no_grad():
         return dict(zip([layer.name for layer in layered.layers], layered.split(layered(x)), strict=True))
 
 
-def test_a_vit_by_hand():
+def test_a_vit_by_hand() -> None:
     model = vit()
     found = layers_of(model)
     assert list(found) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
@@ -37,7 +39,7 @@ def test_a_vit_by_hand():
         torch.testing.assert_close(layers_of(model, pooling=["token0"])["blocks.2"], tokens[:, 0])
 
 
-def test_a_resnet_by_hand_starts_at_its_stem():
+def test_a_resnet_by_hand_starts_at_its_stem() -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=0).eval()
     found = layers_of(model)
@@ -51,7 +53,7 @@ def test_a_resnet_by_hand_starts_at_its_stem():
     assert len(found) == 5
 
 
-def test_register_tokens_are_neither_class_tokens_nor_patches():
+def test_register_tokens_are_neither_class_tokens_nor_patches() -> None:
     model = vit(class_token=False, reg_tokens=2, pos_embed="learn", global_pool="avg")
     found = layers_of(model)
     with torch.no_grad():
@@ -61,7 +63,7 @@ def test_register_tokens_are_neither_class_tokens_nor_patches():
         LayeredModel(model, (3, 32, 32), pooling=["cls"])
 
 
-def test_swin_is_pooled_over_positions_with_channels_last():
+def test_swin_is_pooled_over_positions_with_channels_last() -> None:
     model = timm.create_model(
         "swin_tiny_patch4_window7_224",
         img_size=64,
@@ -80,7 +82,7 @@ def test_swin_is_pooled_over_positions_with_channels_last():
     torch.testing.assert_close(layers_of(model, x, pooling=["token0"])["stem"], stem[:, 0, 0])
 
 
-def test_hooks_of_named_modules_are_removed():
+def test_hooks_of_named_modules_are_removed() -> None:
     model = vit()
     found = layers_of(model, layers=["blocks.*.mlp.act", "stem"])
     assert list(found) == ["stem", "blocks.0.mlp.act", "blocks.1.mlp.act", "blocks.2.mlp.act"]
@@ -93,7 +95,7 @@ def test_hooks_of_named_modules_are_removed():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_max_pooling_skips_prefix_tokens():
+def test_max_pooling_skips_prefix_tokens() -> None:
     model = vit()
     with torch.no_grad():
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
@@ -104,7 +106,7 @@ def test_max_pooling_skips_prefix_tokens():
     torch.testing.assert_close(layers_of(cnn, pooling=["max"])["act1"], stem.amax(dim=(2, 3)))
 
 
-def test_each_pooling_is_a_layer():
+def test_each_pooling_is_a_layer() -> None:
     model = vit()
     layered = LayeredModel(model, (3, 32, 32), ["blocks.*"], ["auto", "cls", "mean"])
     assert [(layer.name, layer.pooling) for layer in layered.layers[:3]] == [
@@ -118,7 +120,7 @@ def test_each_pooling_is_a_layer():
     torch.testing.assert_close(vectors[1], layers_of(model, pooling=["mean"])["blocks.0"])
 
 
-def test_modules_inside_a_block_come_before_it():
+def test_modules_inside_a_block_come_before_it() -> None:
     model = vit()
     layered = LayeredModel(model, (3, 32, 32), ["all", "blocks.*.mlp.act"])
     blocks = [name for index in range(3) for name in (f"blocks.{index}.mlp.act", f"blocks.{index}")]
@@ -170,14 +172,14 @@ def test_modules_inside_a_block_come_before_it():
         ("hrnet_w18_small", ["stage1", "stem", "layer1.0"], ["stem", "layer1.0", "stage1"]),
     ],
 )
-def test_layers_are_in_execution_order(name: str, layers: list[str], expected: list[str]):
+def test_layers_are_in_execution_order(name: str, layers: list[str], expected: list[str]) -> None:
     found = describe(ModelConfig(name=name, pretrained=False, layers=layers))
     assert [layer.name for layer in found] == expected
     assert [layer.index for layer in found] == list(range(len(found)))
     assert (found[0].depth, found[-1].depth) == (0, 1)
 
 
-def test_registration_order_does_not_matter():
+def test_registration_order_does_not_matter() -> None:
     model = vit()
     first = dict(model.named_children())
     # Register the final norm first.
@@ -185,7 +187,7 @@ def test_registration_order_does_not_matter():
     assert list(layers_of(model, layers=["norm", "all"])) == ["stem", "blocks.0", "blocks.1", "blocks.2", "norm"]
 
 
-def test_modules_after_the_last_block_are_read():
+def test_modules_after_the_last_block_are_read() -> None:
     model = vit()
     found = layers_of(model, layers=["all", "norm", "head_drop"])
     with torch.no_grad():
@@ -196,23 +198,23 @@ def test_modules_after_the_last_block_are_read():
 
 
 @pytest.mark.parametrize("classes", [0, 7])
-def test_the_classifier_output_is_not_a_layer(classes: int):
+def test_the_classifier_output_is_not_a_layer(classes: int) -> None:
     model = timm.create_model("test_vit", num_classes=classes, img_size=32)
     with pytest.raises(ConfigError, match="no features pass through head: expected layers"):
         LayeredModel(model, (3, 32, 32), ["all", "head"])
 
 
-def test_wildcards_do_not_match_dots():
+def test_wildcards_do_not_match_dots() -> None:
     assert list(layers_of(vit(), layers=["blocks.*"])) == ["blocks.0", "blocks.1", "blocks.2"]
     assert list(layers_of(vit(), layers=["blocks.2", "blocks.0"])) == ["blocks.0", "blocks.2"]
 
 
-def test_an_unknown_layer_names_the_known_ones():
+def test_an_unknown_layer_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'blocks.9'; the layers are stem, blocks.0"):
         describe(ModelConfig(name="test_vit", pretrained=False, layers=["blocks.9"]))
 
 
-def test_all_layers_cost_one_forward_pass():
+def test_all_layers_cost_one_forward_pass() -> None:
     model = vit()
     calls = []
     model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
@@ -222,19 +224,19 @@ def test_all_layers_cost_one_forward_pass():
     assert len(calls) == 1
 
 
-def test_layers_are_described_without_weights():
+def test_layers_are_described_without_weights() -> None:
     layers = describe(ModelConfig(name="vit_giant_patch14_dinov2", image_size=98))
     assert len(layers) == 41
     assert (layers[0].name, layers[0].depth, layers[-1].depth, layers[20].dim) == ("stem", 0.0, 1.0, 1536)
 
 
-def test_the_training_mode_is_restored():
+def test_the_training_mode_is_restored() -> None:
     model = vit().train()
     LayeredModel(model, (3, 32, 32))
     assert model.training
 
 
-def test_blocks_without_hooks_are_compiled():
+def test_blocks_without_hooks_are_compiled() -> None:
     options = {"layers": ["all", "blocks.2.mlp.act"]}
     plain = layers_of(vit(), **options)
     layered = LayeredModel(vit(), (3, 32, 32), **options)

@@ -186,7 +186,7 @@ CHECKPOINTS: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_checkpoints_of_trainers(kind: str, tmp_path: Path):
+def test_checkpoints_of_trainers(kind: str, tmp_path: Path) -> None:
     content, expected = CHECKPOINTS[kind]
     state, sentence = load(content, tmp_path)
     for key, value in state.items():
@@ -195,7 +195,7 @@ def test_checkpoints_of_trainers(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "ckpt", "pth.tar", "th", "checkpoint"])
-def test_files_are_detected_by_content(suffix: str, tmp_path: Path):
+def test_files_are_detected_by_content(suffix: str, tmp_path: Path) -> None:
     model = network(9, num_classes=0)
     torch.save(RIGHT, tmp_path / f"w.{suffix}")
     assert load_weights(model, str(tmp_path / f"w.{suffix}"), "test_vit").pickled
@@ -207,25 +207,25 @@ def test_files_are_detected_by_content(suffix: str, tmp_path: Path):
     torch.testing.assert_close(model.state_dict()["cls_token"], OTHER["cls_token"])
 
 
-def test_the_older_format_of_torch(tmp_path: Path):
+def test_the_older_format_of_torch(tmp_path: Path) -> None:
     found, _ = load({"state_dict": RIGHT, "args": ARGS}, tmp_path, _use_new_zipfile_serialization=False)
     torch.testing.assert_close(found["cls_token"], RIGHT["cls_token"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types(dtype: torch.dtype, tmp_path: Path):
+def test_other_float_types(dtype: torch.dtype, tmp_path: Path) -> None:
     found, _ = load({key: value.to(dtype) for key, value in RIGHT.items()}, tmp_path)
     torch.testing.assert_close(found["cls_token"], RIGHT["cls_token"].to(dtype).float())
     assert found["cls_token"].dtype == torch.float32
 
 
-def test_batch_counters_may_be_missing(tmp_path: Path):
+def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
     state = {k: v for k, v in timm.create_model("test_resnet").state_dict().items() if "num_batches" not in k}
     found, _ = load({"state_dict": with_prefix("module.", state)}, tmp_path, timm.create_model("test_resnet"))
     torch.testing.assert_close(found["layer4.0.bn1.running_mean"], state["layer4.0.bn1.running_mean"])
 
 
-def test_keys_of_other_libraries_with_a_prefix(tmp_path: Path):
+def test_keys_of_other_libraries_with_a_prefix(tmp_path: Path) -> None:
     # Names of torchvision's DenseNet, which timm's rules for the family rename.
     model = timm.create_model("densenet121", num_classes=0)
     state = {key.replace("denselayer1.norm1", "denselayer1.norm.1"): value for key, value in model.state_dict().items()}
@@ -238,12 +238,12 @@ def test_keys_of_other_libraries_with_a_prefix(tmp_path: Path):
     torch.testing.assert_close(found[key], model.state_dict()[key])
 
 
-def test_position_embeddings_with_a_prefix_are_resampled(tmp_path: Path):
+def test_position_embeddings_with_a_prefix_are_resampled(tmp_path: Path) -> None:
     found, _ = load(with_prefix("module.", network(1, img_size=64).state_dict()), tmp_path, network(3, img_size=32))
     assert found["pos_embed"].shape[1] == 1 + 4
 
 
-def test_a_matching_classifier_is_loaded(tmp_path: Path):
+def test_a_matching_classifier_is_loaded(tmp_path: Path) -> None:
     found, sentence = load({"model": RIGHT}, tmp_path, network(9, num_classes=7))
     torch.testing.assert_close(found["head.weight"], RIGHT["head.weight"])
     assert "classifier" not in sentence
@@ -252,7 +252,7 @@ def test_a_matching_classifier_is_loaded(tmp_path: Path):
     assert "unused, the classifier: head: weight, bias" in sentence
 
 
-def test_three_channels_are_summed_for_grey_images(tmp_path: Path):
+def test_three_channels_are_summed_for_grey_images(tmp_path: Path) -> None:
     found, sentence = load({"model": RIGHT}, tmp_path, network(9, num_classes=0, in_chans=1))
     expected = RIGHT["patch_embed.proj.weight"].sum(dim=1, keepdim=True)
     torch.testing.assert_close(found["patch_embed.proj.weight"], expected)
@@ -318,7 +318,7 @@ REFUSED: dict[str, tuple[object, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_mismatches_are_explained(kind: str, tmp_path: Path):
+def test_mismatches_are_explained(kind: str, tmp_path: Path) -> None:
     content, parts = REFUSED[kind]
     model = network(9, num_classes=0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -331,7 +331,7 @@ def test_mismatches_are_explained(kind: str, tmp_path: Path):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_all_mismatching_keys_are_listed(tmp_path: Path):
+def test_all_mismatching_keys_are_listed(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", num_classes=0)
     state = timm.create_model("test_resnet").state_dict()
     with pytest.raises(ConfigError) as caught:
@@ -347,7 +347,7 @@ def test_all_mismatching_keys_are_listed(tmp_path: Path):
         assert stems == sorted(stems)
 
 
-def test_grey_weights_cause_a_hint_at_in_chans(tmp_path: Path):
+def test_grey_weights_cause_a_hint_at_in_chans(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"patch_embed.proj.weight takes 1 channel\(s\): set kwargs: \{in_chans: 1\}"):
         load(network(1, in_chans=1).state_dict(), tmp_path)
     found, _ = load(network(1, in_chans=1).state_dict(), tmp_path, network(2, in_chans=1))
@@ -365,7 +365,7 @@ class Command:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_command_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool):
+def test_a_command_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
     marker = tmp_path / "ran"
     content = {"state_dict": RIGHT, "args": Command(marker)}
     with pytest.raises(ConfigError, match=r"more than tensors and plain values \((posix|nt)\.system\)") as caught:
@@ -378,7 +378,7 @@ def test_a_command_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bo
     assert marker.exists()
 
 
-def test_a_pickled_model_is_refused_with_advice(tmp_path: Path):
+def test_a_pickled_model_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"it is a pickled model .* save the weights alone: torch.save\(model.state_dict"
     ):
@@ -413,7 +413,7 @@ def _archive(path: Path) -> None:
         (_script, "it is a TorchScript archive"),
     ],
 )
-def test_files_of_other_kinds(content: Any, part: str, tmp_path: Path):
+def test_files_of_other_kinds(content: Any, part: str, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     if callable(content):
         content(path)
@@ -423,7 +423,7 @@ def test_files_of_other_kinds(content: Any, part: str, tmp_path: Path):
         load_weights(network(), str(path), "test_vit")
 
 
-def test_validation_reports_the_loaded_weights(tmp_path: Path):
+def test_validation_reports_the_loaded_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"state_dict_ema": with_prefix("module.", RIGHT), "state_dict": OTHER}, path)
     save_file(RIGHT, tmp_path / "w.safetensors")
@@ -445,12 +445,12 @@ def test_validation_reports_the_loaded_weights(tmp_path: Path):
     ]
 
 
-def test_a_directory_in_place_of_a_file(tmp_path: Path):
+def test_a_directory_in_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"models\.0\.pretrained: .* is a directory: give the file of weights in it"):
         check_models([ModelConfig(name="test_vit", pretrained=str(tmp_path))])
 
 
-def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -469,7 +469,9 @@ def test_a_file_without_read_permission(tmp_path: Path, monkeypatch: pytest.Monk
         ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.fp16.safetensors", "blocks.11.ls2.gamma"),
     ],
 )
-def test_real_weights_in_trainers_checkpoints(shared_data: Path, tmp_path: Path, name: str, file: str, key: str):
+def test_real_weights_in_trainers_checkpoints(
+    shared_data: Path, tmp_path: Path, name: str, file: str, key: str
+) -> None:
     state = load_file(shared_data / "weights" / file)
     plain = create(ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=98)).state_dict()
     student = {name: torch.zeros_like(value) for name, value in state.items()}
