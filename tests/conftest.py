@@ -1,6 +1,7 @@
 """What tests share: a Ray for the whole session, small image trees, and the optional shared data."""
 
 # ruff: noqa: E402
+import logging
 import os
 import signal
 
@@ -41,7 +42,7 @@ def ray_session() -> Iterator[None]:
     """One Ray of two CPUs for all tests that need one."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

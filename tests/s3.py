@@ -50,7 +50,7 @@ def serving(port: int, host: str = "127.0.0.1", outage_after: int = 0) -> Iterat
             with contextlib.suppress(OSError):
                 client.create_dir(BUCKET)
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # type: ignore[unreachable]
         else:
             raise RuntimeError("moto's server does not answer")
         yield environment(port, host)
@@ -80,7 +80,7 @@ class Outage:
 
 
 def _main(host: str, port: int, outage_after: int) -> None:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[attr-defined]
     from werkzeug.serving import run_simple
 
     app: Callable[..., Any] = DomainDispatcherApplication(create_backend_app)

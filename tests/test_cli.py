@@ -160,7 +160,7 @@ def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_pa
     environment["PYTHONPATH"] = str(REPOSITORY)
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        lines = []
+        lines: list[str] = []
         while not lines or "finetune " not in lines[-1]:
             lines.append(process.stderr.readline())
             assert lines[-1], lines

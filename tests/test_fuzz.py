@@ -17,7 +17,7 @@ from raysep.data.sources.parquet import ParquetImages
 from raysep.embed.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, StorageError
 from raysep.finetune import resume
-from raysep.models.build import load_weights
+from raysep.models.weights import load_weights
 from raysep.storage.store import Storage
 from tests.data.test_decoding import GREYS
 from tests.finetune.test_training import trial

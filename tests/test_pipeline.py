@@ -327,7 +327,7 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
     (tree / "a" / "notes.txt").write_text("x")
     (tree / "b" / ".ipynb_checkpoints").mkdir()
     (tree / "b" / ".ipynb_checkpoints" / "0.png").write_bytes(b"x")
-    dark = {
+    dark: dict[str, Any] = {
         "data": {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "all"}},
         "finetune": None,
         "models": [TINY_VIT],

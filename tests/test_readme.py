@@ -79,7 +79,8 @@ def test_generated_tables_are_those_of_the_code(readme: Path) -> None:
     text = readme.read_text()
     for name in re.findall(r"<!-- generated: (\w+) -->", text):
         marked = re.compile(rf"(<!-- generated: {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        text = marked.sub(lambda match, name=name: match[1] + GENERATED[name](), text)
+        content = GENERATED[name]()
+        text = marked.sub(lambda match, content=content: match[1] + content, text)  # type: ignore[misc]
     if os.environ.get("UPDATE_REFERENCE"):
         readme.write_text(text)
     assert readme.read_text() == text, "UPDATE_REFERENCE=1 pytest -n 0 tests/test_readme.py writes it anew"
@@ -120,7 +121,7 @@ def test_functions_on_the_way_to_g_are_in_their_files() -> None:
 
 def test_the_table_of_the_quickstart_has_the_columns_of_the_command() -> None:
     explained = re.findall(r"^\| ([^|]+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
-    headings = columns(SimpleNamespace(headline_metric="nmi"))
+    headings = columns(SimpleNamespace(headline_metric="nmi"))  # type: ignore[arg-type]
     assert explained[1 : 1 + len(headings)] == headings
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from timm.data import create_transform
+from timm.data import create_transform  # type: ignore[attr-defined]
 
 from raysep.data.images import Preprocessing, UnreadableImageError, check_share, decode, load_batch
 from raysep.errors import StageError

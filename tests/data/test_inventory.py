@@ -90,7 +90,7 @@ def test_unused_bits_cause_a_warning(
     white: float, dtype: type, bit_depth: int | None, warning: str | None, tmp_path: Path
 ) -> None:
     for number, name in enumerate(f"{c}/{i}.tif" for c in "ab" for i in range(4)):
-        pixels = (noisy(number, 1000, np.int64) * (white / 1000)).astype(dtype)
+        pixels = (noisy(number, 1000, np.int64) * (white / 1000)).astype(dtype)  # type: ignore[var-annotated]
         pixels[0, :2] = 0, white
         save(tmp_path, name, pixels, "TIFF")
     lines = lines_of(data_of(tmp_path, bit_depth=bit_depth))

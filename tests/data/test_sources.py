@@ -58,7 +58,7 @@ def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base.mkdir(parents=True)
     rng = np.random.default_rng(0)
     names = [f"class{index:03d}" for index in range(100)]
-    content = {"meta": {"fine_label_names": names}}
+    content: dict[str, Any] = {"meta": {"fine_label_names": names}}
     for part, count in (("train", 8), ("test", 4)):
         pixels = rng.integers(0, 255, (count, 3072), dtype=np.uint8)
         content[part] = {"data": pixels, "fine_labels": [index % 4 for index in range(count)]}

@@ -64,5 +64,5 @@ def test_what_is_not_read_to_the_end_leaves_no_actor(ray_session: None, size: in
 
     stream = run_tasks(list(range(4)), square, size, {"num_cpus": 1}, name="Squarer")
     next(stream)
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     assert ray.is_initialized()

@@ -74,7 +74,7 @@ def test_a_layer_whose_process_is_lost_is_scored_again(
 def _killed(uri: str, once: str) -> Storage:
     storage = Storage(uri)
 
-    class Once(type(storage)):
+    class Once(type(storage)):  # type: ignore[misc]
         def path(self, relative: str) -> str:
             if not Path(once).exists():
                 Path(once).touch()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
 
 from raysep.config import EmbedConfig, ModelConfig, SplitConfig
 from raysep.data.corruptions import Corrupted
@@ -193,7 +193,7 @@ def test_blocks_that_are_there_are_not_embedded_again(ray_session: None, world: 
     (group, *_) = groups_of(split, metas, source)
     stream = embed_all([group], run, config, plan)
     next(stream)
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     # How far it came is a matter of time: here, to the third block in one of two checkpoints, and no further.
     for record in run.files(group.shard_sets[0].directory):
         if record.endswith(("_block-000000014.json", "_block-000000021.json")):

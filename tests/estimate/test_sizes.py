@@ -9,8 +9,9 @@ from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split
 from raysep.distributed.cluster_shape import Resources
 from raysep.distributed.limits import Memory
+from raysep.distributed.placement import IMPORTED_BYTES
 from raysep.errors import UsageError
-from raysep.estimate.sizes import IMPORTED_BYTES, ModelSize, Stage, evaluated, in_units, require_room, stages
+from raysep.estimate.sizes import ModelSize, Stage, evaluated, in_units, require_room, stages
 from raysep.stages.worklist import planned_trials
 from tests.conftest import TINY_CNN, TINY_VIT
 

@@ -108,7 +108,7 @@ def test_a_whole_run_on_grey_images(tree: Path, tmp_path: Path, monkeypatch: pyt
             },
             "models": [
                 {**TINY_CNN, "kwargs": kwargs},
-                {**TINY_VIT, "pretrained": str(weights), "kwargs": {**TINY_VIT["kwargs"], **kwargs}},
+                {**TINY_VIT, "pretrained": str(weights), "kwargs": {**TINY_VIT["kwargs"], **kwargs}},  # type: ignore[dict-item]
             ],
             "finetune": {"steps": 2, "batch_size": 8, "augment": {"rotation_degrees": 10}},
             "baselines": {"pixels": 8},

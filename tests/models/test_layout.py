@@ -15,7 +15,7 @@ SIZE = (3, 32, 32)
 def opened(section: dict[str, object]) -> LayeredModel:
     config = ModelConfig.model_validate(section)
     torch.manual_seed(0)
-    return open_layers(create(config), SIZE, config).eval()
+    return open_layers(create(config), SIZE, config).eval()  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("section", [TINY_CNN, TINY_VIT])

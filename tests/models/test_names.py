@@ -31,7 +31,7 @@ def write_model(path: Path, architecture: str = "test_vit", **arguments: Any) ->
     model = timm.create_model(architecture, num_classes=5, **arguments)
     save_file(model.state_dict(), path / "model.safetensors")
     size = [arguments.get("in_chans", 3), *[arguments.get("img_size", 160)] * 2]
-    cfg = {**model.pretrained_cfg, "input_size": size, "mean": [0.2], "std": [0.4], "num_classes": 5}
+    cfg = {**model.pretrained_cfg, "input_size": size, "mean": [0.2], "std": [0.4], "num_classes": 5}  # type: ignore[dict-item]
     settings = {"architecture": architecture, "num_classes": 5, "pretrained_cfg": cfg, "model_args": arguments}
     (path / "config.json").write_text(json.dumps(settings))
     return path
@@ -120,7 +120,7 @@ def test_a_local_directory_defines_network_weights_and_preprocessing(directory: 
     found = preprocessing_of(model, config)
     assert (found.channels, found.size, found.mean, found.std) == (1, (32, 32), (0.2,), (0.4,))
     # Untrained, as in the baseline, and at another size.
-    assert not torch.equal(create(config.model_copy(update={"pretrained": False})).pos_embed, model.pos_embed)
+    assert not torch.equal(create(config.model_copy(update={"pretrained": False})).pos_embed, model.pos_embed)  # type: ignore[arg-type]
     larger = ModelConfig(name=form.format(directory), id="net", image_size=64)
     assert create(larger).pos_embed.shape[1] == 1 + (64 // 16) ** 2
     assert describe(larger)[-1].name == "blocks.5"

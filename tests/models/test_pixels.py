@@ -27,7 +27,7 @@ def test_pixels_are_the_unnormalised_input_of_the_network() -> None:
         default.crop_pct,
     )
     assert pixels.mean == (0, 0, 0)
-    assert pixels.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max() == 1
+    assert pixels.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).max() == 1  # type: ignore[unreachable]
 
 
 def test_only_large_images_are_downsampled() -> None:

@@ -31,7 +31,7 @@ def test_a_vit_by_hand() -> None:
     with torch.no_grad():
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
         torch.testing.assert_close(found["stem"], tokens[:, 0])
-        for index, block in enumerate(model.blocks):
+        for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
             tokens = block(tokens)
             torch.testing.assert_close(found[f"blocks.{index}"], tokens[:, 0])
         mean = layers_of(model, pooling=["mean"])
@@ -238,8 +238,8 @@ def test_the_training_mode_is_restored() -> None:
 
 def test_blocks_without_hooks_are_compiled() -> None:
     options = {"layers": ["all", "blocks.2.mlp.act"]}
-    plain = layers_of(vit(), **options)
-    layered = LayeredModel(vit(), (3, 32, 32), **options)
+    plain = layers_of(vit(), **options)  # type: ignore[arg-type]
+    layered = LayeredModel(vit(), (3, 32, 32), **options)  # type: ignore[arg-type]
     # The stem is read at the input of the first block.
     assert layered.compile_blocks(backend="eager") == ["blocks.0", "blocks.2"]
     with torch.no_grad():

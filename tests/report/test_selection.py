@@ -21,7 +21,7 @@ def curve(truth: list[float], noise: float, seed: int, S: int = 100, shared: flo
 
 
 def test_a_clear_winner() -> None:
-    selected = select("nn1", *curve([0.2, 0.6, 0.4], 0.01, 0), N=200)
+    selected = select("nn1", *curve([0.2, 0.6, 0.4], 0.01, 0), N=200)  # type: ignore[misc]
     assert selected.tied == [1]
     assert selected.p_best[1] == 1.0
     assert selected.corrected == pytest.approx(0.6, abs=0.03)
@@ -31,7 +31,7 @@ def test_a_clear_winner() -> None:
 
 
 def test_equal_layers_are_tied_and_share_the_chance_to_be_best() -> None:
-    selected = select("nn1", *curve([0.5] * 4, 0.02, 1), N=200)
+    selected = select("nn1", *curve([0.5] * 4, 0.02, 1), N=200)  # type: ignore[misc]
     assert len(selected.tied) >= 3
     assert selected.p_best.sum() == pytest.approx(1)
     assert selected.p_best.max() < 0.9
@@ -49,12 +49,12 @@ def test_the_naive_maximum_is_biased_and_the_corrected_one_is_not() -> None:
 
 
 def test_the_true_best_is_in_the_tied_set() -> None:
-    excluded = [2 not in select("nn1", *curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]
+    excluded = [2 not in select("nn1", *curve([0.5, 0.51, 0.53, 0.52], 0.02, seed), N=200).tied for seed in range(200)]  # type: ignore[misc]
     assert np.mean(excluded) <= 0.07
 
 
 def test_errors_that_layers_share_do_not_hide_a_difference() -> None:
-    apart, together = (select("nn1", *curve([0.54, 0.5], 0.03, 3, shared=shared), N=200) for shared in (0.0, 0.98))
+    apart, together = (select("nn1", *curve([0.54, 0.5], 0.03, 3, shared=shared), N=200) for shared in (0.0, 0.98))  # type: ignore[misc]
     assert len(together.tied) == 1
     assert together.loss_interval[1] - together.loss_interval[0] < 0.4 * (
         apart.loss_interval[1] - apart.loss_interval[0]
@@ -64,10 +64,10 @@ def test_errors_that_layers_share_do_not_hide_a_difference() -> None:
 def test_the_standard_error_of_the_mean_over_trials_depends_on_what_trials_share() -> None:
     values, halves, se = curve([0.5, 0.6], 0.02, 0)
     other = curve([0.5, 0.6], 0.02, 9)
-    same = select("nn1", *(np.concatenate([x, x]) for x in (values, halves, se)), N=200).se
+    same = select("nn1", *(np.concatenate([x, x]) for x in (values, halves, se)), N=200).se  # type: ignore[arg-type, misc]
     np.testing.assert_allclose(same, se[0], rtol=1e-6)
     both = (np.concatenate([x, y]) for x, y in zip((values, halves, se), other, strict=True))
-    different = select("nn1", *both, N=200).se
+    different = select("nn1", *both, N=200).se  # type: ignore[arg-type, misc]
     np.testing.assert_allclose(different, se[0] / np.sqrt(2), rtol=0.2)
 
 

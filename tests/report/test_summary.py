@@ -74,7 +74,7 @@ ROWS = [
 ]
 SIZES = {"unseen": {"7": 179, "8": 174, "9": 180}, "seen": dict.fromkeys("0123456", 40)}
 METAS = [
-    CheckpointMeta(CONFIG.models[0], list("xyz"), PRE, t, {"learning_rate": 0.1}, t, s, 0.5, 0.8 + 0.1 * t, "sha")
+    CheckpointMeta(CONFIG.models[0], list("xyz"), PRE, t, {"learning_rate": 0.1}, t, s, 0.5, 0.8 + 0.1 * t, 0, "sha")
     for t in (0, 1)
     for s in (0, 10)
 ]
@@ -165,7 +165,7 @@ def test_without_split_halves_the_headline_says_that_layers_were_not_compared() 
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
-    assert "Layers were not compared: some lack split-half scores in some trial." in model.headline
+    assert "Layers were not compared: some lack split-half scores in some trial." in model.headline  # type: ignore[unreachable]
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 

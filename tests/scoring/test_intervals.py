@@ -41,14 +41,14 @@ def test_the_few_shot_standard_error_contains_all_parts() -> None:
     # Only images differ: the standard error of a proportion of 100 images.
     images = np.broadcast_to(np.arange(100) % 4 > 0, labelled.shape) & ~labelled
     expected = np.sqrt(np.mean([v.var(ddof=1) for v in (asked[:50] % 4 > 0, asked[50:] % 4 > 0)]) / 100)
-    assert intervals.few_shot_se(FewShot(images, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.05)
+    assert intervals.few_shot_se(FewShot(images, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.05)  # type: ignore[arg-type]
     # Half of the images of a class are good examples: the standard error of 50 of them.
     draws = np.broadcast_to((first % 2 == 0)[:, None], labelled.shape) & ~labelled
     expected = np.sqrt(0.25 / 50 + 0.25 / 1000)
-    assert intervals.few_shot_se(FewShot(draws, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.1)
+    assert intervals.few_shot_se(FewShot(draws, labelled, asked), y, 0.0) == pytest.approx(expected, rel=0.1)  # type: ignore[arg-type]
     # Draws differ independently of their images: the standard error of their mean.
     chance = np.broadcast_to(rng.permutation(first % 2 == 0)[:, None], labelled.shape) & ~labelled
-    found = intervals.few_shot_se(FewShot(chance, labelled, asked), y, 0.0)
+    found = intervals.few_shot_se(FewShot(chance, labelled, asked), y, 0.0)  # type: ignore[arg-type]
     assert np.sqrt(0.25 / 1000) <= found < 2 * np.sqrt(0.25 / 1000)
 
 

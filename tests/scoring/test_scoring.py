@@ -197,9 +197,9 @@ def test_scoring_falls_back_to_the_cpu_when_gpu_memory_runs_out(error: Exception
 
 def test_both_protocols_share_equal_intermediates() -> None:
     X, y = blobs([30, 30])
-    backend, shared = SklearnBackend(), {}
+    backend, shared = SklearnBackend(), {}  # type: ignore[var-annotated]
     calls: list[int] = []
-    backend.kmeans = lambda *a, **k: calls.append(1) or SklearnBackend().kmeans(*a, **k)
+    backend.kmeans = lambda *a, **k: calls.append(1) or SklearnBackend().kmeans(*a, **k)  # type: ignore[func-returns-value, method-assign]
     one = LayerScores(X, y, backend, ScoreConfig(sample=1000), "default", shared)
     two = LayerScores(X, y, backend, ScoreConfig(sample=1000), "paper", shared)
     assert one.starts is two.starts

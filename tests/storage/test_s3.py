@@ -87,8 +87,8 @@ def test_of_many_that_come_at_once_one_has_the_lock(bucket: str) -> None:
 
 
 def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path) -> None:
-    for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
-        place = tree / path
+    for hidden in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
+        place = tree / hidden
         place.parent.mkdir(exist_ok=True)
         place.write_bytes((tree / "a" / "000.png").read_bytes())
     remote = Storage(f"{bucket}/images")

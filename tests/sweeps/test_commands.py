@@ -1,6 +1,7 @@
 """`raysep history` and `raysep compare` on shared results tables."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from raysep.storage.store import Storage
 from raysep.sweeps import results
 from tests.sweeps.test_results import row
 
-SAME = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
+SAME: dict[str, Any] = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
 
 
 @pytest.fixture

@@ -97,7 +97,13 @@ def random_field(rng: random.Random, low: int, high: int, names: tuple[str, ...]
         first, last = sorted(rng.sample(range(low, high + 1), 2))
         return f"{first}-{last}" + (f"/{rng.randint(1, min(9, high - low))}" if rng.random() < 0.5 else "")
 
-    kinds = [single, single, lambda: ",".join(single() for _ in range(3)), span, lambda: f"{span()},{single()}"]
+    kinds: list[Any] = [
+        single,
+        single,
+        lambda: ",".join(single() for _ in range(3)),
+        span,
+        lambda: f"{span()},{single()}",
+    ]
     if frequent:
         kinds += [lambda: "*", lambda: "*", lambda: f"*/{rng.randint(2, (high - low + 1))}"]
     return rng.choice(kinds)()
@@ -105,7 +111,8 @@ def random_field(rng: random.Random, low: int, high: int, names: tuple[str, ...]
 
 def expressions(count: int, seed: int) -> list[str]:
     """Random valid expressions; half of them daily, in the hours in which the clocks change."""
-    rng, valid = random.Random(seed), []
+    rng = random.Random(seed)
+    valid: list[str] = []
     while len(valid) < count:
         # Ten years have five million minutes: at most one of minute and hour is a star.
         star = rng.choice(("minute", "hour", None))

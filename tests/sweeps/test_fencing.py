@@ -35,6 +35,7 @@ def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypat
     monkeypatch.setattr("raysep.pipeline.open_executor", lambda kind: LocalExecutor())
     monkeypatch.setattr("raysep.report.html.draw", lambda summary: iter([]))
     monkeypatch.setattr("raysep.distributed.connect.connection", LocalExecutor().connect)
+    root = tmp_path
     write = Storage._write
     writes: list[str] = []
     take_over_at: list[int] = []
@@ -69,7 +70,6 @@ def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypat
                 refused.append(str(error))
         return len(writes)
 
-    root = tmp_path
     refused: list[str] = []
     total = writes_of("whole")
     assert total > 20

@@ -211,7 +211,7 @@ def test_a_change_is_significant_beyond_the_margin_of_both_intervals() -> None:
 
 
 def test_the_gate_reports_lower_g_and_slow_cells() -> None:
-    same = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
+    same: dict[str, Any] = {"data_sha256": "x", "metric": "nmi", "headline_protocol": "default"}
     gate, before = GateConfig(), [row(day=day, seconds=10.0 + day, **same) for day in range(3)]
 
     def worse(**changes: Any) -> list[str]:
@@ -256,7 +256,7 @@ def test_the_gate_reports_lower_g_and_slow_cells() -> None:
     ],
 )
 def test_incomparable_cells_are_no_regressions(before: dict[str, str], now: dict[str, str], words: str) -> None:
-    baseline, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)
+    baseline, later = row(g=0.9, seconds=1.0, **before), row(day=1, g=0.021, seconds=99.0, **now)  # type: ignore[arg-type]
     verdict = compare.judge(GateConfig(speed_ratio=None), [baseline], [later], [baseline])
     assert verdict == compare.Verdict([], [f"vit_a: not comparable: {words}"])
     # Their difference has no change of g either.

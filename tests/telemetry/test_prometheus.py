@@ -131,7 +131,7 @@ def test_a_pushgateway_gets_the_last_word_even_of_a_run_that_fails() -> None:
     with pytest.raises(ValueError, match="bad"), exposed(ours, config, "nightly"):  # noqa: PT012  (as a run fails)
         ours.metrics.failed.set(1)
         raise ValueError("bad")
-    server.shutdown()
+    server.shutdown()  # type: ignore[unreachable]
     server.server_close()
     ((path, body),) = got
     assert path == "/metrics/job/raysep/instance/nightly"

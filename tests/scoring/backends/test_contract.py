@@ -96,7 +96,7 @@ def test_two_classes_are_penalised_as_scikit_learn_penalises_them(present: int, 
     train = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 0))
     test = np.flatnonzero((y < 2) & (np.arange(len(y)) % 2 == 1))
     ours, theirs = (
-        backend.predict(backend.to_device(X), y, [Fold(train, test, [C])])[0][0]
+        backend.predict(backend.to_device(X), y, [Fold(train, test, [C])])[0][0]  # type: ignore[arg-type]
         for backend in (TorchBackend(), SklearnBackend())
     )
     assert (ours == theirs).mean() > 0.98
@@ -159,6 +159,6 @@ def test_backends_agree_on_the_best_start_with_many_clusters() -> None:
     rng = np.random.default_rng(0)
     X = (np.repeat(rng.normal(size=(500, 8)), 2, axis=0) + 1e-3 * rng.normal(size=(1000, 8))).astype(np.float32)
     y = np.repeat(np.arange(500), 2)
-    found = [backend.kmeans(backend.to_device(X), 500, 3, 0).best for backend in (SklearnBackend(), TorchBackend())]
+    found = [backend.kmeans(backend.to_device(X), 500, 3, 0).best for backend in (SklearnBackend(), TorchBackend())]  # type: ignore[arg-type]
     one, two = (normalized_mutual_info_score(y, clusters) for clusters in found)
     assert one == pytest.approx(two, abs=1e-3)

@@ -10,8 +10,8 @@ from raysep.scoring.backends.cuml import CumlBackend, in_batches
 def test_input_that_crashes_cuml_or_gives_wrong_results_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuml", "cuml.cluster", "cuml.neighbors", "cupy"):
         module = types.ModuleType(name)
-        module.KMeans = module.NearestNeighbors = None
-        module.asarray = np.asarray
+        module.KMeans = module.NearestNeighbors = None  # type: ignore[attr-defined]
+        module.asarray = np.asarray  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
     X = np.ones((3, 2), np.float32)
     on_device = CumlBackend().to_device(X)
