@@ -4,7 +4,6 @@ N rows, D features, K classes, P problems. All problems advance together: an L-B
 doi:10.1007/BF01589116) is two matrix products of the rows for all problems. A preconditioner keeps the iterations few:
 one eigendecomposition of the feature correlations, shared by all training sets and penalties, times the current
 class variances. The line search works on the logits, which are linear in the step length and need no product.
-
 Standardisation is folded into the weights, so that no training set needs a copy of the rows.
 """
 
@@ -115,7 +114,6 @@ def fit_predict(rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: 
     Args:
         rows: (N, D) float32.
         y: (N,) int64 classes, 0 to K - 1.
-        problems: the P problems.
         curvature: of these or similar rows.
 
     Returns:
@@ -141,9 +139,8 @@ class _Point:
 
     def plus(self, other: "_Point", factors: Tensor) -> "_Point":
         """Add (P,) multiples of another point."""
-        return _Point(
-            torch.addcmul(self.V, factors[:, None, None], other.V), torch.addcmul(self.b, factors[:, None], other.b)
-        )
+        V = torch.addcmul(self.V, factors[:, None, None], other.V)
+        return _Point(V, torch.addcmul(self.b, factors[:, None], other.b))
 
     def only(self, chosen: Tensor) -> "_Point":
         return _Point(self.V[chosen], self.b[chosen])
@@ -269,8 +266,8 @@ class _Fits:
 
     def _preconditioned(self, q: _Point) -> _Point:
         """Apply the preconditioner, which treats classes as independent and shares `curvature` among training sets."""
-        P, K, D = q.V.shape
-        Q, penalty = self.curvature.directions, (1 / (self.problems.strengths * self.n))[:, None, None]
+        (P, K, D), Q = q.V.shape, self.curvature.directions
+        penalty = (1 / (self.problems.strengths * self.n))[:, None, None]
         spread = self.spread[:, :, None]
         inside = (q.V.reshape(-1, D) @ Q).reshape(P, K, -1)
         divided = inside / (self.curvature.values * spread + penalty)
