@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import RaysepError, StageError, StorageError, UsageError, refused
+from raysep.errors import RaysepError, StageError, StorageError, UsageError, write_error
 from raysep.storage.retries import with_retries
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Storage:
         try:
             with_retries(lambda: self._write(self.path(relative), content))
         except OSError as error:
-            raise StorageError(refused(self.display(relative), error)) from error
+            raise StorageError(write_error(self.display(relative), error)) from error
 
     def _check_fences(self, relative: str) -> None:
         if not relative.startswith(f"{LEASES}/"):
