@@ -68,7 +68,7 @@ def run(
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir, fences)
     if executor is None and any(stage in WORK for stage in stages):
-        joining.check_named()
+        joining.check_ray_address()
     storage.reach()
     # Models are checked once, when a run begins.
     if storage.exists(run_directory.CONFIG):
