@@ -11,7 +11,7 @@ from raysep.errors import ConfigError
 from raysep.models.checkpoint_files import read_checkpoint
 from raysep.models.fitting import Attempt, Target
 from raysep.models.key_groups import grouped, tops
-from raysep.storage.uris import place_exists
+from raysep.storage.uris import file_exists
 
 # In which order sets that fit alike are taken: averages over steps as timm does, then self-distillation's teacher.
 # What a pretext task puts beside the network it trains comes last.
@@ -70,7 +70,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> Loaded:
     Raises:
         ConfigError: no such file, no weights in it, or none that fit: which keys are unknown and which are missing.
     """
-    if not place_exists(path):
+    if not file_exists(path):
         raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a file of weights, true or false)"])
     file = read_checkpoint(path, name)
     target = Target(model, name)

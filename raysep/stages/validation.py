@@ -12,7 +12,7 @@ from raysep.data.sources import open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
 from raysep.storage.store import is_uri
-from raysep.storage.uris import place_exists
+from raysep.storage.uris import file_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
@@ -81,7 +81,7 @@ def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[st
 def _missing_file(position: int, model: ModelConfig) -> str | None:
     """The problem with a model's path of weights; None if the file exists or no path is given."""
     path = model.pretrained
-    if not isinstance(path, str) or place_exists(path):
+    if not isinstance(path, str) or file_exists(path):
         return None
     where = f"models.{position}.pretrained"
     if not is_uri(path) and Path(path).expanduser().is_dir():

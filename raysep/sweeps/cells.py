@@ -16,7 +16,7 @@ from raysep.data import splits
 from raysep.errors import ConfigError
 from raysep.stages import validation
 from raysep.storage.store import is_uri
-from raysep.storage.uris import read_place
+from raysep.storage.uris import read_file
 from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
 
 # An axis that the matrix doesn't have.
@@ -183,7 +183,7 @@ def _data(data: str) -> tuple[str, int]:
 @lru_cache(maxsize=64)
 def _weights(place: str) -> str:
     try:
-        return hashlib.sha256(read_place(place)).hexdigest()
+        return hashlib.sha256(read_file(place)).hexdigest()
     except FileNotFoundError:
         where = "URI" if is_uri(place) else "file"
         raise ConfigError([f"models.0.pretrained: no {where} {place}"]) from None

@@ -75,6 +75,6 @@ def test_a_sweep_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeyp
     assert all_of_them > 20
     for at in range(1, all_of_them):
         assert go(f"sweep{at}", at) == at
-    assert all("another one may have taken over" in message for message in refused)
+    assert all("another process may have acquired it" in message for message in refused)
     # After the last of them only its log is left to write.
     assert len(refused) >= all_of_them - 3
