@@ -1,14 +1,14 @@
-"""The errors that a user may see. Everything else that reaches the terminal is a bug.
+"""The errors that a user may see. Any other exception on the terminal is a bug.
 
-RaysepError                    exit code 1: the work was begun and could not be done
-├── UsageError                 exit code 2: asked for in a wrong way; nothing was started or written
+RaysepError                    exit code 1: the work was begun and failed
+├── UsageError                 exit code 2: the request is wrong; nothing was started or written
 │   ├── ConfigError            the configuration, key by key
-│   └── RunDirError            a run directory that belongs to another configuration or other data
-├── NotComparableError         exit code 3: all was done, and what it was to be compared with is of other images,
-│                              another metric or another protocol
-├── StageError                 a stage failed; what was committed before it stays valid
-├── StorageError               a disk or an object store said no; also an OSError
-└── StoppedError               exit code 130: somebody stopped it, and what was committed stays valid
+│   └── RunDirError            the run directory belongs to another configuration or other data
+├── NotComparableError         exit code 3: the work is done, but results of other images, another metric or
+│                              another protocol can't be compared
+├── StageError                 a stage failed; results that are already committed stay valid
+├── StorageError               a disk or an object store refused a read or write; also an OSError
+└── StoppedError               exit code 130: stopped by a user or a signal; committed results stay valid
 """
 
 import errno
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Text without characters that would steer a terminal: names of files may hold any.
+    """Text with control characters escaped: file names may contain terminal escape sequences.
 
     >>> printable("a\\x1b[31m.png")
     'a\\\\x1b[31m.png'
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 class RaysepError(Exception):
-    """Base of all errors that are meant for people. Its text says what to do."""
+    """Base of all errors for users. The text says what to do."""
 
     exit_code = 1
 
@@ -41,8 +41,8 @@ class ConfigError(UsageError):
     """One or more problems of a configuration, all of them at once.
 
     Args:
-        problems: one line each: where, what was expected, what came, what to do.
-        source: the file or place that the configuration came from.
+        problems: one line each: key, expected value, actual value, what to do.
+        source: the file or other origin of the configuration.
     """
 
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:
@@ -53,7 +53,7 @@ class ConfigError(UsageError):
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str]]:
-        # Errors travel from workers by pickle, which would call __init__ with the text.
+        # Unpickling an error from a worker would call __init__ with the text.
         return type(self), (self.problems, self.source)
 
 
@@ -62,35 +62,35 @@ class RunDirError(UsageError):
 
 
 class NotComparableError(RaysepError):
-    """Two results are not of the same thing."""
+    """Two results are of different images, metrics or protocols."""
 
     exit_code = 3
 
 
 class StageError(RaysepError):
-    """A stage could not do its work."""
+    """A stage failed."""
 
 
 class StorageError(RaysepError, OSError):
-    """A file could not be written or read: which one, why, and what to do."""
+    """A file can't be written or read. The text has its path, the reason and what to do."""
 
 
 class StoppedError(RaysepError):
-    """Ctrl-C, SIGTERM or the notice of a spot machine. The same command goes on."""
+    """Stopped by Ctrl-C, SIGTERM or the preemption of a spot machine. The same command resumes."""
 
     exit_code = 130
 
 
-def refused(place: str, error: OSError) -> str:
-    """Why a file can't be written, and what to do, in words."""
+def write_error(path: str, error: OSError) -> str:
+    """Message for a failed write: the path, the reason, and what to do."""
     number = error.errno
     if number in {errno.ENOSPC, errno.EDQUOT}:
         todo = "make room, or raise the quota"
     elif number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         todo = "let this user write there"
-    elif place.startswith("s3:"):
-        todo = "look at the address, the bucket's policy and the credentials of this machine"
+    elif path.startswith("s3:"):
+        todo = "check the address, the bucket's policy and the credentials of this machine"
     else:
-        todo = "look at the disk or the network"
+        todo = "check the disk or the network"
     why = os.strerror(number) if number else " ".join(str(error).split())
-    return f"{place} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."
+    return f"{path} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."

@@ -1,4 +1,4 @@
-"""The stages in order. Each reads what the one before it wrote, and does only what is missing."""
+"""Run the stages in order. Each reads the files of the previous stage, and does only pending work."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ from raysep.telemetry.exposition import exposed
 if TYPE_CHECKING:
     from raysep.report.schema import Summary
 
-# The stages that an executor works for.
+# The stages that run on an executor.
 WORK: dict[str, Stage] = {"finetune": finetune_stage, "embed": embed_stage, "score": score_stage}
 STAGES = (*WORK, "report")
 
@@ -45,34 +45,32 @@ def run(
     executor: Executor | None = None,
     fences: tuple[Fence, ...] = (),
 ) -> "Summary | None":
-    """Do what is missing of the stages.
-
-    Ray is started, or joined, only if there is work for it.
+    """Do the pending work of the stages. Ray is started or joined only if there is any.
 
     Args:
         config: the run.
         stages: of `STAGES`, in their order.
-        config_name: for messages.
-        verbose: let Ray's own lines through.
-        telemetry: where progress goes.
-        share: the part of the cluster that this run may plan with; all of it if unset.
-        executor: where the work runs; on Ray if unset.
-        fences: of a sweep that the run is a cell of, beside the lease of the run itself.
+        config_name: name of the configuration, for messages.
+        verbose: print Ray's own log lines.
+        telemetry: reports the progress.
+        share: the part of the cluster that this run may use; all of it if unset.
+        executor: runs the work; Ray if unset.
+        fences: the leases of a sweep that this run is a cell of; checked in addition to the run's own lease.
 
     Returns:
         The summary if `report` is among the stages.
 
     Raises:
-        UsageError: refused before any work.
-        RaysepError: the run directory or the cluster can't be reached.
-        StageError: a stage failed; what was committed before it stays valid.
+        UsageError: the request is wrong; no work was begun.
+        RaysepError: the run directory or the cluster is unreachable.
+        StageError: a stage failed; results that are already committed stay valid.
     """
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir, fences)
     if executor is None and any(stage in WORK for stage in stages):
-        joining.check_named()
+        joining.check_ray_address()
     storage.reach()
-    # A directory that is this run's already was checked when it was begun: its models need no second look.
+    # Models are checked once, when a run begins.
     if storage.exists(run_directory.CONFIG):
         readers, split = validation.check_data(config)
         begun = run_directory.check_belongs(storage, config, split)
@@ -93,9 +91,9 @@ def run(
     )
     wanted = [stage for stage in stages if stage in WORK]
     busy = any(WORK[stage].pending(current) for stage in wanted)
-    # A run that only looks whether there is something to do is over before anybody could ask it.
+    # A run without pending work ends before anybody could scrape its metrics: don't serve them.
     metrics = config.monitoring if busy else config.monitoring.model_copy(update={"port": None})
-    with exposed(telemetry, metrics, config.name), _kept(current, begun):
+    with exposed(telemetry, metrics, config.name), _logged(current, begun):
         if busy:
             with lease.held(storage, "the run"):
                 _perform(current, wanted, begun, share)
@@ -104,28 +102,28 @@ def run(
                 telemetry.line(stage, "nothing left to do")
         if "report" not in stages:
             return None
-        # Only now what takes a second to import and no other stage needs.
+        # Imported late: it takes a second, and no other stage needs it.
         from raysep.stages import report as report_stage
 
         return report_stage.perform(current)
 
 
 def repair(config: RunConfig, telemetry: Telemetry) -> None:
-    """Verify a run, and take away what is wrong with it, so that the next call does it again. Nothing where no run is.
+    """Verify a run, and delete its damaged files, so that the next call recomputes them. No-op without a run.
 
     Raises:
-        RaysepError: something that can't be done again.
+        RaysepError: a damaged file can't be recomputed.
     """
     storage = Storage(config.run_dir)
     storage.reach()
     if not storage.exists(run_directory.CONFIG):
         return
     with lease.held(storage, "the run"):
-        found = integrity.verify(storage)
-        for finding in found.findings:
+        findings = integrity.verify(storage).findings
+        for finding in findings:
             telemetry.line("repair", f"{finding.path}: {finding.what}")
-        removed = integrity.repair(storage, found.findings)
-    telemetry.line("repair", f"{len(removed)} pieces to do again")
+        removed = integrity.repair(storage, findings)
+    telemetry.line("repair", f"removed {len(removed)} file(s), to recompute what they hold")
 
 
 def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
@@ -137,18 +135,18 @@ def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Res
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current)
         if not begun:
-            looked = inventory.inspect(config.data, current.readers, current.split)
-            inventory.check_readable(config.data, looked)
-            remarks = inventory.remarks_of(config.data, current.readers, current.split, looked)
+            samples = inventory.look(config.data, current.readers, current.split)
+            inventory.check_readable(config.data, samples)
+            remarks = inventory.remarks_of(config.data, current.readers, current.split, samples)
             run_directory.begin(current.store, config, current.split, remarks)
         telemetry.journal.keep_in(current.store)
         run_directory.record_machines(current.store, cluster.kinds)
-        telemetry.line("data", _counted(config, current.split))
+        telemetry.line("data", _image_counts(config, current.split))
         for sentence in run_directory.data_remarks(current.store):
             telemetry.line("data", sentence)
         for stage in stages:
-            with _counting_retries(current, stage):
-                # Asked again at its turn: what a stage before it did may have left it something to do.
+            with _recording_retries(current, stage):
+                # Checked again here: an earlier stage may have created work for this one.
                 if WORK[stage].pending(current):
                     began = time.monotonic()
                     WORK[stage].perform(current, cluster)
@@ -158,13 +156,13 @@ def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Res
 
 
 def _check_shared(config: RunConfig, current: RunContext) -> None:
-    """Raise UsageError where nodes don't see what the run reads and writes on this node's disk."""
-    places = [model.pretrained for model in config.models if isinstance(model.pretrained, str)]
-    places += [model.local_directory for model in config.models if model.local_directory is not None]
+    """Raise UsageError if a node lacks a local path that the run reads or writes."""
+    uris = [model.pretrained for model in config.models if isinstance(model.pretrained, str)]
+    uris += [model.local_directory for model in config.models if model.local_directory is not None]
     sources = [config.data.source, *(domain.source for domain in config.data.domains)]
-    places += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
-    places.append(current.store.full_uri)
-    local = [Storage(place) for place in places if not is_uri(place) or place.startswith("file:")]
+    uris += [path for source in sources if (path := getattr(source, "path", None)) and Path(path).exists()]
+    uris.append(current.store.full_uri)
+    local = [Storage(uri) for uri in uris if not is_uri(uri) or uri.startswith("file:")]
     missing = current.executor.missing_on_nodes([storage.root for storage in local])
     if not missing:
         return
@@ -172,7 +170,7 @@ def _check_shared(config: RunConfig, current: RunContext) -> None:
     raise UsageError(
         "\n".join(
             [
-                "this cluster has nodes that don't see what is on this node's disk:",
+                "some nodes of this cluster lack paths of this node's disk:",
                 *lines,
                 "Use URIs (s3://..., gs://...) for --run-dir, data.source.path and models[].pretrained, or directories "
                 "that all nodes mount; no work was started.",
@@ -182,29 +180,29 @@ def _check_shared(config: RunConfig, current: RunContext) -> None:
 
 
 @contextmanager
-def _counting_retries(current: RunContext, stage: str) -> Iterator[None]:
-    """Add what was begun again to the run's manifest, also where the block fails."""
+def _recording_retries(current: RunContext, stage: str) -> Iterator[None]:
+    """Add the retries of a block to the run's manifest, also if the block fails."""
     telemetry, before = current.telemetry, retries.count()
-    away = False
+    unreachable = False
     try:
         yield
     except OSError as error:
-        # Storage that is away would only be waited for once more.
-        away = retries.is_transient(error)
+        # Writing to unreachable storage would only repeat the same retries.
+        unreachable = retries.is_transient(error)
         raise
     finally:
-        if own := retries.count() - before:
-            telemetry.retried(stage, "storage", own)
-        if telemetry.again and not away:
-            # What ended the stage is the error to be told of.
+        if storage_retries := retries.count() - before:
+            telemetry.retried(stage, "storage", storage_retries)
+        if telemetry.retries and not unreachable:
+            # An error here must not hide the one that ended the stage.
             with contextlib.suppress(OSError, KeyError):
-                run_directory.record_retries(current.store, telemetry.again)
-        telemetry.again.clear()
+                run_directory.record_retries(current.store, telemetry.retries)
+        telemetry.retries.clear()
 
 
 @contextmanager
-def _kept(current: RunContext, begun: bool) -> Iterator[None]:
-    """Log how the call began and ended, and keep the log in the run's directory if it is one."""
+def _logged(current: RunContext, begun: bool) -> Iterator[None]:
+    """Log the start and the end of the call; save the log in the run directory once the run has begun."""
     telemetry, metrics = current.telemetry, current.telemetry.metrics
     metrics.build.info({"version": __version__, "revision": run_directory.git_revision() or "unknown"})
     metrics.run.info({"name": current.config.name, "run_dir": current.store.display()})
@@ -216,15 +214,15 @@ def _kept(current: RunContext, begun: bool) -> Iterator[None]:
         if begun:
             telemetry.journal.keep_in(current.store)
         metrics.failed.set(1)
-        telemetry.event("run", f"ended by {type(error).__name__}: {error}", level="error")
+        telemetry.event("run", f"failed with {type(error).__name__}: {error}", level="error")
         raise
     finally:
         metrics.running.labels("run").set(0)
         telemetry.journal.save()
 
 
-def _counted(config: RunConfig, split: pa.Table) -> str:
-    """How many images have which role, by rotation if there are several."""
+def _image_counts(config: RunConfig, split: pa.Table) -> str:
+    """Number of images of each role, by rotation if there are several, as text."""
     roles = [splits.SEEN_TRAIN, splits.SEEN_TEST, splits.UNSEEN, *(domain.name for domain in config.data.domains)]
     counts = {
         role: "/".join(str(splits.select(split, role, rotation).num_rows) for rotation in range(config.data.rotations))

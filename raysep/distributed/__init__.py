@@ -1,1 +1,1 @@
-"""Everything that imports Ray: the connection, placement, pools, and a thin shell around each stage's functions."""
+"""The Ray layer: connection, placement, actor pools, and a thin wrapper around the functions of each stage."""

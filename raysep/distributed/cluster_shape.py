@@ -1,4 +1,4 @@
-"""What a cluster has and could have, as plain numbers. Knows no Ray."""
+"""CPUs, GPUs and memory of a cluster, and of nodes that its autoscaler could add. Doesn't import Ray."""
 
 import math
 from collections import Counter
@@ -10,20 +10,21 @@ import yaml
 
 from raysep.errors import UsageError
 
-# CPUs and GPUs of a node.
+# CPUs and GPUs of one node.
 Shape = tuple[float, float]
-# Written by Ray's cluster launcher on the head; what the autoscaler may add stands in it.
+# Written by Ray's cluster launcher on the head; lists the nodes that the autoscaler may add.
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and GPUs of each node that is alive, and of each that the autoscaler could add to them.
+    """CPUs, GPUs and memory of the live nodes, and CPUs and GPUs of nodes that the autoscaler could add.
 
     Attributes:
-        nodes, addable: CPUs and GPUs.
-        kinds: what the live nodes are, in words, for the records.
-        memory: bytes for processes on each of `nodes`, where it is known; empty: of none.
+        nodes: CPUs and GPUs of each live node.
+        addable: CPUs and GPUs of each node that the autoscaler could add.
+        kinds: descriptions of the live nodes, for the run's manifest: `16 CPUs, 1 H100`.
+        memory: bytes for processes on each of `nodes`, None if unknown; empty: all unknown.
     """
 
     nodes: tuple[Shape, ...]
@@ -33,99 +34,99 @@ class Resources:
 
     @property
     def reachable(self) -> tuple[Shape, ...]:
-        """The nodes that are there and those that could be."""
+        """Live nodes and addable nodes."""
         return self.nodes + self.addable
 
     @property
     def cpus(self) -> float:
-        """Of all reachable nodes together."""
+        """CPUs of all reachable nodes."""
         return sum(cpus for cpus, _ in self.reachable)
 
     @property
     def gpus(self) -> float:
-        """Of all reachable nodes together."""
+        """GPUs of all reachable nodes."""
         return sum(gpus for _, gpus in self.reachable)
 
     def parts(self, wanted: int | None) -> int:
-        """How many runs may share the nodes: as many as wanted, else one for each GPU or for each four CPUs.
+        """Number of concurrent runs that the nodes are divided among: `wanted`, else one per GPU or per 4 CPUs.
 
-        No run goes without a CPU, nor without a GPU where others have one: what it found would be another backend's.
+        Every run gets a CPU, and a GPU if the cluster has any: results without one would come from another backend.
         """
         most = int(self.gpus) or sum(int(cpus) for cpus, _ in self.reachable)
         return max(1, min(most, wanted or int(self.gpus) or int(self.cpus) // 4))
 
     def share(self, position: int, of: int) -> "Resources":
-        """One of `parts` for runs beside each other: whole nodes where there are enough, else parts of each.
+        """The share of one of `of` concurrent runs: whole nodes if there are enough, else a part of each node.
 
-        Parts never overlap, so that no run waits for what another one holds while it waits itself.
+        Shares never overlap, so that concurrent runs can't deadlock.
         """
         if of <= 1:
             return self
-        known = zip(self.reachable, self._memory, strict=True)
-        useful = [(node, held) for node, held in known if (node[1] >= 1 if self.gpus else node[0] >= 1)]
+        pairs = zip(self.reachable, self._memory, strict=True)
+        useful = [(node, available) for node, available in pairs if (node[1] >= 1 if self.gpus else node[0] >= 1)]
         if len(useful) >= of:
             nodes, memory = zip(*useful[position::of], strict=True)
             return Resources(nodes, kinds=self.kinds, memory=memory)
-        found, memories, first = list[Shape](), list[int | None](), 0
-        for (cpus, gpus), held in useful:
-            # Nodes are dealt out one after the other, so that what is left over of each goes to different parts.
+        parts, memories, first = list[Shape](), list[int | None](), 0
+        for (cpus, gpus), available in useful:
+            # Rotate the run that gets the first remainder, so that remainders of the nodes go to different runs.
             turn = (position - first) % of
-            own = (cpus // of + (turn < cpus % of), gpus // of + (turn < gpus % of))
+            part = (cpus // of + (turn < cpus % of), gpus // of + (turn < gpus % of))
             first += int(gpus if self.gpus else cpus) % of
-            if own[0] >= 1 and (own[1] >= 1 or not self.gpus):
-                found.append(own)
-                memories.append(None if held is None else held // of)
-        return Resources(tuple(found), kinds=self.kinds, memory=tuple(memories))
+            if part[0] >= 1 and (part[1] >= 1 or not self.gpus):
+                parts.append(part)
+                memories.append(None if available is None else available // of)
+        return Resources(tuple(parts), kinds=self.kinds, memory=tuple(memories))
 
     def fits(self, cpus: float, gpus: float) -> bool:
-        """Whether one node has as much as one process asks for."""
-        return self.places(cpus, gpus) > 0
+        """Whether some node can run a process of this size."""
+        return self.slots(cpus, gpus) > 0
 
-    def places(self, cpus: float, gpus: float, memory: int = 0) -> int:
-        """How many processes of this size the reachable nodes can run at once.
+    def slots(self, cpus: float, gpus: float, memory: int = 0) -> int:
+        """Number of processes of this size that the reachable nodes can run at once.
 
         Args:
             cpus, gpus: of each process.
-            memory: bytes of each process; counts on nodes whose memory is known.
+            memory: bytes of each process; ignored on nodes of unknown memory.
         """
 
-        def on(node: Shape, held: int | None) -> int:
-            pairs = [(node[0], cpus), (node[1], gpus), *([(held, memory)] if held is not None else [])]
-            return math.floor(min(has / asked for has, asked in pairs if asked) + 1e-9)
+        def on(node: Shape, available: int | None) -> int:
+            pairs = [(node[0], cpus), (node[1], gpus), *([(available, memory)] if available is not None else [])]
+            return math.floor(min(has / needed for has, needed in pairs if needed) + 1e-9)
 
-        return sum(on(node, held) for node, held in zip(self.reachable, self._memory, strict=True))
+        return sum(on(node, available) for node, available in zip(self.reachable, self._memory, strict=True))
 
     def memory_of(self, shape: Shape) -> int | None:
-        """Bytes for processes on the smallest node of a shape, where they are known."""
-        known = [held for node, held in zip(self.reachable, self._memory, strict=True) if node == shape and held]
+        """Bytes for processes on the node of a shape with the least memory; None if unknown."""
+        known = [memory for node, memory in zip(self.reachable, self._memory, strict=True) if node == shape and memory]
         return min(known, default=None)
 
     @property
     def _memory(self) -> tuple[int | None, ...]:
-        """Of each reachable node; of what could be added nothing is known."""
+        """Memory of each reachable node; unknown for addable nodes."""
         return (*self.memory, *[None] * (len(self.reachable) - len(self.memory)))
 
     def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
         """Raise UsageError if `count` processes of this size can never run at once."""
-        if self.places(cpus, gpus) >= count:
+        if self.slots(cpus, gpus) >= count:
             return
-        add = f", and autoscaling could add {in_words(self.addable)}" if self.addable else ""
+        add = f", and autoscaling could add {describe_shapes(self.addable)}" if self.addable else ""
         raise UsageError(
             f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
-            f"cluster, whose nodes have {in_words(self.nodes)}{add}. Ask for less, or for a larger cluster (nodes that "
-            "the autoscaler could add and Ray doesn't know of: compute.may_add); nothing was started."
+            f"cluster, whose nodes have {describe_shapes(self.nodes)}{add}. Request less, or use a larger cluster "
+            "(compute.may_add lists nodes that the autoscaler could add but Ray doesn't report); nothing was started."
         )
 
     def describe(self) -> str:
-        """What the cluster is, on one line."""
-        live = f"{in_words(self.nodes)} on {len(self.nodes)} node(s)"
-        return live + (f"; autoscaling could add {in_words(self.addable)}" if self.addable else "")
+        """Live and addable nodes, on one line."""
+        live = f"{describe_shapes(self.nodes)} on {len(self.nodes)} node(s)"
+        return live + (f"; autoscaling could add {describe_shapes(self.addable)}" if self.addable else "")
 
 
-def in_words(shapes: Sequence[Shape]) -> str:
-    """Shapes of nodes, with how often each comes.
+def describe_shapes(shapes: Sequence[Shape]) -> str:
+    """Shapes of nodes and their counts, as text.
 
-    >>> in_words([(2.0, 0.0), (8.0, 1.0), (8.0, 1.0)])
+    >>> describe_shapes([(2.0, 0.0), (8.0, 1.0), (8.0, 1.0)])
     '2 CPUs and 0 GPUs, 2 x 8 CPUs and 1 GPUs'
     """
     return ", ".join(
@@ -135,7 +136,7 @@ def in_words(shapes: Sequence[Shape]) -> str:
 
 
 def launcher_shapes() -> tuple[Shape, ...]:
-    """The workers that the cluster launcher may have up at once, as far as it wrote that down on this machine."""
+    """Worker nodes that Ray's cluster launcher may start, from its file on this machine; empty without one."""
     try:
         config = yaml.safe_load(BOOTSTRAP_CONFIG.expanduser().read_text())
         kinds = config["available_node_types"]

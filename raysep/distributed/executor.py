@@ -1,4 +1,4 @@
-"""The executor of the stages on Ray. Ray Tune and Ray Data are imported with the first work for them."""
+"""The executor of the stages on Ray. Ray Tune and Ray Data are imported at first use."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""A client of a cluster's job server whose errors are meant for people."""
+"""Client of a cluster's job server, with timeouts, authentication and errors for users."""
 
 import logging
 import os
@@ -19,23 +19,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 POLL_S = 1.0
-# What a head says that was just started, and how long it may say so. Nobody at all at an address is more often a typo.
+# Errors of a head that is still starting, and how long to retry each. A refused connection is more often a typo.
 NOT_READY_S = {"No available agent": 60.0, "Failed to connect": 5.0}
-# A server that takes a connection, and longer than `ANSWER_S` for an answer, is out of reach. Whole logs and uploads
-# are larger than other answers.
+# Timeouts of a connection, of a response, and of the transfer of a whole log or an upload.
 CONNECT_S, ANSWER_S, UPLOAD_S = 3.0, 5.0, 300.0
 LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
 
 @contextmanager
 def client_of(address: str) -> Iterator["JobSubmissionClient"]:
-    """A client of a cluster's job server, whose errors are meant for people.
+    """Connect to a cluster's job server; its errors in the block become errors for users.
 
-    A token that lies where Ray looks for it is sent; Ray itself sends it only if RAY_AUTH_MODE says so.
+    Sends the token of Ray's usual sources if there is one; Ray itself does so only if RAY_AUTH_MODE is `token`.
 
     Raises:
-        UsageError: no address of a job server, or a proxy would see the token.
-        RaysepError: no cluster, or it doesn't let us in.
+        UsageError: not an address of a job server, or a proxy would see the token.
+        RaysepError: no cluster answers, or it refuses the token.
     """
     check_address(address)
     proxies.bypass_loopback()
@@ -52,9 +51,9 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
     import requests
     from ray.exceptions import AuthenticationError
 
-    # Where it is set, Ray takes it instead of what it is given.
+    # Ray prefers this variable to the address that it is given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    # What is uploaded is said by us. Two of them set their levels when they are imported.
+    # raysep reports uploads itself. Two of these loggers set their own levels at import.
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -63,17 +62,13 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
         raise RaysepError(f"{where}: {str(error).splitlines()[0]}. {TOKEN_HELP}") from None
     except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
         text = " ".join(str(error).split())
-        asks = re.search(r"\b401\b|Unauthorized: Missing", text)
-        hint = TOKEN_HELP if asks else "Is a cluster running there, with its dashboard?"
+        refused = re.search(r"\b401\b|Unauthorized: Missing", text)
+        hint = TOKEN_HELP if refused else "Is a cluster running there, with its dashboard?"
         raise RaysepError(f"{where}: {text} {hint}") from None
 
 
 def _client(address: str) -> "JobSubmissionClient":
-    """Ray's client, which would wait for an answer without end.
-
-    Raises:
-        RaysepError: what answers there is no Ray.
-    """
+    """Ray's client, with timeouts, which it lacks. Raises RaysepError if the server is not Ray's dashboard."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):  # type: ignore[misc,unused-ignore]
@@ -84,32 +79,32 @@ def _client(address: str) -> "JobSubmissionClient":
 
     try:
         client = Client(address)
-        # Ray's `None` is deprecated in aiohttp: the same is called True.
+        # aiohttp deprecates Ray's `None` in favour of True.
         if vars(client).get("_ssl_context") is None:
             vars(client)["_ssl_context"] = True
         return client
     except (KeyError, TypeError, ValueError):
-        # Its version is the first that is asked for.
+        # The constructor queries the server's version, and fails to parse another server's response.
         raise RaysepError(
-            f"{address}: what answers there is no dashboard of Ray: give the address that `ray start` prints, "
-            "http://HOST:8265 as a rule"
+            f"{address}: the server there is not a Ray dashboard: give the address that `ray start` prints, "
+            "usually http://HOST:8265"
         ) from None
 
 
 def when_ready(call: Callable[[], T]) -> T:
-    """A call's result, tried again while the head is still starting."""
+    """The result of a call, with retries while the head is still starting."""
     began = time.monotonic()
     while True:
         try:
             return call()
         except (RuntimeError, ConnectionError) as error:
-            patience = next((seconds for text, seconds in NOT_READY_S.items() if text in str(error)), 0.0)
-            if time.monotonic() - began > patience:
+            timeout = next((seconds for text, seconds in NOT_READY_S.items() if text in str(error)), 0.0)
+            if time.monotonic() - began > timeout:
                 raise
         time.sleep(POLL_S)
 
 
 def check_address(address: str) -> None:
-    """Raise UsageError where an address is no dashboard's."""
+    """Raise UsageError if an address is not an HTTP URL."""
     if urlsplit(address).scheme not in {"http", "https"}:
         raise UsageError(f"--address: expected http://HOST:8265, the address of the dashboard, got {address!r}")

@@ -1,7 +1,7 @@
-"""The log of a job, copied until the job ends.
+"""Follow a job: copy its log until the job ends.
 
-What is new comes through a WebSocket; whether the job goes on is asked each second. Both may fail for a while: the job
-goes on by itself.
+New lines come through a WebSocket; the job's status is polled each second. Both may fail for a while without
+consequences, since the job runs on the cluster.
 """
 
 import asyncio
@@ -19,63 +19,63 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
 Write = Callable[[str], object]
-# So long a followed job may be out of reach; when that is said first, and how often.
-SILENCE_S, SAID_AFTER_S, SAID_EVERY_S = 300.0, 10.0, 30.0
-# How often the whole log is fetched where the head's WebSocket can't be reached.
+# How long the head may be unreachable; when that is first reported, and how often.
+SILENCE_S, REPORT_AFTER_S, REPORT_EVERY_S = 300.0, 10.0, 30.0
+# Interval of fetching the whole log if the head's WebSocket is unreachable.
 REFETCH_S = 10.0
-# What is left of a log when its job has ended is waited for so long.
+# How long to wait for the rest of the log after the job's end.
 REST_S = 10.0
 
 
-def follow(job_id: str, address: str, write: Write = sys.stdout.write, say: Write = sys.stderr.write) -> int:
-    """Copy a job's log until it ends. Returns its exit code; 1 where it has none, since it was stopped or lost.
+def follow(job_id: str, address: str, write: Write = sys.stdout.write, report: Write = sys.stderr.write) -> int:
+    """Copy a job's log until the job ends. Returns its exit code, or 1 for a job that was stopped or lost.
 
     Args:
-        write: takes the log.
-        say: takes a line where the job is out of reach for a while.
+        write: called with each new part of the log.
+        report: called with a line while the head is unreachable.
 
     Raises:
-        RaysepError: the cluster doesn't answer for `SILENCE_S`, or doesn't know the job any more.
+        RaysepError: the head does not answer for `SILENCE_S`, or no longer knows the job.
     """
     with client_of(address) as client:
-        return asyncio.run(_Follower(client, job_id, address, write, say).run())
+        return asyncio.run(_Follower(client, job_id, address, write, report).run())
 
 
 class _Follower:
-    """One job's log, and what was written of it."""
+    """Copies the log of one job."""
 
-    def __init__(self, client: Any, job_id: str, address: str, write: Write, say: Write) -> None:
+    def __init__(self, client: Any, job_id: str, address: str, write: Write, report: Write) -> None:
         self._client, self._job_id, self._address = client, job_id, address
-        self._write, self._say = write, say
-        # Characters of the log that are written.
+        self._write, self._report = write, report
+        # Characters of the log that are already copied.
         self._written = 0
 
     async def run(self) -> int:
         import requests
 
         log: asyncio.Task[None] | None = None
-        heard, said = time.monotonic(), SAID_AFTER_S
+        last_answer, report_at = time.monotonic(), REPORT_AFTER_S
         try:
             while True:
                 if log is not None and log.done():
-                    # What was raised for the log's writer ends this; the network is tried again.
+                    # Raises an error of `write`; `_copy` has caught those of the network, and is started again.
                     log.result()
                 if log is None or log.done():
                     log = asyncio.create_task(self._copy())
                 try:
                     info = await _in_thread(self._client.get_job_info, self._job_id)
                 except (RuntimeError, TypeError, ValueError, requests.exceptions.RequestException) as error:
-                    # Not Ray's words, as of a proxy's page, are no answer either.
-                    silent = time.monotonic() - heard
+                    # A response that isn't Ray's, such as a proxy's error page, counts as no answer.
+                    silent = time.monotonic() - last_answer
                     self._check_lost(error, silent)
-                    if silent >= said:
-                        said = silent + SAID_EVERY_S
-                        self._say(
+                    if silent >= report_at:
+                        report_at = silent + REPORT_EVERY_S
+                        self._report(
                             f"no answer from {self._address} for {silent:.0f} s ({_short(error)}); {self._job_id} goes "
-                            f"on by itself; trying for {SILENCE_S:.0f} s\n"
+                            f"on by itself; retrying for up to {SILENCE_S:.0f} s\n"
                         )
                 else:
-                    heard, said = time.monotonic(), SAID_AFTER_S
+                    last_answer, report_at = time.monotonic(), REPORT_AFTER_S
                     if info.status.is_terminal():
                         return await self._end(log, info)
                 await asyncio.wait([log], timeout=POLL_S)
@@ -86,23 +86,23 @@ class _Follower:
     def _check_lost(self, error: Exception, silent_s: float) -> None:
         if "status code 404" in str(error) and "does not exist" in str(error):
             raise RaysepError(
-                f"{self._address} doesn't know {self._job_id} any more: its head was started anew, and the job ended "
-                "with the old one. What it wrote stays; submit it again to go on from there"
+                f"{self._address} no longer knows {self._job_id}: its head was restarted, which ended the job. Its "
+                "results are kept; submit it again to resume"
             ) from None
         if silent_s > SILENCE_S:
             raise RaysepError(
-                f"{self._address} has not answered for {silent_s:.0f} s ({_short(error)}). {self._job_id} may go on "
-                f"by itself: when the head answers again, `raysep jobs --address {self._address}` lists it"
+                f"{self._address} has not answered for {silent_s:.0f} s ({_short(error)}). {self._job_id} may still "
+                f"be running: when the head answers again, `raysep jobs --address {self._address}` lists it"
             ) from None
 
     async def _copy(self) -> None:
-        """Write what is new of the log until the WebSocket ends; without one, all of it once in a while."""
+        """Write new parts of the log until the WebSocket closes; without a WebSocket, fetch the log once."""
         import aiohttp
 
         position = 0
         try:
             async for text in self._client.tail_job_logs(self._job_id):
-                # A new connection begins at the beginning.
+                # A new connection sends the log from its beginning.
                 self._write(text[max(0, self._written - position) :])
                 position += len(text)
                 self._written = max(self._written, position)
@@ -111,7 +111,7 @@ class _Follower:
             with contextlib.suppress(Exception):
                 await self._fetch()
         else:
-            # It ends where the job does, or where it has no log yet.
+            # The WebSocket closes when the job ends, or while it has no log yet.
             await asyncio.sleep(POLL_S)
 
     async def _fetch(self) -> None:
@@ -127,7 +127,7 @@ class _Follower:
         try:
             await self._fetch()
         except (RuntimeError, requests.exceptions.RequestException) as error:
-            self._say(f"the end of the log of {self._job_id} can't be had ({_short(error)})\n")
+            self._report(f"the end of the log of {self._job_id} can't be fetched ({_short(error)})\n")
         return _exit_code(info)
 
 
@@ -138,7 +138,7 @@ def _exit_code(info: "JobDetails") -> int:
 
 
 async def _in_thread(call: Callable[[str], Any], argument: str) -> Any:
-    """A call's result, from a thread that nobody waits for at the end: a head out of reach may take its time."""
+    """The result of a call in a daemon thread: exit doesn't wait for an unreachable head."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 
@@ -154,9 +154,9 @@ async def _in_thread(call: Callable[[str], Any], argument: str) -> Any:
         value, error = None, None
         try:
             value = call(argument)
-        except Exception as raised:  # noqa: BLE001  (raised where it is awaited)
+        except Exception as raised:  # noqa: BLE001  (raised again by the await)
             error = raised
-        # The loop is closed where nobody waits any more.
+        # The loop is closed if nobody awaits the result any more.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, value, error)
 

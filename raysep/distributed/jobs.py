@@ -1,7 +1,7 @@
 """Runs and sweeps as jobs of a Ray cluster: submit one, list them, stop one.
 
-What is uploaded is the resolved configuration and, if asked for, the code of a checkout; everything else is
-reached from the cluster's nodes.
+A submission uploads the resolved configuration and, on request, the code of a checkout. The cluster's nodes read
+everything else themselves.
 """
 
 import secrets
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """A run or sweep to submit.
 
     Attributes:
         command: of raysep: `run` or `sweep`.
         config: the resolved configuration as YAML.
-        arguments: further arguments of the command.
-        source: the file that the configuration came from.
-        target: the directory or URI that is written to.
-        directory: what relative paths of the configuration mean.
+        source: path of the configuration file.
+        target: directory or URI of the results.
+        directory: base of relative paths in the configuration.
     """
 
     command: str
@@ -43,7 +42,7 @@ class Job:
 
 
 def new_id() -> str:
-    """A submission id, chosen here: a job whose submission is cut off can be named, too."""
+    """A submission id, chosen by the client so that an interrupted submission has a known id."""
     return f"raysep_{secrets.token_hex(8)}"
 
 
@@ -52,12 +51,12 @@ def submit(job: Job, job_id: str, address: str, code: str | None, python: str) -
 
     Args:
         address: of the cluster's job server: http://HOST:8265.
-        code: a checkout whose package is uploaded, and runs instead of what the nodes have installed.
-        python: the command that runs Python on the head.
+        code: a checkout whose package is uploaded and used instead of the installed one.
+        python: command of the Python interpreter on the head.
 
     Raises:
-        UsageError: no checkout.
-        RaysepError: no cluster, or it doesn't let us in.
+        UsageError: `code` is not a checkout.
+        RaysepError: no cluster answers, or it refuses the token.
     """
     with tempfile.TemporaryDirectory(prefix="raysep-job-") as scratch:
         name = f"{job.command}.yaml"
@@ -77,20 +76,20 @@ def submit(job: Job, job_id: str, address: str, code: str | None, python: str) -
 
 
 def jobs(address: str) -> list["JobDetails"]:
-    """Jobs that were submitted, the newest first."""
+    """Submitted jobs, newest first."""
     with client_of(address) as client:
-        found = [job for job in client.list_jobs() if job.submission_id]
-    return sorted(found, key=lambda job: -(job.start_time or 0))
+        submitted = [job for job in client.list_jobs() if job.submission_id]
+    return sorted(submitted, key=lambda job: -(job.start_time or 0))
 
 
 def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
-    """Stop a job, and wait until it is. Returns its status.
+    """Stop a job and wait for its end. Returns its status.
 
-    The request is the first that is sent: a command that is being ended has little time.
+    Sends the stop request before any other, since a command that is itself being stopped has little time.
 
     Raises:
-        UsageError: there is no such job.
-        RaysepError: it did not stop in time.
+        UsageError: the job does not exist.
+        RaysepError: it did not stop within `timeout_s`.
     """
     with client_of(address) as client:
         try:
@@ -99,36 +98,36 @@ def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
             if "does not exist" not in str(error):
                 raise
             known = [job.submission_id for job in client.list_jobs() if job.submission_id]
-            raise UsageError(f"no job {job_id} at {address}; there are {', '.join(known) or 'none'}") from None
+            raise UsageError(f"no job {job_id} at {address}; its jobs are {', '.join(known) or 'none'}") from None
         for _ in range(max(1, int(timeout_s / POLL_S))):
             status = client.get_job_status(job_id)
             if status.is_terminal():
                 return str(status.value)
             time.sleep(POLL_S)
-    raise RaysepError(f"{job_id} was asked to stop and is still running after {timeout_s:g} s")
+    raise RaysepError(f"{job_id} is still running {timeout_s:g} s after the stop request")
 
 
 def _entrypoint(python: str, job: Job, name: str, address: str) -> str:
-    """The job's command. Where the head is this machine it runs where it was submitted, so that relative paths hold."""
+    """The job's shell command. On this machine it runs in the submitter's directory, so that relative paths work."""
     if not _is_loopback(address):
         return f"{python} -m raysep {job.command} {name}"
-    # A loopback address may be forwarded to another machine, which has no such directory.
+    # A loopback address may be a tunnel to another machine without this directory: ignore errors of cd.
     where = shlex.quote(job.directory)
     return f'CONFIG="$PWD/{name}"; cd {where} 2>/dev/null; {python} -m raysep {job.command} "$CONFIG"'
 
 
 def target_at(target: str, address: str) -> str:
-    """Where results go, as the cluster knows it.
+    """The directory or URI of the results, absolute for use on the cluster.
 
     Raises:
-        UsageError: a relative path, which means this machine, where the cluster is another.
+        UsageError: a relative path, but the cluster is not on this machine.
     """
     check_address(address)
     if is_uri(target) or Path(target).is_absolute():
         return target
     if not _is_loopback(address):
         raise UsageError(
-            f"results would go to {target}, a directory of this machine, and {address} is another: give a URI that all "
+            f"results would go to {target}, a directory of this machine, but {address} is another: give a URI that all "
             "nodes reach (s3://..., gs://...), or an absolute path that they all mount"
         )
     return str(Path(target).absolute())
@@ -141,5 +140,5 @@ def _is_loopback(address: str) -> bool:
 def _package(code: str) -> str:
     package = Path(code).expanduser().resolve() / "raysep"
     if not (package / "__init__.py").is_file():
-        raise UsageError(f"--code {code}: expected a checkout of raysep, found no package at {package}")
+        raise UsageError(f"--code {code}: expected a checkout of raysep, but there is no package at {package}")
     return str(package)

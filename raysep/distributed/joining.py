@@ -1,7 +1,7 @@
-"""Which Ray a run joins, and whether it can. `ray.init` would wait a minute for an answer, and say less of it.
+"""Find the cluster to join, and check that this process can. `ray.init` would wait a minute, with a vaguer error.
 
-Ray's own functions are asked where it looks for a cluster, a token and a version, so that both always agree. Some of
-them are private: `tests/test_joining.py` and `tests/cluster/test_joining.py` hold them to what is used here.
+Addresses, tokens and versions are queried with Ray's own functions, so that raysep and Ray always agree. Some are
+private: `tests/distributed/test_joining.py` and `tests/cluster/test_joining.py` pin the behaviour that is used here.
 """
 
 import importlib
@@ -16,29 +16,29 @@ from urllib.parse import urlsplit
 from raysep.errors import RaysepError, UsageError
 
 TOKEN_HELP = (
-    "Set RAY_AUTH_MODE=token, and put the cluster's token (`ray get-auth-token` on the head prints it) into "
-    "~/.ray/auth_token, RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names."
+    "Set RAY_AUTH_MODE=token, and put the cluster's token (printed by `ray get-auth-token` on the head) into "
+    "~/.ray/auth_token, RAY_AUTH_TOKEN, or the file of RAY_AUTH_TOKEN_PATH."
 )
-# How long a cluster may take to answer. A socket that accepts, and is no Ray's, says nothing at all.
+# Timeouts of a cluster's connection and answer. Another server may accept a connection and never answer.
 CONNECT_S, ANSWER_S = 3.0, 4.0
-UNSET = "unset RAY_ADDRESS, and raysep starts Ray on this machine"
-# A value of RAY_ADDRESS that starts a new Ray, whatever runs.
+UNSET = "unset RAY_ADDRESS to start Ray on this machine"
+# Value of RAY_ADDRESS that always starts a new Ray.
 LOCAL = "local"
 
 
 def cluster_to_join() -> str | None:
-    """The cluster of RAY_ADDRESS, else the one that `ray start` has left running on this machine.
+    """The cluster of RAY_ADDRESS, else the one that `ray start` left running on this machine.
 
-    Its way to authenticate is this process's from then on.
+    Sets this process's authentication mode to that of the cluster.
 
     Returns:
-        HOST:PORT; None where Ray is to be started here.
+        HOST:PORT; None if Ray is to be started on this machine.
 
     Raises:
-        UsageError: RAY_ADDRESS is no address that a run can join.
-        RaysepError: no cluster answers there, or it wants a token or versions that this process doesn't have.
+        UsageError: a run can't join the address in RAY_ADDRESS.
+        RaysepError: no cluster answers there, it refuses this process's token, or its versions differ.
     """
-    named = check_named()
+    named = check_ray_address()
     services: Any = importlib.import_module("ray._private.services")
     try:
         address = services.canonicalize_bootstrap_address(named or None)
@@ -49,13 +49,13 @@ def cluster_to_join() -> str | None:
         ) from None
     if address is None:
         return None
-    where = f"RAY_ADDRESS is {named}" if named else f"`ray start` has noted a cluster at {address}"
-    instead = UNSET if named else f"RAY_ADDRESS={LOCAL} starts another Ray; `ray stop` ends that one"
+    where = f"RAY_ADDRESS is {named}" if named else f"`ray start` has recorded a cluster at {address}"
+    instead = UNSET if named else f"RAY_ADDRESS={LOCAL} starts another Ray; `ray stop` stops the recorded one"
     try:
         metadata = _authenticated(address, where)
     except OSError as error:
         if not named:
-            # Its head is gone, and has left its note.
+            # The recorded cluster's head is gone.
             return None
         raise RaysepError(
             f"{where}, and no Ray cluster answers there ({error.strerror or error}): start it, give the address that "
@@ -63,44 +63,44 @@ def cluster_to_join() -> str | None:
         ) from None
     except NoAnswerError as error:
         raise RaysepError(
-            f"{where}, and what listens there does not answer as a Ray cluster does ({error}): give the address that "
-            f"`ray start` prints on the head, HOST:6379 as a rule; {instead}"
+            f"{where}, but the server there does not answer like a Ray cluster ({error}): give the address that "
+            f"`ray start` prints on the head, usually HOST:6379; {instead}"
         ) from None
     _check_versions(metadata, where, instead)
     return str(address)
 
 
-def authenticate_own() -> None:
-    """Give a Ray that is about to be started a random token: its servers listen on every network of this machine."""
+def authenticate_new_ray() -> None:
+    """Set a random token for a new Ray, whose servers listen on all networks of this machine."""
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         _set_mode("token")
 
 
 class NoAnswerError(Exception):
-    """Something listens, and doesn't answer as a cluster does."""
+    """A server accepts connections but doesn't answer like a cluster."""
 
 
-def check_named() -> str:
-    """RAY_ADDRESS, which nobody has been asked for yet; empty if it is unset. Raises UsageError."""
+def check_ray_address() -> str:
+    """RAY_ADDRESS, checked without a connection; empty if unset. Raises UsageError."""
     named = os.environ.get("RAY_ADDRESS", "").strip()
     if named in {"", "auto", LOCAL}:
         return named
-    scheme, found, _ = named.partition("://")
-    host = urlsplit(named if found else f"//{named}").hostname or "HOST"
-    if found and scheme in {"http", "https"}:
+    scheme, separator, _ = named.partition("://")
+    host = urlsplit(named if separator else f"//{named}").hostname or "HOST"
+    if separator and scheme in {"http", "https"}:
         raise UsageError(
-            f"RAY_ADDRESS is {named}: that is a dashboard, which takes jobs: `raysep submit CONFIG --address {named}`. "
-            f"To join the cluster itself set RAY_ADDRESS={host}:6379 (the port that `ray start` prints), or {UNSET}"
+            f"RAY_ADDRESS is {named}: that is a dashboard, for jobs: `raysep submit CONFIG --address {named}`. "
+            f"To join the cluster itself, set RAY_ADDRESS={host}:6379 (the port that `ray start` prints), or {UNSET}"
         )
-    if found and scheme == "ray":
+    if separator and scheme == "ray":
         raise UsageError(
-            f"RAY_ADDRESS is {named}: Ray Tune can't work through Ray Client. Submit the run as a job: `raysep submit "
-            f"CONFIG --address http://{host}:8265`; on a node of the cluster set RAY_ADDRESS={host}:6379 (the port "
-            f"that `ray start` prints); or {UNSET}"
+            f"RAY_ADDRESS is {named}: Ray Tune doesn't work through Ray Client. Submit the run as a job: `raysep "
+            f"submit CONFIG --address http://{host}:8265`; on a node of the cluster set RAY_ADDRESS={host}:6379 (the "
+            f"port that `ray start` prints); or {UNSET}"
         )
     try:
-        port = None if found else urlsplit(f"//{named}").port
+        port = None if separator else urlsplit(f"//{named}").port
     except ValueError:
         port = None
     if not port:
@@ -112,23 +112,23 @@ def check_named() -> str:
 
 
 def _authenticated(address: str, where: str) -> dict[str, str]:
-    """A cluster's versions, asked with a token only if it wants one.
+    """Metadata of a cluster, queried with a token only if it requires one.
 
-    A driver with a token and a cluster without don't fit together: the workers could not call back.
+    If the driver uses a token and the cluster doesn't, workers can't connect to the driver.
 
     Raises:
-        OSError: nobody listens there.
-        NoAnswerError: somebody does, and doesn't answer.
+        OSError: the connection is refused or times out.
+        NoAnswerError: the server accepts the connection but doesn't answer.
         RaysepError: the token is missing or wrong.
     """
     from ray.exceptions import AuthenticationError
 
-    # Before the mode is changed: a Ray that this process is connected to would lose its token with it.
+    # Connect before changing the mode, since that discards the token of a Ray that this process is connected to.
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode not in {None, "token", "disabled"}:
-        # Another way than a token, which is not for us to change.
+        # Keep another authentication mode of the user's.
         return _metadata(address)
     _set_mode("disabled")
     try:
@@ -136,7 +136,7 @@ def _authenticated(address: str, where: str) -> dict[str, str]:
     except AuthenticationError:
         pass
     if not _core().AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-        raise RaysepError(f"{where}, which asks for a token, and there is none here. {TOKEN_HELP}")
+        raise RaysepError(f"{where}, which requires a token, but none is set here. {TOKEN_HELP}")
     _set_mode("token")
     try:
         return _metadata(address)
@@ -145,7 +145,7 @@ def _authenticated(address: str, where: str) -> dict[str, str]:
 
 
 def _set_mode(mode: str) -> None:
-    """Authenticate so from now on. Ray reads the environment once, unless it is told to do it again."""
+    """Set the authentication mode, and make Ray read it again: it caches the environment."""
     os.environ["RAY_AUTH_MODE"] = mode
     _core().Config.initialize("")
     _core().AuthenticationTokenLoader.instance().reset_cache()
@@ -164,18 +164,18 @@ def _token_source() -> str:
 
 
 def _metadata(address: str) -> dict[str, str]:
-    """Versions of a cluster, asked by a thread that may be left behind: Ray's client waits 40 s for an answer."""
+    """Metadata of a cluster: its versions. Queried in a daemon thread, since Ray's client waits 40 s for an answer."""
     from ray._common.usage.usage_lib import get_cluster_metadata
 
     answer: list[Any] = []
 
-    def ask() -> None:
+    def query() -> None:
         try:
             answer.append(get_cluster_metadata(_core().GcsClient(address=address)))
         except Exception as error:  # noqa: BLE001  (raised again below)
             answer.append(error)
 
-    thread = threading.Thread(target=ask, name="ask the cluster", daemon=True)
+    thread = threading.Thread(target=query, name="query the cluster", daemon=True)
     thread.start()
     thread.join(ANSWER_S)
     if not answer:
@@ -186,7 +186,7 @@ def _metadata(address: str) -> dict[str, str]:
 
 
 def _check_versions(metadata: dict[str, str], where: str, instead: str) -> None:
-    """Raise RaysepError where Ray would refuse this process for its versions, by Ray's own rule."""
+    """Raise RaysepError if the versions of Ray or Python differ from the cluster's, by Ray's own rule."""
     import ray
     from ray._private.utils import check_version_info
 
@@ -198,7 +198,7 @@ def _check_versions(metadata: dict[str, str], where: str, instead: str) -> None:
         theirs = f"Ray {metadata['ray_version']} on Python {metadata['python_version']}"
         ours = f"Ray {ray.__version__} on Python {platform.python_version()}"
         raise RaysepError(
-            f"{where}, which is {theirs}, and this is {ours}: both have to be the same. Use an environment with the "
-            "cluster's versions, or submit the run as a job, which runs in the cluster's own: `raysep submit CONFIG "
-            f"--address http://HOST:8265`; {instead}"
+            f"{where}, which runs {theirs}, but this process runs {ours}: both must be the same. Use an environment "
+            "with the cluster's versions, or submit the run as a job, which runs in the cluster's own: `raysep submit "
+            f"CONFIG --address http://HOST:8265`; {instead}"
         ) from None

@@ -1,10 +1,10 @@
-"""What this process may use of its machine: CPUs and memory, by control groups and by its affinity. Knows no Ray.
+"""CPU and memory limits of this process, from control groups and CPU affinity. Doesn't import Ray.
 
-Control groups lie inside each other, and each of them binds: a container's, a Kubernetes pod's, a unit of systemd's
-(CPUQuota, MemoryMax, MemoryHigh), a job of Slurm's. The tightest holds. Sources: cgroups(7), and in the kernel's
-documentation admin-guide/cgroup-v2.rst, admin-guide/cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
+Control groups are nested, and the tightest limit holds: of a container, a Kubernetes pod, a systemd unit (CPUQuota,
+MemoryMax, MemoryHigh) or a Slurm job. Sources: cgroups(7), and in the kernel's documentation
+admin-guide/cgroup-v2.rst, admin-guide/cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
 
-All functions take `root`, the directory that stands for `/`.
+Public functions take `root`, the root directory of the file system, for tests.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 ROOT = Path("/")
-# Where the groups are mounted if /proc/self/mountinfo doesn't say it.
+# Usual mount points of the hierarchies, if /proc/self/mountinfo can't be read: controller, directory.
 USUAL_MOUNTS = (
     ("", "sys/fs/cgroup"),
     ("", "sys/fs/cgroup/unified"),
@@ -24,11 +24,11 @@ USUAL_MOUNTS = (
     ("cpu", "sys/fs/cgroup/cpu"),
     ("cpu", "sys/fs/cgroup/cpu,cpuacct"),
 )
-# Version 1 says "no limit" with the largest number of pages, version 2 with `max`.
+# Version 1 writes the largest number of pages for no limit, version 2 writes `max`.
 UNLIMITED_BYTES = 2**60
-# Ray's own rules for its object store: this share of the memory, and no more than there is shared memory, or 10 GB.
+# Ray's rule for the size of its object store: this share of memory, at most the shared memory or 10 GB.
 STORE_SHARE, STORE_BYTES = 0.3, 10**10
-# What the driver and Ray's own processes take beside the work.
+# Memory of the driver and of Ray's own processes.
 DRIVER_BYTES = 2**30
 
 
@@ -37,8 +37,8 @@ class Memory:
     """Memory that this process may use.
 
     Attributes:
-        bytes: of it; the limit, or the machine's memory where there is none.
-        machine_bytes: what the machine has.
+        bytes: the limit, or the machine's memory without one.
+        machine_bytes: the machine's memory.
     """
 
     bytes: int
@@ -46,59 +46,60 @@ class Memory:
 
     @property
     def limited(self) -> bool:
-        """Whether it may use less than there is."""
+        """Whether the limit is below the machine's memory."""
         return self.bytes < self.machine_bytes
 
 
 def memory(root: Path = ROOT) -> Memory:
-    """The memory that holds: of the machine, or of the tightest control group."""
+    """Memory that this process may use: the minimum of the machine's memory and its control groups' limits."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = memory_limit(root)
     return Memory(machine if limit is None else min(machine, limit), machine)
 
 
 def memory_limit(root: Path = ROOT) -> int | None:
-    """Bytes that the control groups of this process allow; None: no limit, or no control groups."""
+    """Tightest memory limit in bytes of this process' control groups; None without a limit."""
     names = ("memory.max", "memory.high", "memory.limit_in_bytes")
-    found = [_number(group / name) for group in _groups("memory", root) for name in names]
-    return min((limit for limit in found if limit is not None and 0 < limit < UNLIMITED_BYTES), default=None)
+    limits = [_number(group / name) for group in _groups("memory", root) for name in names]
+    return min((limit for limit in limits if limit is not None and 0 < limit < UNLIMITED_BYTES), default=None)
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """CPUs that the quotas of this process' control groups allow, as 2.5; None: no quota, or no control groups."""
-    found = []
+    """Tightest CPU quota of this process' control groups, in CPUs (2.5); None without a quota."""
+    quotas = []
     for group in _groups("cpu", root):
         quota, _, period = _text(group / "cpu.max").partition(" ")
         pairs = [(quota, period), (_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))]
-        # `max` and -1 stand for no quota.
-        found += [int(q) / int(p) for q, p in pairs if q.isdecimal() and p.isdecimal() and int(q) and int(p)]
-    return min(found, default=None)
+        # `max` and -1 mean no quota.
+        quotas += [int(q) / int(p) for q, p in pairs if q.isdecimal() and p.isdecimal() and int(q) and int(p)]
+    return min(quotas, default=None)
 
 
 def cpus(root: Path = ROOT) -> int:
-    """Whole CPUs that this process may keep busy, at least 1: by quotas, cpusets and affinity (taskset, Slurm)."""
-    there = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, int(min(there, cpu_limit(root) or there)))
+    """Number of CPUs that this process may use, at least 1: by quotas, cpusets and affinity (taskset, Slurm)."""
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, int(min(available, cpu_limit(root) or available)))
 
 
 def ray_arguments(root: Path = ROOT) -> dict[str, Any]:
-    """What `ray.init` has to be told to keep to the limits.
+    """Arguments of `ray.init` that keep Ray within the limits.
 
-    Ray looks at the files of a container's own group only, not at a group inside others, as systemd and Slurm make
-    them, nor at the affinity; and of half a CPU it makes none. Where nothing is limited, Ray decides by itself.
+    Ray reads only the files of a container's own group: not nested groups, as of systemd and Slurm, nor the affinity;
+    and it rounds half a CPU down to none. Without a limit Ray's own defaults apply.
 
     Returns:
-        `num_cpus`, and `object_store_memory` and `_memory` (for processes) in bytes, each where there is a limit.
+        `num_cpus`, and `object_store_memory` and `_memory` (for processes) in bytes, each only if limited.
     """
-    found: dict[str, Any] = {}
-    # Whoever sets one of these has told Ray what to take.
+    arguments: dict[str, Any] = {}
+    # This variable makes Ray use all CPUs: the user's choice.
     if "RAY_USE_MULTIPROCESSING_CPU_COUNT" not in os.environ and cpus(root) < (os.cpu_count() or 1):
-        found["num_cpus"] = cpus(root)
-    held = memory(root)
-    if held.limited:
-        store = int(min(STORE_SHARE * held.bytes, max(STORE_BYTES, 0.95 * _shared_memory(root))))
-        found |= {"object_store_memory": store, "_memory": max(held.bytes // 10, held.bytes - store - DRIVER_BYTES)}
-    return found
+        arguments["num_cpus"] = cpus(root)
+    limit = memory(root)
+    if limit.limited:
+        store = int(min(STORE_SHARE * limit.bytes, max(STORE_BYTES, 0.95 * _shared_memory(root))))
+        processes = max(limit.bytes // 10, limit.bytes - store - DRIVER_BYTES)
+        arguments |= {"object_store_memory": store, "_memory": processes}
+    return arguments
 
 
 def _shared_memory(root: Path) -> int:
@@ -109,42 +110,42 @@ def _shared_memory(root: Path) -> int:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """Directories of the groups that this process is in, each with all groups around it, in both versions."""
-    mounts = _mounts(root) or [(name, root / place, PurePosixPath("/")) for name, place in USUAL_MOUNTS]
+    """Directories of this process' control groups and all of their ancestors, of versions 1 and 2."""
+    mounts = _mounts(root) or [(name, root / path, PurePosixPath("/")) for name, path in USUAL_MOUNTS]
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if controller not in names.split(",") and (number, names) != ("0", ""):
             continue
-        for name, place, top in mounts:
+        for name, mount, top in mounts:
             if name == (controller if names else ""):
-                yield from _upwards(place, top, PurePosixPath(path))
+                yield from _with_ancestors(mount, top, PurePosixPath(path))
 
 
-def _upwards(place: Path, top: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """The directory of a group and those above it, up to where they are mounted: more a container can't see.
+def _with_ancestors(mount: Path, top: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
+    """The directory of a group and its ancestors, up to the mount point; a container can't see more.
 
-    Outside of what is mounted there, as in a container that sees the host's path of its group, it is the mount itself.
+    A group outside the mounted hierarchy is the mount point itself: a container may see its group's path on the host.
     """
     inside = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
     if ".." in inside.parts:
         inside = PurePosixPath()
     inside = PurePosixPath(*(part for part in inside.parts if part != "/"))
     for part in (inside, *inside.parents):
-        yield place / part
+        yield mount / part
 
 
 def _mounts(root: Path) -> Sequence[tuple[str, Path, PurePosixPath]]:
-    """Mounted hierarchies by proc_pid_mountinfo(5): controller ("" for version 2), directory, its path within."""
-    found = []
+    """Mounted hierarchies, by proc_pid_mountinfo(5): controller ("" for version 2), mount point, path of its root."""
+    mounts = []
     for line in _text(root / "proc/self/mountinfo").splitlines():
         fields, _, rest = line.partition(" - ")
         with suppress(ValueError):
             kind, _, options = rest.split(" ", 2)
-            _, _, _, top, place, *_ = fields.split()
+            _, _, _, top, mount, *_ = fields.split()
             names = {"cgroup2": [""], "cgroup": options.split(",")}.get(kind, [])
-            found += [(name, root / place.lstrip("/"), PurePosixPath(top)) for name in names]
-    return found
+            mounts += [(name, root / mount.lstrip("/"), PurePosixPath(top)) for name in names]
+    return mounts
 
 
 def _number(file: Path) -> int | None:
@@ -153,7 +154,7 @@ def _number(file: Path) -> int | None:
 
 
 def _text(file: Path) -> str:
-    """A file's text; empty where there is none, or it may not be read."""
+    """The text of a file; empty if it is missing or unreadable."""
     try:
         return file.read_text().strip()
     except (OSError, UnicodeDecodeError):

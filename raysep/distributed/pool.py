@@ -1,7 +1,7 @@
-"""The pool of actors that every stage and every sweep runs its work on, and its one retry rule.
+"""The actor pool of stages and sweeps, with retries of tasks whose worker is lost.
 
-A task whose worker is lost goes to a new worker, with exponential backoff, up to `retries` times. An error of the task
-itself is not retried: it would come again.
+Such a task goes to a new worker, with exponential backoff, up to `retries` times. An error that the task itself raises
+is not retried, since it would recur.
 """
 
 import time
@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysep.distributed.connect import cause, lost_errors
+from raysep.distributed.connect import cause, worker_loss_errors
 from raysep.storage.retries import WORKER_RETRIES
 
 Task = TypeVar("Task")
@@ -24,12 +24,12 @@ FIRST_WAIT_S = 1.0
 
 @dataclass(frozen=True)
 class Done(Generic[Task, Result]):
-    """A task that is over.
+    """A finished or failed task.
 
     Attributes:
-        result: what the worker returned; None where it failed.
-        error: why it failed; None where it did not.
-        lost: workers that were lost with it.
+        result: returned by the worker; None if the task failed.
+        error: reason of the failure; None if the task finished.
+        lost: number of workers that were lost while running it.
     """
 
     task: Task
@@ -39,18 +39,18 @@ class Done(Generic[Task, Result]):
 
 
 class Worker:
-    """An actor with one function, which `build` makes in the actor's process: models and clients live there."""
+    """An actor with one function, which `build` creates in the actor's process, with its models and clients."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self._function = build()
 
     def call(self, task: Any) -> Any:
-        """The function's result for a task."""
+        """Apply the function to a task."""
         return self._function(task)
 
 
 def on_this_node() -> dict[str, Any]:
-    """Options of actors that take no CPU, and live and die with the driver's node."""
+    """Ray options of actors that reserve no CPU and run on the driver's node."""
     node = ray.get_runtime_context().get_node_id()
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
@@ -65,16 +65,16 @@ def run_tasks(
     retries: int = WORKER_RETRIES,
     on_retry: Callable[[Task], None] = lambda _: None,
 ) -> Iterator[Done[Task, Result]]:
-    """Run tasks on at most `size` actors; yields each task when it is over, in any order.
+    """Run tasks on at most `size` actors; yields each task when it has finished or failed, in any order.
 
-    An idle actor is released at once: another run of the same cluster may wait for its place, and with it the last
-    tasks of this one, which sit with an actor that is not placed yet.
+    An idle actor is killed at once, to free its resources for other runs on the cluster, and for actors of this run
+    that are not scheduled yet and hold its last tasks.
 
     Args:
-        build: for the slot of an actor (0 to size - 1), what makes the actor's function in its process.
-        options: of Ray for each actor: num_cpus, num_gpus, scheduling_strategy.
-        name: of the actors, in the list of processes and on the dashboard.
-        retries: of a task whose worker is lost.
+        build: maps the slot of an actor (0 to size - 1) to the function that creates the actor's function.
+        options: Ray options of each actor: num_cpus, num_gpus, scheduling_strategy.
+        name: of the actors, in the process list and on the dashboard.
+        retries: maximum number of retries of a task whose worker is lost.
         on_retry: called before each retry.
     """
     kind: Any = ray.remote(type(name, (Worker,), {}))
@@ -98,7 +98,7 @@ def run_tasks(
                 result = ray.get(ready)
             except RayError as failure:
                 error = cause(failure)
-                if isinstance(failure, lost_errors()):
+                if isinstance(failure, worker_loss_errors()):
                     lost += 1
                     ray.kill(actor)
                     if lost <= retries:
@@ -113,7 +113,7 @@ def run_tasks(
                 ray.kill(actor)
             yield Done(task, result, error, lost)
     finally:
-        # After an interrupt Ray may be shut down already, and `kill` would start it again.
+        # After an interrupt Ray may already be shut down, and `kill` would restart it.
         if ray.is_initialized():
             for actor, *_ in busy.values():
                 ray.kill(actor)

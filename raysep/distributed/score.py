@@ -1,4 +1,4 @@
-"""Scoring on a pool of actors, one task per layer. Each task reads one column."""
+"""Scoring on a pool of actors, one task per layer. Each task reads one column of a shard set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,8 +16,8 @@ from raysep.telemetry.worker_stats import Meter, Report
 
 
 def _scorer(store: Storage, config: ScoreConfig, threads: int) -> Callable[[Task], tuple[list[Row], Report]]:
-    """In the actor. Extraction and scoring never share a process: torch's and cuML's memory pools would compete."""
-    # As many threads as this actor has CPUs, whatever the machine has: torch's, and those of NumPy's libraries.
+    """Create the scoring function of an actor. Embedding has other actors: memory pools of torch and cuML compete."""
+    # Limit the threads of torch and of NumPy's libraries to the CPUs of this actor; the default is all CPUs.
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -29,10 +29,10 @@ def _scorer(store: Storage, config: ScoreConfig, threads: int) -> Callable[[Task
 def score_all(
     store: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool, on_retry: Callable[[Task], None]
 ) -> Iterator[Scored]:
-    """Score tasks on a pool of actors; yields each when it is done, in any order.
+    """Score tasks on a pool of actors; yields the scores of each finished task, in any order.
 
     Raises:
-        StageError: a task failed, or lost too many workers; results that were yielded before stay valid.
+        StageError: a task failed, or lost too many workers; scores that are already yielded stay valid.
     """
     build = partial(_scorer, store, config, pool.threads)
     options = {"num_cpus": pool.cpus, "num_gpus": pool.gpus}

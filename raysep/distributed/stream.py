@@ -1,10 +1,10 @@
-"""Ray Data around the embedding of blocks: references to images in, names of finished shards out.
+"""Embed blocks with Ray Data: the input is references to images, the output names of finished shards.
 
-A block of work is a table of image references of one unit, and ends as one Parquet file per checkpoint. On CPUs
-pixels and embeddings stay inside one actor: nothing but file names travels through the object store, and the plan
-has no read operator that could wait for a CPU which the actors hold. (Measured on 2 CPUs: with separate operators
-for reading, decoding and the model this ran at 0.45 of a plain loop, and with actors on all CPUs it never ended.)
-For GPU actors the CPUs of all nodes decode, and hand over uint8.
+A block is a table of image references of one work group, and becomes one Parquet file per checkpoint. On CPUs pixels
+and embeddings stay inside one actor: only file names pass through the object store, and the plan has no read operator
+that could wait for a CPU which the actors hold. (Measured on 2 CPUs: separate operators for reading, decoding and the
+model reached 0.45 of the throughput of a plain loop, and with actors on all CPUs they deadlocked.) For GPU actors, CPU
+actors on all nodes decode, and pass on uint8 pixels.
 """
 
 import logging
@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raysep.config import EmbedConfig
 from raysep.data.source import Reader
-from raysep.distributed.connect import errors_of
+from raysep.distributed.connect import stage_errors
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.embed.blocks import CountAttempt, Decoding, Embedding
 from raysep.embed.work import RESULT, BlockResult, WorkGroup, parse_result, references
@@ -35,20 +35,20 @@ def _count(attempts: Any) -> CountAttempt:
 
 
 class EmbedActor(Embedding):
-    """`Embedding` in a process of its own."""
+    """`Embedding` as a Ray actor."""
 
     def __init__(
         self, readers: Sequence[Reader], store: Storage, config: EmbedConfig, attempts: Any, pool: Pool
     ) -> None:
         import torch
 
-        # Ray sets OMP_NUM_THREADS to the CPUs that an actor asks for, which need not be what it may use.
+        # Override Ray's OMP_NUM_THREADS, the number of CPUs that the actor requests: with a GPU that may be 0.
         torch.set_num_threads(pool.threads)
         super().__init__(readers, store, config, "cuda" if pool.gpus > 0 else "cpu", _meter(), _count(attempts))
 
 
 class DecodeActor(Decoding):
-    """`Decoding` in a process of its own."""
+    """`Decoding` as a Ray actor."""
 
     def __init__(self, readers: Sequence[Reader], store: Storage, config: EmbedConfig, attempts: Any) -> None:
         import torch
@@ -65,15 +65,15 @@ def embed_all(
     verbose: bool = False,
     done: Sequence[Container[int]] | None = None,
 ) -> Iterator[BlockResult]:
-    """Stream the images of all work groups through a pool of actors; yields each block when it is written.
+    """Stream the images of all work groups through a pool of actors; yields each block once it is written.
 
     Args:
-        groups: those of the same checkpoints one after the other.
+        groups: work groups; those with the same checkpoints are adjacent.
         store: the run directory.
         config: batch size, storage type, rows of a block.
-        plan: the actors; they must fit the cluster.
+        plan: the actor pools; they must fit the cluster.
         verbose: show Ray Data's log.
-        done: of each group, the first images of the blocks to skip.
+        done: blocks to skip, as the position of their first image, for each group.
     """
     if not verbose:
         DataContext.get_current().enable_progress_bars = False
@@ -89,20 +89,20 @@ def embed_all(
     ]
     if not blocks:
         return
-    # `from_arrow` would ask workers for the metadata of each table, which takes a second.
+    # `from_arrow` would compute the metadata of each table in workers, which takes a second.
     data = ray.data.from_blocks(blocks)
-    # Ray Data retries lost blocks without a limit and without a log line: this actor counts the attempts.
+    # Ray Data retries lost blocks without limit and without a log line, so this actor counts the attempts.
     attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     common = (readers, store, config, attempts)
     if plan.decode is not None:
-        data = _through(data, DecodeActor, plan.decode, len(blocks), common)
-    data = _through(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))
-    with errors_of("embed"):
+        data = _map_actors(data, DecodeActor, plan.decode, len(blocks), common)
+    data = _map_actors(data, EmbedActor, plan.embed, len(blocks), (*common, plan.embed))
+    with stage_errors("embed"):
         for row in data.iter_rows():
             yield parse_result(row[RESULT])
 
 
-def _through(data: Any, actor: type, pool: Pool, blocks: int, arguments: tuple[object, ...]) -> Any:
+def _map_actors(data: Any, actor: type, pool: Pool, blocks: int, arguments: tuple[object, ...]) -> Any:
     return data.map_batches(
         actor,
         batch_size=None,

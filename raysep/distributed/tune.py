@@ -1,4 +1,4 @@
-"""Ray Tune around `finetune.run_trial`: many trials, each a process with its share of the cluster."""
+"""Run trials (`finetune.run_trial`) under Ray Tune, each in its own process with a share of the cluster."""
 
 import logging
 import tempfile
@@ -19,14 +19,14 @@ from raysep.finetune.trials import State, Trial, TrialResult
 from raysep.storage.retries import WORKER_RETRIES, Why, is_transient
 from raysep.telemetry.worker_stats import Meter, Report
 
-# Between evaluations a trial reports at most this often: a heartbeat with its step.
+# Minimum interval of the heartbeats, with its step, that a trial reports between evaluations.
 REPORT_INTERVAL_S = 2.0
 OnReport = Callable[[Trial, Progress], None]
 OnRetry = Callable[[Trial, Why], None]
 
 
 def sample(space: str, arguments: Any, seed: int) -> float:
-    """One draw from a search space of Ray Tune, by its name there."""
+    """Draw from a search space of Ray Tune, given by its name in `ray.tune`."""
     values = (arguments,) if space == "choice" else arguments
     domain = getattr(tune, space)(*values)
     return float(domain.sample(random_state=np.random.RandomState(seed)))
@@ -37,12 +37,12 @@ def fit(
 ) -> list[TrialResult]:
     """Run trials under Ray Tune. A trial that loses its worker resumes from its last training checkpoint.
 
-    With ASHA the trials of each model and each draw of unseen classes compete among themselves only: a model
-    that learns slowly, or a harder choice of classes, must not be stopped because another learns fast.
+    With ASHA only trials of the same model and the same draw of unseen classes compete: a model that learns slowly, or
+    a harder draw of classes, must not be stopped because another learns fast.
 
     Returns:
-        The result of each trial, in the order of `trials`. A trial that raised is `failed`, with its error; a finished
-        trial has written its result itself.
+        The result of each trial, in the order of `trials`. A trial that raised is `failed`, with its error; the worker
+        of a finished trial has already written its result.
     """
     asha = job.config.asha if job.config is not None else None
     if asha is None:
@@ -67,10 +67,10 @@ def fit(
 def prepare_all(
     trials: Sequence[Trial], job: Job, pool: Pool, on_prepared: Callable[[Trial, Report], None], on_retry: OnRetry
 ) -> list[TrialResult]:
-    """Write the checkpoints of models that are evaluated as they are. No tuning, so no Ray Tune.
+    """Write the checkpoints of models that are evaluated without training, on an actor pool.
 
     Returns:
-        The result of each, in the order of `trials`.
+        The result of each trial, in the order of `trials`.
     """
     shared = ray.put(job)
     results: dict[tuple[str, int], TrialResult] = {}
@@ -93,7 +93,7 @@ def prepare_all(
 
 
 def _preparer(shared: Any) -> Callable[[Trial], Report]:
-    """In the actor."""
+    """Create the function of a `Preparer` actor."""
     job, meter = ray.get(shared), Meter(ray.util.get_node_ip_address())
     return lambda trial: prepare_trial(trial, job, meter)
 
@@ -107,7 +107,7 @@ def _fit_group(
     verbose: bool,
 ) -> list[TrialResult]:
     if not verbose:
-        # Tune warns about its own defaults; a failed trial is reported by us, with its error.
+        # Tune warns about its own defaults; raysep reports failed trials itself.
         for name in ("ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     trainable = tune.with_resources(
@@ -132,21 +132,21 @@ def _fit_group(
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
                 callbacks=[callback],
-                # For a lost worker or lost storage: a trial reports its own errors and does not raise them.
+                # For lost workers and transient storage errors; a trial reports other errors without raising them.
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
         grid = tuner.fit()
-        # A trial whose worker never started has no configuration; results come in the order of the grid.
-        found = {(grid[at].config or {}).get("trial", at): grid[at] for at in range(len(grid))}
-    return [_result(trial, found.get(index), job) for index, trial in enumerate(trials)]
+        # A trial whose worker never started has no configuration; its position in the grid is its number.
+        results = {(grid[at].config or {}).get("trial", at): grid[at] for at in range(len(grid))}
+    return [_result(trial, results.get(index), job) for index, trial in enumerate(trials)]
 
 
 def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) -> None:
-    """In the trial's process."""
+    """Run a trial in its worker process, and report to Tune."""
     import torch
 
-    # Ray sets OMP_NUM_THREADS to 1 for processes of one CPU; this process may use what it asked for.
+    # Override Ray's OMP_NUM_THREADS with the number of CPUs of this process.
     torch.set_num_threads(threads)
     trial: Trial = ray.get(config["trials"])[config["trial"]]
     last: Progress = {}
@@ -159,7 +159,7 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
         tune.report(progress)
 
     def on_step(step: int) -> None:
-        # To a scheduler this is the last evaluation again.
+        # A scheduler sees the last evaluation once more.
         if last and time.monotonic() - reported > REPORT_INTERVAL_S:
             report({**last, "step": step})
 
@@ -169,10 +169,10 @@ def _trainable(config: dict[str, Any], job: Job, threads: int, use_gpu: bool) ->
     except Exception as error:
         progress = {"evaluation": 0, "step": 0, "val_accuracy": 0.0, **last}
         if is_transient(error):
-            # Tune retries it.
+            # Raise, so that Tune retries the trial.
             tune.report({**progress, "storage_lost": True})
             raise
-        # The trial's own error: a retry would meet it again.
+        # The trial's own error would recur in a retry: report it without raising.
         tune.report({**progress, "refused": cause(error)})
 
 
@@ -184,13 +184,13 @@ def _result(trial: Trial, result: Any, job: Job) -> TrialResult:
 
 
 class _Callback(tune.Callback):
-    """Hands each report to the caller. Lives on the driver."""
+    """Passes Tune's events to the caller, on the driver."""
 
     def __init__(self, trials: Sequence[Trial], on_report: OnReport, on_retry: OnRetry) -> None:
         self._trials, self._on_report, self._on_retry = list(trials), on_report, on_retry
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore that we don't use; a terminal can't be pickled.
+        # Tune pickles its callbacks for a restore, which raysep doesn't use; a terminal can't be pickled.
         return {"_trials": [], "_on_report": None, "_on_retry": None}
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002

@@ -200,4 +200,4 @@ def in_units(count: float) -> str:
 
 
 def _places(pool: placement.Pool, cluster: Resources) -> int:
-    return max(1, min(pool.processes, cluster.places(pool.cpus, pool.gpus)))
+    return max(1, min(pool.processes, cluster.slots(pool.cpus, pool.gpus)))

@@ -13,7 +13,7 @@ from safetensors.torch import load, load_file
 from raysep.errors import ConfigError, RaysepError
 from raysep.models.pickles import unpickled
 from raysep.storage.store import is_uri
-from raysep.storage.uris import read_place
+from raysep.storage.uris import read_file
 
 # Maximum nesting of state dicts.
 MAX_DEPTH = 5
@@ -88,7 +88,7 @@ def _read(path: str, where: str) -> CheckpointFile:
         raise ConfigError([f"{where} {problem}"])
     if _is_safetensors(head, path):
         try:
-            tensors = load(read_place(path)) if is_uri(path) else load_file(Path(path).expanduser())
+            tensors = load(read_file(path)) if is_uri(path) else load_file(Path(path).expanduser())
         except Exception as error:
             # For damaged files, the reader may raise anything.
             reason = " ".join(str(error).split())[:200]
@@ -96,7 +96,7 @@ def _read(path: str, where: str) -> CheckpointFile:
         if not tensors:
             raise ConfigError([f"{where} contains no tensors"])
         return CheckpointFile([Container((), tensors)], pickled=False)
-    content = read_place(path)
+    content = read_file(path)
     if head.startswith(b"PK") and _is_numpy(path):
         raise ConfigError([f"{where} is a NumPy archive (JAX weights): save it as a state dict of the timm model"])
     try:
@@ -110,7 +110,7 @@ def _read(path: str, where: str) -> CheckpointFile:
 
 def _head(path: str) -> bytes:
     if is_uri(path):
-        return read_place(path)[:512]
+        return read_file(path)[:512]
     with Path(path).expanduser().open("rb") as file:
         return file.read(512)
 

@@ -10,8 +10,8 @@ from torch import nn
 from raysep.errors import ConfigError
 from raysep.models.checkpoint_files import read_checkpoint
 from raysep.models.fitting import Attempt, Target
-from raysep.models.key_groups import count_by_prefix, grouped
-from raysep.storage.uris import place_exists
+from raysep.models.key_groups import grouped, tops
+from raysep.storage.uris import file_exists
 
 # Order of preference among matching state dicts: weight averages (EMA) as in timm, then teachers of self-distillation,
 # then others; auxiliary networks of pretext tasks last.
@@ -70,8 +70,8 @@ def load_weights(model: nn.Module, path: str, name: str) -> Loaded:
     Raises:
         ConfigError: no such file, no weights in it, or none that match, with all unknown and missing keys.
     """
-    if not place_exists(path):
-        raise ConfigError([f"models: {name}: no weights at {path} (pretrained: path of a weights file, true or false)"])
+    if not file_exists(path):
+        raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a file of weights, true or false)"])
     file = read_checkpoint(path, name)
     target = Target(model, name)
     attempts = [attempt for container in file.containers for attempt in target.attempts(container)]

@@ -1,1 +1,1 @@
-"""The operating system process: environment, signals, captured stderr, and the watcher that reports a crash."""
+"""This process: environment, signals, captured stderr, and a watcher that reports crashes."""

@@ -1,7 +1,7 @@
-"""The environment that a command finds, made one that it and its libraries can work in.
+"""Repair of the process environment at start-up.
 
-Containers and schedulers start processes without a home, without a name for their user, with closed streams, or in a
-directory that is gone. Each of these is met here once, so that nothing else has to think of it.
+Containers and schedulers start processes without a home directory or user name, with closed standard streams, or in a
+deleted working directory. This module handles all of them, so that no other code has to.
 """
 
 import getpass
@@ -20,24 +20,24 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def prepare() -> None:
-    """Put the process into a state that libraries can live with.
+    """Reopen closed streams, set a missing user name and home, and bypass proxies for loopback addresses.
 
     Raises:
-        UsageError: the working directory is gone.
+        UsageError: the working directory is deleted.
     """
     _open_streams()
-    # In a C locale Python may have taken the bytes of other characters for characters of their own.
+    # In a C locale Python may decode UTF-8 arguments byte by byte.
     sys.argv = [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in sys.argv]
     _name_user()
     proxies.bypass_loopback()
     try:
-        os.getcwd()  # noqa: PTH109  (the question is whether it can be asked)
+        os.getcwd()  # noqa: PTH109  (only to test that it works)
     except OSError as error:
-        raise UsageError(f"the working directory is gone ({error.strerror}): go to one that exists (cd)") from None
+        raise UsageError(f"the working directory is gone ({error.strerror}): change to an existing one (cd)") from None
 
 
 def _open_streams() -> None:
-    """Streams that were closed lead nowhere, or the next file would take their place; no character is refused."""
+    """Redirect closed streams to /dev/null, so that no file gets their descriptors; escape unencodable characters."""
     for number, name in enumerate(STREAMS):
         try:
             os.fstat(number)
@@ -55,7 +55,7 @@ def _open_streams() -> None:
 
 
 def _name_user() -> None:
-    """A name and a home for a user id that has none in this container, and no HOME in its environment."""
+    """Set USER and HOME if the user id has no passwd entry, as in containers."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -63,24 +63,24 @@ def _name_user() -> None:
     try:
         Path.home()
     except RuntimeError:
-        os.environ["HOME"] = _own_directory()
+        os.environ["HOME"] = _private_directory()
 
 
-def _own_directory() -> str:
-    """A directory that no other user can have put anything into."""
-    place = Path(tempfile.gettempdir()) / f"raysep-{os.getuid()}"
+def _private_directory() -> str:
+    """A temporary directory that no other user can write to."""
+    path = Path(tempfile.gettempdir()) / f"raysep-{os.getuid()}"
     try:
-        place.mkdir(mode=0o700, exist_ok=True)
-        found = place.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
-            return str(place)
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return str(path)
     except OSError:
         pass
     return tempfile.mkdtemp(prefix="raysep-home-")
 
 
 def lenient(file: TextIO) -> TextIO:
-    """A text file whose reader may go: lines that nobody reads end no work."""
+    """Wrap a text file so that write errors, as of a broken pipe, are ignored."""
     return cast(TextIO, _Lenient(file))
 
 
@@ -89,22 +89,22 @@ class _Lenient(io.TextIOBase):
         self._file = file
 
     def write(self, text: str) -> int:
-        """Write a text, if anybody can still read it."""
+        """Write text; discard it after the first error."""
         try:
             return self._file.write(text)
         except OSError:
-            self._give_up()
+            self._discard()
             return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the file; ignore errors."""
         try:
             self._file.flush()
         except OSError:
-            self._give_up()
+            self._discard()
 
     def isatty(self) -> bool:
-        """Whether a terminal shows it."""
+        """Whether the file is a terminal."""
         return self._file.isatty()
 
     def fileno(self) -> int:
@@ -113,8 +113,8 @@ class _Lenient(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # read-only in its base as well
-        """Of the file."""
+        """The encoding of the file."""
         return self._file.encoding
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         self._file = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)

@@ -1,4 +1,4 @@
-"""HTTP proxies: none stands between this machine and itself, and one that stands elsewhere is named."""
+"""HTTP proxies: bypass them for loopback addresses, and find the proxy of a URL."""
 
 import os
 from urllib.parse import urlsplit
@@ -8,10 +8,10 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def bypass_loopback() -> None:
-    """Add this machine to NO_PROXY, for all clients of HTTP in this process and those that it starts."""
+    """Add loopback addresses to NO_PROXY, for HTTP clients of this process and its children."""
     if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
         return
-    # Clients read either spelling; both are meant.
+    # Some clients read the lower-case name, others the upper-case one.
     named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     hosts = [host.strip() for host in named.split(",") if host.strip()]
     if "*" not in hosts:
@@ -19,7 +19,7 @@ def bypass_loopback() -> None:
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that requests would send a URL through, without its password; None for none.
+    """The proxy that `requests` uses for a URL, without its password; None without a proxy.
 
     >>> os.environ.pop("no_proxy", None) and None
     >>> os.environ |= {"http_proxy": "http://user:secret@proxy:3128", "NO_PROXY": "10.0.0.0/8,.cluster"}
@@ -29,8 +29,8 @@ def proxy_of(url: str) -> str | None:
     """
     from requests.utils import get_environ_proxies, select_proxy
 
-    found = select_proxy(url, get_environ_proxies(url))
-    if not found:
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if not proxy:
         return None
-    parts = urlsplit(found if "://" in found else f"http://{found}")
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")

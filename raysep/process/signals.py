@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first one ends what goes on in order, a second one at once.
+"""Handlers of SIGINT, SIGTERM and SIGHUP: the first signal stops the work in an orderly way, a second one at once.
 
-Nothing that is committed can be lost either way: every file is written whole or not at all.
+Neither loses committed results, since files are written atomically.
 """
 
 import os
@@ -15,17 +15,17 @@ from raysep.errors import StoppedError
 from raysep.process import watcher
 
 EXIT_CODE = 130
-# What has not ended by then, because a library hangs, is ended.
+# Time for an orderly stop; then the process exits, since a library may hang.
 GRACE_S = 9.0
-# The last one when a terminal is closed, or its connection is lost.
+# SIGHUP: the terminal is closed or its connection is lost.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody wants this process to end. Raised in the main thread, wherever it is.
+    """Raised in the main thread by the first signal.
 
-    A KeyboardInterrupt, since Ray's own waiting swallows everything else that a handler raises, and raises one of its
-    own for that: within `caught` every KeyboardInterrupt is one of these.
+    A KeyboardInterrupt, since Ray's blocking calls swallow any other exception of a handler, and turn this one into a
+    plain KeyboardInterrupt: `caught` turns that back into `Interrupted`.
     """
 
     def __init__(self, number: int) -> None:
@@ -39,9 +39,9 @@ _number = signal.SIGINT
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """Raise `Interrupted` at the first signal within a block; a second signal, or `GRACE_S`, ends the process.
+    """Raise `Interrupted` at the first signal within a block; exit at a second signal or after `GRACE_S`.
 
-    A signal that was ignored when the block was entered, as shells have background jobs ignore Ctrl-C, stays ignored.
+    Signals that are ignored on entry stay ignored: shells make background jobs ignore Ctrl-C.
     """
     _before.update({number: signal.getsignal(number) for number in SIGNALS})
     rearm()
@@ -49,7 +49,7 @@ def caught() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # This process is about to end: a second signal stays what it is, and so does the time that is left.
+        # The process is about to end: keep the handlers of a second signal and the timer.
         interrupted = True
         raise Interrupted(_number) from None
     finally:
@@ -61,13 +61,13 @@ def caught() -> Iterator[None]:
 
 @contextmanager
 def stopping(kept: str) -> Iterator[None]:
-    """`caught`, and its end in words.
+    """Like `caught`, but raises an error for users.
 
     Args:
-        kept: what is there afterwards, and how to go on.
+        kept: sentence that says which results are kept and how to resume.
 
     Raises:
-        StoppedError: somebody wanted it to end.
+        StoppedError: a signal stopped the block.
     """
     try:
         with caught():
@@ -77,14 +77,14 @@ def stopping(kept: str) -> Iterator[None]:
 
 
 def rearm() -> None:
-    """Take the signals back from a library that has taken them, within `caught`; elsewhere nothing happens."""
+    """Reinstall the handlers of `caught` after a library has replaced them; no-op outside of `caught`."""
     for number, handler in _before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _first)
 
 
 def interrupt() -> None:
-    """From any thread, within `caught`: end what goes on as a signal would."""
+    """Stop the work as a signal would, from any thread; no-op outside of `caught`."""
     if _before:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -95,7 +95,7 @@ def _first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (the 
     for each, handler in _before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(each, _second)
-    watcher.expect(f"was stopped by {_number.name}, and something in it did not end")
+    watcher.expect(f"was stopped by {_number.name}, but did not end in time")
     watchdog = threading.Timer(GRACE_S, os._exit, (EXIT_CODE,))
     watchdog.daemon = True
     watchdog.start()

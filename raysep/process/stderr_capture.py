@@ -1,4 +1,4 @@
-"""Keep the libraries' own lines off the terminal: users see ours, and `--verbose` shows theirs."""
+"""Keep the stderr output of libraries off the terminal, unless `--verbose`."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ LOGGERS = ("ray", "timm", "torch", "huggingface_hub", "urllib3", "matplotlib")
 
 @contextmanager
 def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]:
-    """Send what libraries write to stderr to a file for the length of a block, unless `verbose`.
+    """Redirect stderr to a log file for the duration of a block, unless `verbose`.
 
-    Ray's C++ core writes to the file descriptor itself, beyond the reach of Python's logging. The file is
-    removed when the block ends well; when it doesn't, it stays, and its name is printed, whatever ends the process.
+    Ray's C++ core writes to the file descriptor directly, not through Python's logging. The log file is deleted after
+    success; after an error or a crash it is kept, and its path is printed.
 
     Args:
-        verbose: leave stderr as it is.
-        kept: what is there if the process is lost, and how to go on.
+        verbose: leave stderr unchanged.
+        kept: sentence for a crash report: which results are kept and how to resume.
 
     Yields:
         A console on the real stderr.
@@ -35,7 +35,7 @@ def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]
         with watcher.watched(2, None, kept):
             yield Console(file=lenient(sys.stderr), highlight=False)
         return
-    # Workers inherit it; Ray prints what they write only with --verbose.
+    # Workers inherit this variable, so that warnings don't fill their logs.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
@@ -43,7 +43,7 @@ def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]
         logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
     real = os.dup(2)
-    log = tempfile.NamedTemporaryFile(prefix="raysep-", suffix=".log", delete=False)  # noqa: SIM115  (it may stay)
+    log = tempfile.NamedTemporaryFile(prefix="raysep-", suffix=".log", delete=False)  # noqa: SIM115  (kept after errors)
     os.dup2(log.fileno(), 2)
     lines = os.fdopen(
         real, "w", buffering=1, encoding=sys.stderr.encoding or "utf-8", errors="backslashreplace", closefd=False
@@ -67,8 +67,8 @@ def quiet(verbose: bool, kept: str = "Nothing was written") -> Iterator[Console]
         os.dup2(real, 2)
         os.close(real)
         log.close()
-        if keep and os.path.getsize(log.name):  # noqa: PTH202  (a name from tempfile)
-            print(f"What the libraries said is in {log.name}", file=sys.stderr)
+        if keep and os.path.getsize(log.name):  # noqa: PTH202  (a path from tempfile)
+            print(f"The log of the libraries is in {log.name}", file=sys.stderr)
         else:
             os.unlink(log.name)  # noqa: PTH108
         for name, level in levels.items():

@@ -1,8 +1,8 @@
-"""What ended a process that could not say it itself: Ray's C++ core, `kill -9`, or the kernel for want of memory.
+"""Report why a process died without a message: by Ray's C++ core, `kill -9`, or the kernel's out-of-memory killer.
 
-`watched` starts this file as a process of its own, which holds the real stderr and waits for the end of a pipe. Where
-the pipe ends before the block does, it writes the last line that its user sees. It imports nothing but the standard
-library, and takes 15 ms to start, beside the work.
+`watched` runs this file as a child process, which holds the real stderr and reads a pipe. If the pipe closes before
+the block ends, the child prints a last line with the cause. It imports only the standard library, so it starts in
+15 ms, in parallel to the work.
 """
 
 import contextlib
@@ -15,39 +15,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DONE = "\0done"
-# Of a log that may be long.
+# Read at most this much of the end of the log.
 TAIL_BYTES = 64 * 1024
-# What Ray's core writes before it ends the process, and what it means.
+# Patterns of Ray's last log lines before it ends the process, and their meaning.
 CAUSES = (
     (r"Failed to connect to GCS|GCS may have been killed|GCS is (?:dead|down)", "lost the head of the Ray cluster"),
     (r"[Rr]aylet.{0,60}(?:died|dead|is not alive|unexpectedly)|lost connection to raylet", "lost Ray on this machine"),
     (r"[Oo]ut of memory|bad_alloc|Cannot allocate memory", "ran out of memory"),
 )
-# Of Ray's lines: time, process and place. Behind the first sentence comes advice.
+# Prefix of Ray's log lines: time, process and source line. Only their first sentence is reported.
 PREFIX = r"^\[[^]]*\] \S+: "
-UNKNOWN = "was ended: by a library, by `kill -9`, or by the kernel for want of memory (`dmesg` shows that)"
+UNKNOWN = "ended unexpectedly: by a library, by `kill -9`, or by the kernel for lack of memory (see `dmesg`)"
 _pipe: int | None = None
 
 
 @contextmanager
 def watched(stderr: int, log: str | None, kept: str) -> Iterator[None]:
-    """Have what ends the process within a block reported.
+    """Report on stderr if the process dies within a block.
 
     Args:
-        stderr: the file descriptor that the report goes to.
-        log: where Ray's own lines go meanwhile; None: to stderr as well.
-        kept: what is there afterwards, and how to go on.
+        stderr: file descriptor for the report.
+        log: path of the file with Ray's log lines; None if they go to stderr.
+        kept: sentence that says which results are kept and how to resume.
     """
     global _pipe
     ours, theirs = os.pipe()
-    # Alone in its session: neither Ctrl-C nor the end of a terminal's group reaches it.
+    # In a new session, so that neither Ctrl-C nor a closing terminal ends it.
     command = [sys.executable, "-I", "-S", __file__, log or "", kept]
     try:
         process = subprocess.Popen(
             command, stdin=ours, stdout=subprocess.DEVNULL, stderr=stderr, cwd="/", start_new_session=True
         )
     except OSError:
-        # No room for another process: the work is worth more.
+        # The process limit is reached: work without a watcher.
         process = None
     finally:
         os.close(ours)
@@ -63,29 +63,29 @@ def watched(stderr: int, log: str | None, kept: str) -> Iterator[None]:
 
 
 def expect(reason: str) -> None:
-    """Within `watched`: what is to be reported if the process ends now."""
+    """Set the cause to report if the process dies from now on; no-op outside of `watched`."""
     if _pipe is not None:
         with contextlib.suppress(OSError):
             os.write(_pipe, f"{reason}\n".encode())
 
 
-def report(told: str, log: str, kept: str) -> str | None:
-    """The last line for a user; None where the process has ended its work.
+def report(piped: str, log: str, kept: str) -> str | None:
+    """The last line for a user; None if the block ended.
 
     Args:
-        told: what the process wrote to the pipe.
-        log: path of the log of Ray's own lines; empty: there is none.
-        kept: what is there afterwards.
+        piped: text that the process wrote to the pipe.
+        log: path of the file with Ray's log lines; empty without one.
+        kept: sentence that says which results are kept and how to resume.
     """
-    reasons = told.split("\n")[:-1]
+    reasons = piped.split("\n")[:-1]
     if reasons and reasons[-1] == DONE:
         return None
-    last = _tail(log) if log else ""
-    found = next((what for pattern, what in CAUSES if re.search(pattern, last)), UNKNOWN)
-    lines = [line.strip() for line in last.splitlines() if line.strip()]
-    said = f" (last of its log: {re.sub(PREFIX, '', lines[-1]).partition('. ')[0][:200]})" if lines else ""
-    where = f" What the libraries said is in {log}" if lines else ""
-    return f"error: raysep {reasons[-1] if reasons else found}{said}. {kept}.{where}"
+    tail = _tail(log) if log else ""
+    cause = next((cause for pattern, cause in CAUSES if re.search(pattern, tail)), UNKNOWN)
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = f" (last line of its log: {re.sub(PREFIX, '', lines[-1]).partition('. ')[0][:200]})" if lines else ""
+    where = f" The log of the libraries is in {log}" if lines else ""
+    return f"error: raysep {reasons[-1] if reasons else cause}{last}. {kept}.{where}"
 
 
 def _tail(log: str) -> str:
@@ -98,7 +98,7 @@ def _tail(log: str) -> str:
 
 
 def main() -> None:
-    """As a process: wait for the end of the other one."""
+    """Entry point of the child process: wait until the pipe closes, then report."""
     log, kept = sys.argv[1:]
     line = report(sys.stdin.buffer.read().decode(errors="replace"), log, kept)
     if line is None:
@@ -106,7 +106,7 @@ def main() -> None:
     if log and not _tail(log):
         with contextlib.suppress(OSError):
             Path(log).unlink()
-    # A line that was being drawn stays as it is.
+    # Begin a new line, below a progress bar.
     print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr)
 
 

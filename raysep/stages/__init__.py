@@ -1,1 +1,1 @@
-"""The stages of a run, what is pending in each, and the run directory that they share."""
+"""The stages of a run, the pending work of each, and the run directory that they share."""

@@ -1,4 +1,4 @@
-"""The run that stages work on, and what a stage is."""
+"""`RunContext`, the run that stages work on, and `Stage`, their interface."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class RunContext:
     """A validated run.
 
     Attributes:
-        readers: of the images of each role of the split, and of each domain.
+        readers: image readers, by role of the split and by name of the domain.
     """
 
     config: RunConfig
@@ -35,9 +35,9 @@ class Stage(Protocol):
     """A stage of the pipeline: a module with these two functions."""
 
     def pending(self, run: RunContext) -> bool:
-        """Whether the stage has work left."""
+        """Whether the stage has pending work."""
         ...
 
     def perform(self, run: RunContext, cluster: Resources) -> None:
-        """Do the work that is left. Raises StageError; what was committed before stays valid."""
+        """Do the pending work. Raises StageError; results that are already committed stay valid."""
         ...

@@ -1,4 +1,4 @@
-"""The stage: embed the shard sets that are missing, and commit each when all of its files are written."""
+"""The embed stage: embed missing shard sets, and commit each set once all of its files are written."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,19 +17,19 @@ from raysep.stages.context import RunContext
 if TYPE_CHECKING:
     from raysep.embed.work import BlockResult, WorkGroup
 
-# Checkpoints of a model that one actor holds at once, so that they share each decoded image.
+# Checkpoints of one model that an actor loads together, so that each image is decoded once for all of them.
 CHECKPOINTS_AT_ONCE = 8
 
 
 def pending(run: RunContext) -> bool:
-    """Whether a shard set is missing, or there is nothing yet to embed with."""
+    """Whether a shard set is missing, or no checkpoint exists yet."""
     metas = worklist.checkpoints_of(run)
     return not metas or bool(worklist.pending_shard_sets(run.store, run.config, metas, run.split)[0])
 
 
 def perform(run: RunContext, cluster: Resources) -> None:
-    """Embed the shard sets that are missing, all of them in one stream."""
-    from raysep.embed.work import WorkGroup, finished_blocks
+    """Embed all missing shard sets in one stream."""
+    from raysep.embed.blocks import WorkGroup, finished_blocks
 
     config, telemetry = run.config, run.telemetry
     metas = worklist.checkpoints_of(run)
@@ -45,55 +45,55 @@ def perform(run: RunContext, cluster: Resources) -> None:
             splits.select(run.split, worklist.role_of(name), chunk[0].rotation),
             run.readers[worklist.role_of(name)],
         )
-        for name, chunk in _sharing(missing)
+        for name, chunk in _grouped(missing)
     ]
     done = [finished_blocks(run.store, index, group, config.embed.shard_rows) for index, group in enumerate(groups)]
-    there = [{block.first for block in blocks} for blocks in done]
+    embedded = [{block.first for block in blocks} for blocks in done]
     total = sum(
         (group.rows.num_rows - sum(block.images for block in blocks)) * len(group.metas)
         for group, blocks in zip(groups, done, strict=True)
     )
-    if resumed := sum(map(len, there)):
-        telemetry.line("embed", f"going on after {resumed} blocks that are there")
     blocks_of = [-(-group.rows.num_rows // config.embed.shard_rows) for group in groups]
+    if resumed := sum(map(len, embedded)):
+        telemetry.line("embed", f"resuming: {resumed} of {sum(blocks_of)} blocks already embedded")
     for group, blocks, count in zip(groups, done, blocks_of, strict=True):
         if len(blocks) == count:
-            _commit_unit(run, group, blocks)
-    # The checkpoints that an actor holds; what it makes of a block is not known before.
-    weights = max((_stored(run, group.metas) for group in groups), default=0)
+            _commit_group(run, group, blocks)
+    # Memory of the checkpoints that an actor loads; the size of a block's embeddings is not known yet.
+    weights = max((_checkpoint_bytes(run, group.metas) for group in groups), default=0)
     process_bytes = placement.IMPORTED_BYTES + weights
     plan = placement.embed_plan(config.compute, cluster, sum(blocks_of) - resumed, process_bytes)
     if total and (short := placement.shortage("embed", plan.embed, cluster, process_bytes)):
         telemetry.line("embed", short)
-    told: set[str] = set()
+    reported: set[str] = set()
     if total:
         with telemetry.stage("embed", total, "embeddings") as bar:
-            for block in run.executor.embed_all(groups, run.store, config.embed, plan, run.verbose, there):
+            for block in run.executor.embed_all(groups, run.store, config.embed, plan, run.verbose, embedded):
                 group = groups[block.group]
                 done[block.group].append(block)
-                if block.uncompiled and group.metas[0].model.id not in told:
-                    told.add(group.metas[0].model.id)
-                    which = ", ".join(block.uncompiled)
-                    telemetry.line("embed", f"{group.metas[0].model.id}: not compiled, since hooks read it: {which}")
-                _count(run, group, block)
+                if block.uncompiled and group.metas[0].model.id not in reported:
+                    reported.add(group.metas[0].model.id)
+                    names = ", ".join(block.uncompiled)
+                    telemetry.line("embed", f"{group.metas[0].model.id}: not compiled, because of hooks: {names}")
+                _count_block(run, group, block)
                 bar.advance(block.images * len(group.metas), f"{group.metas[0].model.id} {group.shard_sets[0].split}")
                 if len(done[block.group]) == blocks_of[block.group]:
-                    _commit_unit(run, group, done[block.group])
+                    _commit_group(run, group, done[block.group])
     sets = len(metas) * len(worklist.splits_of(config, run.split))
     telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
-    run_directory.record(run.store, "embed", telemetry.bill.get("embed"), shard_sets=sets)
-    if "decode" in telemetry.bill:
-        run_directory.record(run.store, "decode", telemetry.bill["decode"])
+    run_directory.record(run.store, "embed", telemetry.node_work.get("embed"), shard_sets=sets)
+    if "decode" in telemetry.node_work:
+        run_directory.record(run.store, "decode", telemetry.node_work["decode"])
 
 
-def _stored(run: RunContext, metas: Sequence[CheckpointMeta]) -> int:
-    """Bytes of the checkpoints of some trials and steps."""
-    places = [directory(meta.model.id, meta.trial, meta.step) for meta in metas]
-    return sum(sum(run.store.sizes(place).values()) for place in places)
+def _checkpoint_bytes(run: RunContext, metas: Sequence[CheckpointMeta]) -> int:
+    """Stored bytes of some checkpoints."""
+    paths = [directory(meta.model.id, meta.trial, meta.step) for meta in metas]
+    return sum(sum(run.store.sizes(path).values()) for path in paths)
 
 
-def _count(run: RunContext, group: "WorkGroup", block: "BlockResult") -> None:
-    """A block's images and its workers' figures."""
+def _count_block(run: RunContext, group: "WorkGroup", block: "BlockResult") -> None:
+    """Add a block's images and worker reports to the metrics."""
     metrics, model, split = run.telemetry.metrics, group.metas[0].model.id, group.shard_sets[0].split
     metrics.images.labels(model, split).inc((block.images - len(block.failed)) * len(group.metas))
     metrics.images_failed.labels(model, split).inc(len(block.failed) * len(group.metas))
@@ -101,15 +101,15 @@ def _count(run: RunContext, group: "WorkGroup", block: "BlockResult") -> None:
         run.telemetry.worked(step, report, model)
 
 
-def _commit_unit(run: RunContext, group: "WorkGroup", blocks: Sequence["BlockResult"]) -> None:
-    """All blocks of a group are written: say which files make up each of its shard sets."""
+def _commit_group(run: RunContext, group: "WorkGroup", blocks: Sequence["BlockResult"]) -> None:
+    """Commit the shard sets of a group whose blocks are all written: write their manifests."""
     failed: dict[str, str] = {}
     for block in blocks:
         failed |= block.failed
     try:
         check_share(failed, group.rows.num_rows, run.config.data.max_failed_share)
     except StageError:
-        # Images may be repaired: the next call reads them again.
+        # The user may repair the images: the next call reads them again.
         for shard_set in group.shard_sets:
             forget(run.store, shard_set)
         raise
@@ -143,8 +143,8 @@ def _commit_unit(run: RunContext, group: "WorkGroup", blocks: Sequence["BlockRes
         )
 
 
-def _sharing(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, list[CheckpointMeta]]]:
-    """Missing shard sets in groups that share images and a model, with groups of a model side by side."""
+def _grouped(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, list[CheckpointMeta]]]:
+    """Group missing shard sets that share images and a model; groups of one model are adjacent."""
     by_model: dict[str, dict[tuple[str, int], list[CheckpointMeta]]] = {}
     for meta, name in missing:
         by_model.setdefault(meta.model.id, {}).setdefault((name, meta.rotation), []).append(meta)
@@ -154,7 +154,7 @@ def _sharing(missing: Sequence[tuple[CheckpointMeta, str]]) -> list[tuple[str, l
         for (name, _), metas in by_split.items()
         for first in range(0, len(metas), CHECKPOINTS_AT_ONCE)
     ]
-    # The same checkpoints follow each other, so that an actor that holds them needs no others in between.
+    # Groups with the same checkpoints are adjacent, so that an actor doesn't reload them.
     order = {model: position for position, model in enumerate(by_model)}
     groups.sort(key=lambda group: (order[group[1][0].model.id], group[2]))
     return [(name, metas) for name, metas, _ in groups]

@@ -1,4 +1,4 @@
-"""Where the work of the stages runs: on Ray (`distributed.executor`), or in this process."""
+"""The executors that stages run on: Ray (`distributed.executor`), or this process."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,16 +24,16 @@ OnRetry = Callable[[Trial, Why], None]
 
 
 class Executor(Protocol):
-    """Runs trials, blocks and scoring tasks. Results come in any order unless stated otherwise."""
+    """Runs trials, blocks and scoring tasks. Yields results in any order, unless stated otherwise."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
-        """The resources to plan with, for the length of a block."""
+        """Connect to the resources to plan with, for the duration of a block."""
 
     def missing_on_nodes(self, paths: Sequence[str]) -> dict[str, list[str]]:
-        """Node address -> local paths that are missing on it."""
+        """Local paths that a node lacks, by node address."""
 
     def gpu_memory(self) -> int | None:
-        """Bytes of the smallest GPU; None where none is known."""
+        """Memory of the smallest GPU in bytes; None if unknown."""
 
     def fit(
         self,
@@ -54,7 +54,7 @@ class Executor(Protocol):
         on_prepared: Callable[[Trial, Report], None],
         on_retry: OnRetry,
     ) -> list[TrialResult]:
-        """Write the checkpoints of trials that train nothing; results in the order of the trials."""
+        """Write the checkpoints of trials without training; results in the order of the trials."""
 
     def embed_all(
         self,
@@ -65,7 +65,7 @@ class Executor(Protocol):
         verbose: bool,
         done: Sequence[Container[int]],
     ) -> Iterator["BlockResult"]:
-        """Embed the blocks of all groups but those in `done`."""
+        """Embed the blocks of all groups, except those in `done`."""
 
     def score_all(
         self, store: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool, on_retry: Callable[[Task], None]
@@ -74,7 +74,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Everything in this process, one piece after another: no Ray, no start-up, no retry of lost workers."""
+    """Runs all work sequentially in this process: no Ray, no start-up time, no retries."""
 
     node = "local"
 
@@ -84,11 +84,11 @@ class LocalExecutor:
         return nullcontext(Resources(((float(cpus), 0.0),), kinds=(f"{cpus} CPUs",)))
 
     def missing_on_nodes(self, paths: Sequence[str]) -> dict[str, list[str]]:  # noqa: ARG002
-        """Nothing: there is one node."""
+        """An empty dict: there is one node."""
         return {}
 
     def gpu_memory(self) -> int | None:
-        """None: CPUs only."""
+        """None: the local executor plans with CPUs only."""
         return None
 
     def fit(
@@ -100,7 +100,7 @@ class LocalExecutor:
         on_retry: OnRetry,  # noqa: ARG002
         verbose: bool,  # noqa: ARG002
     ) -> list[TrialResult]:
-        """Train trials in order, each to its end: early stopping (ASHA) needs trials side by side."""
+        """Train trials sequentially and in full: early stopping (ASHA) needs parallel trials."""
         from raysep.finetune.run_trial import ended_result, run_trial
 
         results = []
@@ -171,14 +171,14 @@ class LocalExecutor:
 
 @contextmanager
 def _failure() -> Iterator[dict[str, str]]:
-    """Records the error of a trial, so that the others go on. Errors of storage concern all of them, and are raised."""
-    found: dict[str, str] = {}
+    """Record the error of a trial, so that the other trials run. Storage errors affect all trials, and are raised."""
+    failure: dict[str, str] = {}
     try:
-        yield found
+        yield failure
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever a model raises; the trial is reported as failed)
-        found["error"] = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # noqa: BLE001  (models raise anything; the trial is reported as failed)
+        failure["error"] = " ".join(str(error).split()) or type(error).__name__
 
 
 def _device() -> str:
@@ -188,7 +188,7 @@ def _device() -> str:
 
 
 def open_executor(kind: Kind) -> Executor:
-    """The executor of a name. Ray is imported only for `ray`."""
+    """Open the executor of a kind. Ray is imported only for `ray`."""
     if kind == "local":
         return LocalExecutor()
     from raysep.distributed.executor import RayExecutor

@@ -1,4 +1,4 @@
-"""The stage: train what has not been trained, and say which hyperparameters are chosen."""
+"""The finetune stage: run the pending trials, and report the chosen hyperparameters."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from raysep.telemetry.worker_stats import Report
 
 
 def pending(run: RunContext) -> bool:
-    """Whether a trial has to be trained."""
-    trials, found = worklist.trials_of(run.store, run.config)
-    return len(found) < len(trials)
+    """Whether a trial is pending."""
+    trials, results = worklist.trials_of(run.store, run.config)
+    return len(results) < len(trials)
 
 
 def perform(run: RunContext, cluster: Resources) -> None:
-    """Train the trials that have not ended."""
+    """Run the pending trials."""
     from raysep.finetune.run_trial import Job
 
     config, telemetry = run.config, run.telemetry
-    trials, found = worklist.trials_of(run.store, config)
-    pending = [trial for trial in trials if (trial.model.id, trial.number) not in found]
+    trials, results = worklist.trials_of(run.store, config)
+    pending = [trial for trial in trials if (trial.model.id, trial.number) not in results]
     job = Job(config.finetune, run.store, run.split, run.readers[splits.SEEN_TRAIN], config.data.max_failed_share)
     failed: list[TrialResult] = []
 
-    def ended(trial: Trial, result: TrialResult) -> None:
+    def on_end(trial: Trial, result: TrialResult) -> None:
         where = f"{trial.model.id} trial {trial.number}"
         fields = {"model": trial.model.id, "trial": trial.number, "seed": trial.seed}
         if result.state == "failed":
@@ -40,15 +40,15 @@ def perform(run: RunContext, cluster: Resources) -> None:
             telemetry.line("finetune", f"{where} failed: {result.error}", **fields)
         else:
             if result.state == "stopped" or not trial.hyperparameters:
-                # What finished its training has written so itself.
+                # The worker of a fully trained trial has already written its result.
                 write_result(run.store, trial, result)
             telemetry.event("finetune", f"{where} {result.state} after {result.seconds:.1f} s", **fields)
 
     def on_retry(trial: Trial, why: Why) -> None:
         telemetry.retried("finetune", why)
-        lost = "the process of" if why == "process" else "its storage:"
-        what = f"lost {lost} {trial.model.id} trial {trial.number}; begun again"
-        telemetry.line("finetune", what, model=trial.model.id, trial=trial.number)
+        cause = "lost worker" if why == "process" else "transient storage error"
+        text = f"retrying {trial.model.id} trial {trial.number}: {cause}"
+        telemetry.line("finetune", text, model=trial.model.id, trial=trial.number)
 
     def train(trials: Sequence[Trial], job: Job) -> None:
         pool = placement.trial_pool(config.compute, cluster, len(trials))
@@ -58,71 +58,67 @@ def perform(run: RunContext, cluster: Resources) -> None:
         with telemetry.stage("finetune", steps, "steps") as bar:
 
             def on_report(trial: Trial, report: dict[str, Any]) -> None:
-                place = (trial.model.id, trial.number)
+                key = (trial.model.id, trial.number)
                 rate = trial.hyperparameters.get("learning_rate")
                 if "report" in report:
-                    last[place] = Report(**report["report"])
+                    last[key] = Report(**report["report"])
                 setting = f" lr {rate:g} seed {trial.seed}" if rate is not None else ""
                 accuracy = f", validation accuracy {report['val_accuracy']:.3f}" if report.get("val") else ""
-                bar.advance(
-                    report["step"] - reached[place], f"{trial.model.id}{setting} step {report['step']}{accuracy}"
-                )
-                reached[place] = report["step"]
+                bar.advance(report["step"] - reached[key], f"{trial.model.id}{setting} step {report['step']}{accuracy}")
+                reached[key] = report["step"]
 
             results = run.executor.fit(trials, job, pool, on_report, on_retry, run.verbose)
             for trial, result in zip(trials, results, strict=True):
                 if (report := last.get((trial.model.id, trial.number))) is not None:
                     telemetry.worked("finetune", report, trial.model.id)
-                ended(trial, result)
+                on_end(trial, result)
 
     def prepare(trials: Sequence[Trial]) -> None:
         with telemetry.stage("finetune", len(trials), "models") as bar:
 
             def on_prepared(trial: Trial, report: Report) -> None:
-                bar.advance(1, f"{trial.model.id} as it is")
+                bar.advance(1, f"{trial.model.id} without training")
                 telemetry.worked("finetune", report, trial.model.id)
 
             pool = placement.prepare_pool(cluster, len(trials))
             results = run.executor.prepare_all(trials, job, pool, on_prepared, on_retry)
             for trial, result in zip(trials, results, strict=True):
-                ended(trial, result)
+                on_end(trial, result)
 
     to_train = [trial for trial in pending if trial.hyperparameters]
-    if still := [trial for trial in pending if not trial.hyperparameters]:
-        prepare(still)
+    if to_prepare := [trial for trial in pending if not trial.hyperparameters]:
+        prepare(to_prepare)
     if to_train:
         train(to_train, job)
-        # Trials of the chosen setting that were stopped early for another seed's sake run to their end.
-        _, found = worklist.trials_of(run.store, config)
-        chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(found.values())}
-        cut = [
+        # Train in full the trials of the chosen hyperparameters that ASHA stopped early in favour of another seed.
+        _, results = worklist.trials_of(run.store, config)
+        chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(results.values())}
+        stopped = [
             trial
             for trial in trials
             if (trial.model.id, tuple(trial.hyperparameters.items())) in chosen
-            and (result := found.get((trial.model.id, trial.number)))
+            and (result := results.get((trial.model.id, trial.number)))
             and result.state == "stopped"
         ]
-        if cut and config.finetune is not None:
-            train(cut, replace(job, config=config.finetune.model_copy(update={"asha": None})))
-    _, found = worklist.trials_of(run.store, config)
-    best = choose(found.values())
+        if stopped and config.finetune is not None:
+            train(stopped, replace(job, config=config.finetune.model_copy(update={"asha": None})))
+    _, results = worklist.trials_of(run.store, config)
+    best = choose(results.values())
     for model in config.models:
-        own = [result for result in best if result.model_id == model.id]
-        if own and config.finetune is not None:
-            last = [result.val_accuracy[max(result.val_accuracy)] for result in own if result.val_accuracy]
-            setting = ", ".join(f"{name} {value:g}" for name, value in own[0].hyperparameters.items())
-            telemetry.line(
-                "finetune",
-                f"{model.id}: {setting} chosen, validation accuracy {sum(last) / max(1, len(last)):.3f}",
-            )
-    states = Counter[str](result.state for result in [*found.values(), *failed])
+        chosen_trials = [result for result in best if result.model_id == model.id]
+        if chosen_trials and config.finetune is not None:
+            last = [trial.val_accuracy[max(trial.val_accuracy)] for trial in chosen_trials if trial.val_accuracy]
+            setting = ", ".join(f"{name} {value:g}" for name, value in chosen_trials[0].hyperparameters.items())
+            accuracy = sum(last) / max(1, len(last))
+            telemetry.line("finetune", f"{model.id}: chose {setting}, validation accuracy {accuracy:.3f}")
+    states = Counter[str](result.state for result in [*results.values(), *failed])
     telemetry.metrics.trials_ended(states)
     run_directory.record(
         run.store,
         "finetune",
-        telemetry.bill.get("finetune"),
+        telemetry.node_work.get("finetune"),
         trials=len(trials),
-        finished=sum(result.state == "finished" for result in found.values()),
+        finished=sum(result.state == "finished" for result in results.values()),
         failed=[vars(result) for result in failed],
     )
     if not {result.model_id for result in best} & {model.id for model in config.models}:

@@ -1,4 +1,4 @@
-"""The stage: write the summary and the report from what the run has, finished or not."""
+"""The report stage: write the summary and the report from the results so far, also of an unfinished run."""
 
 from collections import Counter
 
@@ -14,13 +14,13 @@ from raysep.telemetry.prometheus import Metrics
 
 
 def perform(run: RunContext) -> Summary:
-    """Write the summary and the report, or read the summary back where they are up to date."""
+    """Write the summary and the report, unless they are up to date; return the summary."""
     from raysep.report.html import PAGE, write_report
 
     config, storage = run.config, run.store
     if not storage.exists(run_directory.MANIFEST):
         raise StageError(f"report: {storage.display()} holds no run yet: run `raysep run` first")
-    trials, found = worklist.trials_of(storage, config)
+    trials, results = worklist.trials_of(storage, config)
     metas = worklist.checkpoints_of(run)
     not_embedded, manifests = worklist.pending_shard_sets(storage, config, metas, run.split)
     tasks = worklist.score_tasks(config, metas, manifests)
@@ -34,7 +34,7 @@ def perform(run: RunContext) -> Summary:
     if not_scored:
         unfinished.append(f"{len(not_scored)} of {len(tasks)} layers are not scored yet")
     manifest = storage.read_json(run_directory.MANIFEST)
-    ended = {(result.model_id, result.number): result for result in found.values()}
+    ended = {(result.model_id, result.number): result for result in results.values()}
     for plain in manifest["stages"].get("finetune", {}).get("failed", []):
         ended.setdefault((plain["model_id"], plain["number"]), TrialResult(**plain))
     summary = summarize(config, metas, trials, list(ended.values()), manifests, rows, _sizes(run), unfinished)
@@ -48,7 +48,7 @@ def perform(run: RunContext) -> Summary:
         for stage, counts in manifest.get("retries", {}).items()
         for why, times in sorted(counts.items())
     ]
-    # As the run's first call found it: what is said of the same scores stays the same.
+    # Recorded by the first call, so that the same scores give the same report.
     data = manifest.get("data", {})
     summary = summary.model_copy(
         update={
@@ -71,7 +71,7 @@ def perform(run: RunContext) -> Summary:
 
 
 def publish(summary: Summary, metrics: Metrics) -> None:
-    """Set the gauges of the answer: accuracy and g of each model, and g_i of each layer."""
+    """Set the gauges of the results: accuracy and g of each model, and g_i of each layer."""
     for model in summary.models:
         if model.seen_accuracy is not None:
             metrics.accuracy.labels(model.model).set(model.seen_accuracy)
@@ -87,7 +87,7 @@ def publish(summary: Summary, metrics: Metrics) -> None:
 
 
 def _sizes(run: RunContext) -> dict[str, Counter[str]]:
-    """Images of each class of each split, in the first rotation."""
+    """Number of images per class of each split, in the first rotation."""
     return {
         name: Counter(splits.select(run.split, worklist.role_of(name))["class_name"].to_pylist())
         for name in worklist.splits_of(run.config, run.split)

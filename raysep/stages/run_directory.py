@@ -1,4 +1,4 @@
-"""A run directory: to which configuration and images it belongs, and the state of its stages."""
+"""A run directory: its configuration, its images, and the state of its stages."""
 
 import hashlib
 import platform
@@ -25,26 +25,24 @@ from raysep.storage.retries import Why
 from raysep.storage.store import LEASES, Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
-# Of the layout of run directories and the meaning of their cache keys. Another one is refused.
+# Version of the layout of run directories and of their cache keys. Other versions are refused.
 FORMAT = 2
-# Pieces of work and worker seconds of each node.
-Bill = dict[str, dict[str, float]]
+# Pieces of work and worker seconds, by node.
+NodeWork = dict[str, dict[str, float]]
 PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")
 
 
 def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
-    """Whether the directory is a run of this configuration and these images already.
-
-    Returns:
-        False where there is nothing yet.
+    """Whether the directory is a run of this configuration and these images; False if no run was begun in it.
 
     Raises:
-        RunDirError: it belongs to another configuration or other images, and says which differ.
+        RunDirError: the directory is a run of another configuration or other images, with the differences; or it
+            holds other files.
     """
     try:
         old = yaml.safe_load(store.read_bytes(CONFIG))
     except FileNotFoundError:
-        # A call that was stopped while it began the run may have left these.
+        # A call that was stopped in `begin` may have left the split, the manifest and lease files.
         others = [
             file for file in store.files() if file not in {SPLITS, MANIFEST} and not file.startswith(f"{LEASES}/")
         ]
@@ -82,23 +80,23 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
 
 
 def check_format(store: Storage) -> None:
-    """Raise RunDirError for a run of another format, which would be read half and computed again half."""
+    """Raise RunDirError for a run of another format: its files and cache keys have another meaning."""
     try:
         manifest = store.read_json(MANIFEST)
     except FileNotFoundError:
         return
     with store.understood(MANIFEST):
-        found, by = manifest.get("format", 1), manifest.get("raysep", "unknown")
-    if found != FORMAT:
+        run_format, writer = manifest.get("format", 1), manifest.get("raysep", "unknown")
+    if run_format != FORMAT:
         raise RunDirError(
-            f"{store.display()} is a run of format {found} (raysep {by}), and this raysep {__version__} reads "
+            f"{store.display()} is a run of format {run_format} (raysep {writer}), and this raysep {__version__} reads "
             f"and writes format {FORMAT}: take another --run-dir to compute it again, or read it with the raysep that "
             "wrote it"
         )
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Paths of models as workers must know them, and as a run's config.yaml has them: theirs is another directory."""
+    """The configuration with absolute paths of models, for workers, whose working directory differs."""
     models = []
     for model in config.models:
         if isinstance(model.pretrained, str) and not is_uri(model.pretrained):
@@ -114,10 +112,10 @@ def _absolute(path: str) -> str:
 
 
 def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks | None = None) -> None:
-    """Write the split, a first manifest, and last the resolved configuration, which makes the directory a run.
+    """Write the split, a first manifest, and last the resolved configuration, whose presence marks a run.
 
     Args:
-        remarks: what there is to say of the images; kept, so that later calls say the same.
+        remarks: on the images; stored, so that later calls report the same.
     """
     text = to_yaml(config)
     store.write_bytes(SPLITS, splits.to_parquet(split))
@@ -145,63 +143,63 @@ def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks |
 
 
 def data_remarks(store: Storage) -> list[str]:
-    """What there was to say of the images when the run was begun, a sentence each."""
+    """Remarks on the images from the beginning of the run, a sentence each."""
     remarks = store.read_json(MANIFEST).get("data", {})
     return [*remarks.get("left_out", []), *remarks.get("notes", [])]
 
 
 def data_hash(store: Storage) -> str | None:
-    """Hash of the images and their roles; None where the directory doesn't say it."""
+    """Hash of the images and their roles; None without a manifest."""
     try:
-        found: str | None = store.read_json(MANIFEST).get("data_sha256")
+        data_sha256: str | None = store.read_json(MANIFEST).get("data_sha256")
     except FileNotFoundError:
         return None
-    return found
+    return data_sha256
 
 
-def record(store: Storage, stage: str, bill: Bill | None = None, **state: Any) -> None:
+def record(store: Storage, stage: str, work: NodeWork | None = None, **state: Any) -> None:
     """Set a stage's state in the manifest.
 
     Args:
-        bill: what ran on which node in this call, added to what ran there before.
+        work: pieces of work and worker seconds by node in this call, added to those of earlier calls.
     """
     manifest = store.read_json(MANIFEST)
-    nodes: Bill = manifest["stages"].get(stage, {}).get("nodes", {})
-    for node, entry in (bill or {}).items():
+    nodes: NodeWork = manifest["stages"].get(stage, {}).get("nodes", {})
+    for node, entry in (work or {}).items():
         before = nodes.setdefault(node, {"pieces": 0, "seconds": 0.0})
         nodes[node] = {name: round(before[name] + value, 3) for name, value in entry.items()}
     manifest["stages"][stage] = {**state, **({"nodes": nodes} if nodes else {}), "at": now()}
     store.write_json(MANIFEST, manifest)
 
 
-def record_retries(store: Storage, again: Mapping[str, Mapping[Why, int]]) -> None:
-    """Add how often something was begun again, by stage and by why, to what it was in the calls before."""
+def record_retries(store: Storage, retries: Mapping[str, Mapping[Why, int]]) -> None:
+    """Add retries, by stage and cause, to those of earlier calls."""
     manifest = store.read_json(MANIFEST)
-    for stage, counts in again.items():
-        known = manifest.setdefault("retries", {}).setdefault(stage, {})
+    for stage, counts in retries.items():
+        total = manifest.setdefault("retries", {}).setdefault(stage, {})
         for why, times in counts.items():
-            known[why] = known.get(why, 0) + times
+            total[why] = total.get(why, 0) + times
     store.write_json(MANIFEST, manifest)
 
 
 def record_machines(store: Storage, kinds: Sequence[str]) -> None:
-    """Set what the cluster is made of: how many nodes of each kind, in the last call that had work."""
+    """Record the number of nodes of each kind, in the last call that had work."""
     store.write_json(MANIFEST, {**store.read_json(MANIFEST), "machines": dict(Counter(kinds))})
 
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that results depend on."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> str | None:
-    """The commit of the working directory, or None outside a checkout."""
+    """The git commit of the working directory; None outside a checkout."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

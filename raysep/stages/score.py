@@ -1,4 +1,4 @@
-"""The stage: compute the scores that are missing."""
+"""The score stage: compute missing scores."""
 
 import time
 
@@ -10,33 +10,33 @@ from raysep.scoring.backends import may_use_gpu
 from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
 
-# The table of scores is rewritten so often that a stopped run loses little, and so seldom that writing a long
-# table takes no more than a twentieth of the time.
+# The score table is written often, so that a stopped run loses little, but a long table takes at most a twentieth of
+# the stage's time.
 SAVE_INTERVAL_S, SAVE_SHARE = 2.0, 1 / 20
 
 
 def pending(run: RunContext) -> bool:
-    """Whether a score is missing, is one too many, or there is nothing yet to score."""
+    """Whether a score is missing or obsolete, or nothing is embedded yet."""
     tasks = worklist.tasks_of(run)
     rows = table.read(run.store, names_only=True)
     return not tasks or bool(table.missing(tasks, rows)) or len(table.belonging(tasks, rows)) < len(rows)
 
 
 def perform(run: RunContext, cluster: Resources) -> None:
-    """Compute the scores that are missing."""
+    """Compute the missing scores."""
     config, telemetry = run.config, run.telemetry
     tasks = worklist.tasks_of(run)
     if not tasks:
         raise StageError("score: there are no embeddings: run `raysep embed` first")
     rows = table.belonging(tasks, table.read(run.store))
     missing = table.missing(tasks, rows)
-    # Long layers first, so that the last actor doesn't work alone at the end.
+    # Large layers first, so that no actor is left alone with one at the end.
     missing.sort(key=lambda task: -task.layer.dim * task.manifest.rows)
     largest = max((4 * task.layer.dim * task.manifest.rows for task in missing), default=0)
-    asks = (
+    needs_gpu_memory = (
         missing and cluster.gpus and may_use_gpu(config.score.backend) and config.compute.gpus_per_score_actor is None
     )
-    gpu_bytes = run.executor.gpu_memory() if asks else None
+    gpu_bytes = run.executor.gpu_memory() if needs_gpu_memory else None
     pool = placement.score_pool(config.compute, cluster, config.score, largest, gpu_bytes)
     if short := placement.shortage("score", pool, cluster, placement.score_bytes(config.score, largest)):
         telemetry.line("score", short)
@@ -45,24 +45,24 @@ def perform(run: RunContext, cluster: Resources) -> None:
 
         def on_retry(task: table.Task) -> None:
             telemetry.retried("score", "process")
-            telemetry.line("score", f"lost the process that scored {task.layer.name}; begun again", **task.coordinates)
+            telemetry.line("score", f"retrying {task.layer.name}: lost worker", **task.place)
 
         try:
             for task, new, worker in run.executor.score_all(run.store, config.score, missing, pool, on_retry):
                 rows += new
-                place = task.shard_set
-                telemetry.worked("score", worker, place.model_id)
-                telemetry.metrics.scores.labels(place.model_id, place.split).inc(len(new))
-                telemetry.metrics.layers_scored.labels(place.model_id, place.split).inc()
-                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.coordinates)
-                bar.advance(1, f"{place.model_id} step {place.step} {place.split} {task.layer.name}")
+                shard_set = task.shard_set
+                telemetry.worked("score", worker, shard_set.model_id)
+                telemetry.metrics.scores.labels(shard_set.model_id, shard_set.split).inc(len(new))
+                telemetry.metrics.layers_scored.labels(shard_set.model_id, shard_set.split).inc()
+                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
+                bar.advance(1, f"{shard_set.model_id} step {shard_set.step} {shard_set.split} {task.layer.name}")
                 start = time.monotonic()
                 if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):
                     table.write(run.store, rows)
                     saved = time.monotonic()
                     took = saved - start
         finally:
-            # A call that is stopped, or fails, keeps every layer that was done.
+            # A call that is stopped or fails keeps the scores of all finished layers.
             table.write(run.store, rows)
     telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
-    run_directory.record(run.store, "score", telemetry.bill.get("score"), layers=len(tasks), scores=len(rows))
+    run_directory.record(run.store, "score", telemetry.node_work.get("score"), layers=len(tasks), scores=len(rows))

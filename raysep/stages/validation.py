@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a configuration and what it points to, found before any work."""
+"""Checks of a configuration, its images and its models, before any work."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +12,11 @@ from raysep.data.sources import open_source
 from raysep.data.splits import SEEN_TEST, SEEN_TRAIN, UNSEEN, draw_split
 from raysep.errors import ConfigError
 from raysep.storage.store import is_uri
-from raysep.storage.uris import place_exists
+from raysep.storage.uris import file_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
-    """`check_images`, and whether there is something to train on."""
+    """`check_images`, and that seen classes exist if the run trains."""
     readers, split = check_images(config.data)
     if config.finetune is not None and SEEN_TRAIN not in split["role"].unique().to_pylist():
         raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
@@ -24,7 +24,7 @@ def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
 
 
 def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
-    """What reads the images of each role, and the split. Raises ConfigError with all that is wrong with them."""
+    """The reader of the images of each role, and the split. Raises ConfigError with all problems of the data."""
     source = open_source(data.source, data.bit_depth)
     readers: dict[str, Reader] = dict.fromkeys((SEEN_TRAIN, SEEN_TEST, UNSEEN), source)
     others = {}
@@ -43,21 +43,21 @@ def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
 
 
 def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[str]:
-    """Build each model, pass an image through it, and load its weights for real.
+    """Build each model, run a forward pass, and load its weights.
 
-    So a hub out of reach, arguments that break the forward pass and keys which don't fit are found here.
+    This detects an unreachable hub, arguments that break the forward pass, and state dict keys that don't fit.
 
     Args:
-        trained: they will be trained, which needs a classifier that gives a number for each class.
+        trained: also check that each model has a classifier with an output for each class.
 
     Returns:
-        A line for each model with something to tell: which weights of a file were taken, what was left out.
+        Remarks, one line each: which weights of a file are loaded, and which are left out.
 
     Raises:
-        ConfigError: with what is wrong with all of them.
+        ConfigError: with the problems of all models.
     """
-    # torch and timm take seconds to import: a wrong path is answered without them.
-    if missing := [problem for position, model in enumerate(models) if (problem := _no_file(position, model))]:
+    # Report wrong paths before importing torch and timm, which takes seconds.
+    if missing := [problem for position, model in enumerate(models) if (problem := _missing_file(position, model))]:
         raise ConfigError(missing)
     from raysep.models.build import check_weights
     from raysep.models.classifier import check_classifier
@@ -78,45 +78,45 @@ def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[st
     return lines
 
 
-def _no_file(position: int, model: ModelConfig) -> str | None:
-    """Why there can be no weights at the path that a model names; None where there is a file, or no path."""
+def _missing_file(position: int, model: ModelConfig) -> str | None:
+    """The problem with a model's path of weights; None if the file exists or no path is given."""
     path = model.pretrained
-    if not isinstance(path, str) or place_exists(path):
+    if not isinstance(path, str) or file_exists(path):
         return None
     where = f"models.{position}.pretrained"
     if not is_uri(path) and Path(path).expanduser().is_dir():
         return (
-            f"{where}: {path} is a directory: give the file of weights in it, or `name: local-dir:{path}` where it "
-            "has a config.json of timm"
+            f"{where}: {path} is a directory: give the file of weights in it, or `name: local-dir:{path}` if it has "
+            "a config.json of timm"
         )
     return f"{where}: no file {path}"
 
 
 def check_all(
-    config: RunConfig, source_name: str, tell: Callable[[str], None] = lambda _: None
+    config: RunConfig, source_name: str, remark: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[str, Reader], pa.Table]:
-    """Data and models together.
+    """Check the data and the models.
 
     Args:
-        source_name: of the configuration, for messages.
-        tell: called with each line that `check_models` returns, once nothing is wrong.
+        source_name: name of the configuration, for messages.
+        remark: called with each remark of `check_models`, if there are no problems.
 
     Raises:
         ConfigError: with the problems of both.
     """
     problems: list[str] = []
     lines: list[str] = []
-    found = None
+    data = None
     try:
-        found = check_data(config)
+        data = check_data(config)
     except ConfigError as error:
         problems += error.problems
     try:
         lines = check_models(config.models, trained=config.finetune is not None)
     except ConfigError as error:
         problems += error.problems
-    if problems or found is None:
+    if problems or data is None:
         raise ConfigError(problems, source_name)
     for line in lines:
-        tell(line)
-    return found
+        remark(line)
+    return data

@@ -1,4 +1,4 @@
-"""What a run directory has and what is missing, stage by stage. Reads files; knows neither torch nor Ray."""
+"""Finished and pending work of each stage, from the files of a run directory. Imports neither torch nor Ray."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,18 +19,18 @@ from raysep.storage.store import Storage
 
 
 def role_of(split: str) -> str:
-    """The role whose images a split evaluates: seen_test for `seen`; others are called alike."""
+    """The role whose images a split evaluates: seen_test for `seen`; else the name of the split."""
     return splits.SEEN_TEST if split == "seen" else split
 
 
 def checkpoints_of(run: RunContext) -> list[CheckpointMeta]:
-    """The checkpoints that are evaluated and there."""
-    _, found = trials_of(run.store, run.config)
-    return chosen_checkpoints(run.store, run.config, list(found.values()))
+    """The existing checkpoints of the chosen trials."""
+    _, results = trials_of(run.store, run.config)
+    return chosen_checkpoints(run.store, run.config, list(results.values()))
 
 
 def tasks_of(run: RunContext) -> list[table.Task]:
-    """Everything that can be scored by now, done or not."""
+    """Scoring tasks of all committed shard sets, finished or pending."""
     metas = checkpoints_of(run)
     _, manifests = pending_shard_sets(run.store, run.config, metas, run.split)
     return score_tasks(run.config, metas, manifests)
@@ -47,31 +47,31 @@ def planned_trials(config: RunConfig) -> list[Trial]:
 
 
 def trials_of(store: Storage, config: RunConfig) -> tuple[list[Trial], dict[tuple[str, int], TrialResult]]:
-    """All trials of the run, and how those that need not be trained again ended."""
+    """All trials of the run, and the results of those that have ended, by model id and number."""
     trials = planned_trials(config)
-    found = {
+    results = {
         (trial.model.id, trial.number): result
         for trial in trials
         if (result := read_result(store, trial, steps_of(config, trial))) is not None
     }
-    return trials, found
+    return trials, results
 
 
 def chosen_checkpoints(store: Storage, config: RunConfig, results: Sequence[TrialResult]) -> list[CheckpointMeta]:
-    """The checkpoints that are evaluated: every step of the chosen trials, model by model, baselines last."""
+    """The existing checkpoints of every step of the chosen trials, model by model, baselines last."""
     chosen = choose(results)
     ids = [model.id for model in [*config.models, *baseline_models(config)]]
     order = {model_id: position for position, model_id in enumerate(ids)}
-    places = [
+    directories = [
         (order[result.model_id], result.number, step, directory(result.model_id, result.number, step))
         for result in chosen
         for step in steps_of(config, result)
     ]
-    return [read_meta(store, where) for *_, where in sorted(places) if store.exists(f"{where}/{META}")]
+    return [read_meta(store, path) for *_, path in sorted(directories) if store.exists(f"{path}/{META}")]
 
 
 def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
-    """The splits that are evaluated and have images: unseen, seen, and the domains."""
+    """The splits to evaluate that have images: of unseen, seen, and the domains."""
     roles = set(split["role"].unique().to_pylist())
     return [name for name in [*config.embed.splits, *(d.name for d in config.data.domains)] if role_of(name) in roles]
 
@@ -82,11 +82,11 @@ def shard_set_of(meta: CheckpointMeta, split: str) -> ShardSet:
 
 
 def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str) -> str:
-    """Cache key of a shard set: weights, images, layers, preprocessing, precision."""
+    """Cache key of a shard set: a hash of its weights, images, layers, preprocessing and precision."""
     return key_of(
         weights=meta.sha256,
         data=data,
-        split=_content_of(config, split),
+        split=_split_content(config, split),
         preprocessing=asdict(meta.preprocessing),
         model=key_fields(meta.model),
         embed=key_fields(config.embed),
@@ -97,21 +97,21 @@ def embedding_key(config: RunConfig, meta: CheckpointMeta, split: str, data: str
 def pending_shard_sets(
     store: Storage, config: RunConfig, metas: Sequence[CheckpointMeta], split: pa.Table
 ) -> tuple[list[tuple[CheckpointMeta, str]], dict[ShardSet, Manifest]]:
-    """What has to be embedded, and the manifests of what is there."""
+    """Shard sets to embed, and the manifests of up-to-date shard sets."""
     data = splits.fingerprint(split)
-    pending, there = [], {}
+    pending, manifests = [], {}
     for meta in metas:
         for name in splits_of(config, split):
             manifest = read_manifest(store, shard_set_of(meta, name))
             if manifest is not None and manifest.key == embedding_key(config, meta, name, data):
-                there[shard_set_of(meta, name)] = manifest
+                manifests[shard_set_of(meta, name)] = manifest
             else:
                 pending.append((meta, name))
-    return pending, there
+    return pending, manifests
 
 
 def wanted_of(config: RunConfig) -> list[Wanted]:
-    """Every score of a layer that the configuration asks for, and its diagnostics."""
+    """Protocol and metric of every configured score of a layer, and its diagnostics."""
     scores = [(protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics]
     return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
 
@@ -119,7 +119,7 @@ def wanted_of(config: RunConfig) -> list[Wanted]:
 def score_tasks(
     config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
 ) -> list[table.Task]:
-    """A task for each layer of each shard set, with every score that the configuration asks for."""
+    """A task for each layer of each shard set, with every configured score."""
     wanted = wanted_of(config)
     seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
     return [
@@ -136,13 +136,13 @@ def score_tasks(
     ]
 
 
-def _content_of(config: RunConfig, split: str) -> object:
-    """A domain's section, since its corruption or source is part of what is embedded; else the name of the split."""
+def _split_content(config: RunConfig, split: str) -> object:
+    """A domain's section, since its corruption or source determines the images; else the name of the split."""
     return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
 
 
 def _sample(space: str, arguments: Any, seed: int) -> float:
-    """Draws from Ray Tune's spaces, imported only where a configuration has one."""
+    """Draw from a search space of Ray Tune, which is imported only if needed."""
     from raysep.distributed.connect import prepare
 
     prepare()

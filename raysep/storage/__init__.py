@@ -1,1 +1,1 @@
-"""Directories on any file system: atomic writes, retries, and the lease that lets one process write."""
+"""Directories on any file system: atomic writes, retries of transient errors, and exclusive leases."""

@@ -1,17 +1,17 @@
 """A lease on a directory: one process at a time writes there, on any file system.
 
 To acquire it, a process writes its own lease file to `lock/`, then lists that directory: without another live lease it
-holds the directory. Of two processes at the same moment at least one sees the other, since file systems that show what
-was written (local disks under the kernel's lock of the directory; S3, GCS and Azure always) show one's lease file to
-whoever wrote later. Its holder renews the lease. A crashed holder renews nothing, and its lease expires after
-`LEASE_S`; on the same machine its death is seen at once.
+holds the directory. Of two processes that acquire it at the same moment, at least one sees the other's file, since the
+storage is read-after-write consistent (local disks under the kernel's lock of the directory; S3, GCS and Azure always).
+The holder renews its lease. The lease of a crashed holder expires after `LEASE_S`; a process on the same machine
+detects the crash at once.
 
-The age of a lease is the difference of two times of the file system, so that no machine's clock matters, unless the
-file system has no such times.
+The age of a lease is the difference of two modification times of the file system, so that clocks of machines don't
+matter, unless the file system has no modification times.
 
-The lease fences the store: a holder that could not renew it in time ends, and every write through the store, through
-stores made from it (`Storage.at`, `Storage.fenced`), and through their copies in workers is refused. The check precedes
-the write, and is not atomic with it: pyarrow's file systems have no conditional writes.
+The lease fences the store: after a holder fails to renew it in time, the holder stops, and writes through the store,
+stores made from it (`Storage.at`, `Storage.fenced`) and their copies in workers are refused. The check precedes the
+write, and is not atomic with it: pyarrow's file systems have no conditional writes.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ from raysep.process import signals
 from raysep.storage.store import LEASES, Storage
 
 LEASE_S = 120.0
-# How long processes that came at the same moment sort out the first, on object stores.
+# How long processes that acquire a lease at the same moment retry, on object stores, until one of them wins.
 PATIENCE_S = 4.0
-# Without /proc processes can't be told apart: only the age of the lease counts.
+# Without /proc, processes can't be identified: only the age of the lease counts.
 UNKNOWN = "?"
-# Leases of this process that are held: a lease file that could not be deleted is not live.
+# Names of leases that this process holds: its other lease files, which could not be deleted, are not live.
 _held: set[str] = set()
 
 
@@ -46,9 +46,9 @@ class Lease:
     """The lease that a process holds, or its copy in another process.
 
     Args:
-        uri: of the leased directory.
-        name: of the lease file.
-        what: is leased, for messages: `the run`.
+        uri: URI of the leased directory.
+        name: name of the lease file.
+        what: description of the directory, for messages: `the run`.
     """
 
     def __init__(self, uri: str, name: str, what: str) -> None:
@@ -61,7 +61,7 @@ class Lease:
         return Lease, (self.uri, self.name, self.what)
 
     def renewed(self, at: float) -> None:
-        """Note in the holder's process that the lease was renewed at a time of `_clock`."""
+        """Record that the holder renewed the lease at a time of `_clock`."""
         self._renewed = at
 
     def fresh(self) -> bool:
@@ -69,28 +69,28 @@ class Lease:
         return self._renewed is not None and _clock() - self._renewed < LEASE_S
 
     def check(self) -> None:
-        """Raise StorageError if another process may hold the directory by now."""
-        # Whoever acquires the directory deletes the expired lease first.
+        """Raise StorageError if another process may have acquired the lease."""
+        # A process that acquires the directory first deletes the expired lease file.
         if self.lost.is_set() or not (self.fresh() or self._store.is_file(file_of(self.name))):
             raise StorageError(self.message())
 
     def message(self) -> str:
-        """The lease is lost."""
+        """The message for a lost lease."""
         return (
             f"{self._store.display()}: this process could not renew its lease of {self.what} for {LEASE_S:g} s, "
-            "and another one may have taken over; what was finished is kept"
+            "and another process may have acquired it; finished results are kept"
         )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease file: its writer, and when it was written by the file system's clock, or else by the writer's."""
+    """A lease file: its writer, and its modification time by the file system's clock, or else the writer's."""
 
     writer: dict[str, Any]
     at: float
 
     def live(self, now: float) -> bool:
-        """Whether the lease has not expired, and its writer is not known to be gone."""
+        """Whether the lease has not expired and its writer is not known to be dead."""
         if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids() != UNKNOWN:
             started = _started(self.writer["pid"])
             runs = started is not None and started == self.writer["started"]
@@ -100,14 +100,14 @@ class Claim:
 
 @contextmanager
 def held(store: Storage, what: str) -> Iterator[None]:
-    """Hold the lease of a directory for the length of a block, and fence the store with it.
+    """Hold the lease of a directory for the duration of a block, and fence the store with it.
 
     Args:
-        what: is leased, for messages: `the run`.
+        what: description of the directory, for messages: `the run`.
 
     Raises:
-        RaysepError: another process holds it: which one, and since when; or the directory can't be written to; or this
-            process could not renew its lease in time.
+        RaysepError: another process holds the lease, with its PID, host and start; the directory can't be written to;
+            or this process could not renew its lease in time.
     """
     with _identity() as mine:
         lease = Lease(store.full_uri, mine["id"], what)
@@ -138,7 +138,7 @@ def held(store: Storage, what: str) -> Iterator[None]:
 
 
 def holder(store: Storage) -> dict[str, Any] | None:
-    """Host, PID and since of the holder of a directory; None without one."""
+    """Host, PID and start (`since`) of the lease holder of a directory; None without one."""
     if not read_claims(store):
         return None
     with _identity() as mine:
@@ -150,20 +150,20 @@ def holder(store: Storage) -> dict[str, Any] | None:
 
 
 def file_of(name: str) -> str:
-    """The file of a lease."""
+    """The path of a lease file."""
     return f"{LEASES}/{name}.json"
 
 
 def read_claims(store: Storage) -> dict[str, Claim]:
-    """All lease files by name, without unreadable ones."""
-    found = {}
+    """All readable lease files, by name."""
+    claims = {}
     for path, at in store.times(LEASES).items():
         with contextlib.suppress(FileNotFoundError, StorageError):
             content = store.read_json(path)
             with store.understood(path):
                 writer = {name: content[name] for name in ("id", "host", "pid", "pids", "started", "since")}
-                found[content["id"]] = Claim(writer, content["at"] if at is None else at)
-    return found
+                claims[content["id"]] = Claim(writer, content["at"] if at is None else at)
+    return claims
 
 
 def oldest(claims: Iterable[Claim]) -> dict[str, Any] | None:
@@ -191,17 +191,17 @@ def _identity() -> Iterator[dict[str, Any]]:
 
 
 def _claims(store: Storage, mine: dict[str, Any], what: str) -> tuple[dict[str, Claim], dict[str, Claim]]:
-    """Write the own lease file, then list the others: live ones, and expired ones."""
+    """Write this process' lease file, then list the others: the live and the expired ones."""
     store.write_json(file_of(mine["id"]), {**mine, "at": time.time()})
-    found = read_claims(store)
-    own = found.pop(mine["id"], None)
-    if own is None:
+    others = read_claims(store)
+    claim = others.pop(mine["id"], None)
+    if claim is None:
         raise RaysepError(
             f"{store.display()}: storage is not read-after-write consistent (the new lease file is not listed): cannot "
             f"lock {what}"
         )
-    live = {name: claim for name, claim in found.items() if claim.live(own.at)}
-    return live, {name: claim for name, claim in found.items() if name not in live}
+    live = {name: other for name, other in others.items() if other.live(claim.at)}
+    return live, {name: other for name, other in others.items() if name not in live}
 
 
 def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
@@ -213,11 +213,11 @@ def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
                 for name in expired:
                     store.delete(file_of(name))
                 return
-            # Under the kernel's lock no other process is acquiring it at this moment.
-            again = not store.is_local and time.monotonic() < latest
-            if not again or min(live) < mine["id"]:
+            # On local disks the kernel's lock excludes concurrent acquisition, so there is nothing to retry.
+            retry = not store.is_local and time.monotonic() < latest
+            if not retry or min(live) < mine["id"]:
                 store.delete(file_of(mine["id"]))
-        if not again:
+        if not retry:
             other = oldest(live.values())
             assert other is not None
             raise RaysepError(
@@ -229,7 +229,7 @@ def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
 
 @contextmanager
 def _exclusive(store: Storage) -> Iterator[None]:
-    """Exclusive access to the lease files of a local directory, for the length of a block."""
+    """Lock the lease files of a local directory for the duration of a block; no lock elsewhere."""
     if not store.is_local:
         yield
         return
@@ -241,10 +241,10 @@ def _exclusive(store: Storage) -> Iterator[None]:
         except FileNotFoundError:
             continue
         try:
-            # Network file systems may not have it for directories; the lease files alone are what is left there.
+            # Network file systems may not support locks of directories: there only the lease files count.
             with contextlib.suppress(OSError):
                 fcntl.flock(directory, fcntl.LOCK_EX)
-            # The process that had the kernel's lock before may have removed the directory.
+            # The previous owner of the kernel's lock may have deleted the directory.
             if _same(root, directory):
                 yield
                 return
@@ -263,47 +263,47 @@ def _renew(store: Storage, mine: dict[str, Any], lease: Lease, over: threading.E
     while not over.wait(LEASE_S / 4):
         began = _clock()
         try:
-            kept = _renewed(store, mine, lease)
-        except Exception:  # noqa: BLE001  (file systems raise anything; what counts is the age of the lease)
-            kept = lease.fresh()
+            holds = _renewed(store, mine, lease)
+        except Exception:  # noqa: BLE001  (file systems raise anything; only the age of the lease counts)
+            holds = lease.fresh()
         else:
             lease.renewed(began)
-        if not kept:
+        if not holds:
             with contextlib.suppress(Exception):
                 store.delete(file_of(mine["id"]))
             lease.lost.set()
-            # Where signals are caught, this ends the process.
+            # Stops the process, within `signals.caught`.
             signals.interrupt()
             return
 
 
 def _renewed(store: Storage, mine: dict[str, Any], lease: Lease) -> bool:
-    """Renew the lease. Whether no other process can have acquired the directory in between."""
+    """Renew the lease; returns False if another process may have acquired the directory meanwhile."""
     with _exclusive(store):
         if not store.is_file(file_of(mine["id"])):
             return False
         live, _ = _claims(store, mine, lease.what)
-        # While the lease is fresh, others are about to be refused.
+        # While this lease is fresh, other live lease files are of processes that are about to be refused.
         return lease.fresh() or not live
 
 
 def _clock() -> float:
-    """Seconds of a clock that includes suspend."""
+    """Seconds of a monotonic clock that includes time in suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _release(store: Storage, mine: dict[str, Any]) -> None:
-    # A lease file that can't be deleted now is not live any more.
+    # A lease file that can't be deleted is no longer live.
     with contextlib.suppress(OSError), _exclusive(store):
         store.delete(file_of(mine["id"]))
         if store.is_local:
-            # Nothing is left of a directory that was made for the lease alone.
+            # Delete directories that were created only for the lease; rmdir fails if they are not empty.
             Path(store.root, LEASES).rmdir()
             Path(store.root).rmdir()
 
 
 def _pids() -> str:
-    """Namespace of process numbers: host names repeat, and containers of one host have their own processes."""
+    """Identifier of the PID namespace: host names may repeat, and containers of one host have their own PIDs."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -317,7 +317,7 @@ def _started(pid: int) -> str | None:
     None for a process that does not exist or is a zombie, and without /proc.
     """
     try:
-        # pid (name) state ...; the name may hold anything, and ends with the last bracket.
+        # Format: pid (name) state ...; the name may contain anything, and ends at the last bracket.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
         return None

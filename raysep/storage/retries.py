@@ -11,7 +11,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 T = TypeVar("T")
 # Causes of retries: a lost worker, a transient storage error, a GPU that ran out of memory.
 Why = Literal["process", "storage", "memory"]
-# Retries of one piece of work whose worker is lost.
+# Maximum number of retries of one piece of work whose worker is lost.
 WORKER_RETRIES = 3
 
 ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 5, 0.5, 8.0
@@ -22,7 +22,7 @@ TRANSIENT = frozenset(
         *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EPIPE"),
     )
 )
-# Errors of object store clients, in Arrow's words, after three attempts of their own.
+# Arrow's messages of transient errors of object stores, after three attempts of the client itself.
 TRANSIENT_WORDS = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING"
     r"|timed? ?out|connection (?:reset|refused|closed|aborted)|couldn'?t (?:resolve|connect)|HTTP status (?:429|5\d\d)",
@@ -32,7 +32,7 @@ _retried: list[str] = []
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error of a file system is transient: a retry in a few seconds may succeed.
+    """Whether a file system error is transient: a retry in a few seconds may succeed.
 
     >>> is_transient(ConnectionResetError(104, "reset")), is_transient(FileNotFoundError(2, "no"))
     (True, False)
@@ -45,7 +45,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def with_retries(work: Callable[[], T]) -> T:
-    """The result of some work on storage, with up to four retries of transient errors."""
+    """Run a storage operation, with up to four retries of transient errors."""
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(ATTEMPTS),
@@ -57,12 +57,12 @@ def with_retries(work: Callable[[], T]) -> T:
 
 
 def count() -> int:
-    """Storage retries of this process so far."""
+    """Number of storage retries of this process so far."""
     return len(_retried)
 
 
 class Attempts:
-    """Attempts at each piece of work.
+    """Counts the attempts at each piece of work.
 
     >>> attempts = Attempts()
     >>> [attempts.count("a") for _ in range(2)], attempts.count("b")
@@ -73,7 +73,7 @@ class Attempts:
         self._attempts: Counter[Hashable] = Counter()
 
     def count(self, piece: Hashable) -> int:
-        """Add an attempt; the number of this attempt, from 1 on."""
+        """Count an attempt; returns its number, from 1 on."""
         self._attempts[piece] += 1
         return self._attempts[piece]
 

@@ -1,8 +1,8 @@
 """A directory on any file system of pyarrow or fsspec: local disk, NFS, s3://, gs://, abfs://, hdfs://.
 
-Everything that a run reads or writes goes through `Storage`, by path relative to its root, so no other
-module knows where a run lives. Credentials come from where the file system's own clients look for them
-(environment, profile, the machine's role), never from the URI: URIs are shown, logged and stored.
+A run reads and writes all of its files through `Storage`, by path relative to its root, so other modules don't depend
+on the file system. Credentials come from the usual sources of the file system's client (environment, profile, the
+machine's role), never from the URI: URIs are displayed, logged and stored.
 """
 
 import contextlib
@@ -18,32 +18,32 @@ import pyarrow as pa
 from pyarrow import ArrowInvalid, ArrowNotImplementedError
 from pyarrow import fs as pafs
 
-from raysep.errors import RaysepError, StageError, StorageError, UsageError, refused
+from raysep.errors import RaysepError, StageError, StorageError, UsageError, write_error
 from raysep.storage.retries import with_retries
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
-# Directory of lease files, which no fence guards.
+# Directory of lease files; writes to it are not fenced.
 LEASES = "lock"
 
 
 class Fence(Protocol):
-    """Guards the writes to a directory (see `lease.Lease`). Pickles to a fence of the same lease."""
+    """Guards the writes to a directory (see `lease.Lease`). A pickled copy guards with the same lease."""
 
     def check(self) -> None:
-        """Raise StorageError if this process, or the one that it works for, may not write any more."""
+        """Raise StorageError if this process, or the driver that it works for, has lost the lease."""
 
 
 class Storage:
     """A root directory and atomic reads and writes below it.
 
     Args:
-        uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri`, whose options may
-            follow a question mark, or else of fsspec.
-        fences: checked before every write. Stores made from this one, and its copies in other processes, have them too.
+        uri: a local path, relative or absolute, or a URI of `pyarrow.fs.FileSystem.from_uri` (with options after a
+            question mark) or of fsspec.
+        fences: checked before every write; inherited by stores made from this one, and by copies in other processes.
 
     Raises:
-        UsageError: nothing knows the URI's scheme, or it holds a password.
+        UsageError: neither pyarrow nor fsspec supports the URI's scheme, or the URI contains a password.
     """
 
     def __init__(self, uri: str, fences: tuple[Fence, ...] = ()) -> None:
@@ -66,7 +66,7 @@ class Storage:
             self.fs, root = pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
             self.uri, self._options = root, ""
         self.root = root.rstrip("/") or "/"
-        # Elsewhere a put is atomic by itself, and there is no rename.
+        # On object stores a put is atomic, and there is no rename.
         self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,29 +74,29 @@ class Storage:
 
     @property
     def full_uri(self) -> str:
-        """What opens the same directory again, in another process too."""
+        """The URI with its options, which opens the same directory in any process."""
         return f"{self.uri}?{self._options}" if self._options else self.uri
 
     def at(self, relative: str) -> "Storage":
-        """The storage whose root is a directory below this one."""
+        """The storage of a directory below this one."""
         return Storage(f"{self.uri}/{relative}" + (f"?{self._options}" if self._options else ""), self.fences)
 
     def fenced(self, by: "Storage") -> "Storage":
-        """The same directory with the fences of another store too."""
+        """The same directory, with the fences of another store added."""
         return Storage(self.full_uri, (*self.fences, *by.fences))
 
     def reach(self) -> None:
-        """Raise where the root can't be asked whether it exists, or its bucket doesn't.
+        """Check that the file system is reachable and the bucket exists.
 
         Raises:
-            UsageError: no such bucket.
-            RaysepError: no answer, with what to look at.
+            UsageError: the bucket does not exist.
+            RaysepError: the file system is unreachable, with what to check.
         """
         try:
             if not self.is_local and not self.exists():
                 bucket = self.root.partition("/")[0]
                 if bucket and self.fs.get_file_info(bucket).type == pafs.FileType.NotFound:
-                    raise UsageError(f"{self.display()}: there is no {bucket!r} to write to: create it first")
+                    raise UsageError(f"{self.display()}: the bucket {bucket!r} does not exist: create it first")
         except OSError as error:
             raise RaysepError(
                 f"{self.display()} can't be reached: {' '.join(str(error).split())}. Check the address, the bucket and "
@@ -104,33 +104,33 @@ class Storage:
             ) from None
 
     def path(self, relative: str) -> str:
-        """The path that the file system knows a file by."""
+        """The path of a file within the file system."""
         return f"{self.root}/{relative}" if relative else self.root
 
     def display(self, relative: str = "") -> str:
-        """The path or URI to show to a person."""
+        """The path or URI of a file, for messages."""
         return f"{self.uri}/{relative}" if relative else self.uri
 
     def exists(self, relative: str = "") -> bool:
-        """Whether a file or directory is there."""
+        """Whether a file or directory exists."""
         return bool(self._type(relative) != pafs.FileType.NotFound)
 
     def is_file(self, relative: str = "") -> bool:
-        """Whether a file, and no directory, is there."""
+        """Whether a path is an existing file."""
         return bool(self._type(relative) == pafs.FileType.File)
 
     def files(self, relative: str = "", *, name: str | None = None) -> list[str]:
-        """Relative paths of all files below a directory, sorted; only those called `name` if given."""
+        """Relative paths of all files below a directory, sorted; only those with file name `name` if given."""
         return sorted(path for path in self.sizes(relative) if name is None or path.rpartition("/")[2] == name)
 
     def sizes(self, relative: str = "") -> dict[str, int]:
-        """Bytes of all files below a directory, by relative path."""
+        """Sizes in bytes of all files below a directory, by relative path."""
         return {path: info.size for path, info in self._infos(relative) if not _is_temporary(info)}
 
     def times(self, relative: str = "") -> dict[str, float | None]:
-        """When each file below a directory was written last, by the file system's clock, in seconds of Unix time.
+        """Modification time of each file below a directory, by the file system's clock, in seconds of Unix time.
 
-        None where the file system doesn't say so.
+        None if the file system has no modification times.
         """
         return {
             path: None if info.mtime_ns is None else info.mtime_ns / 1e9
@@ -139,22 +139,22 @@ class Storage:
         }
 
     def temporary(self) -> list[str]:
-        """Relative paths of what writes that were cut off have left: files that nothing reads."""
+        """Relative paths of temporary files that interrupted writes have left."""
         return sorted(path for path, info in self._infos("") if _is_temporary(info))
 
     def directories(self, relative: str = "") -> list[str]:
-        """Names of the directories in a directory, without hidden ones. Raises FileNotFoundError."""
-        found = with_retries(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
-        return [info.base_name for info in found if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
+        """Names of the subdirectories of a directory, without hidden ones. Raises FileNotFoundError."""
+        infos = with_retries(lambda: self.fs.get_file_info(pafs.FileSelector(self.path(relative))))
+        return [info.base_name for info in infos if info.type == pafs.FileType.Directory and info.base_name[0] != "."]
 
     def tree(self) -> tuple[list[str], list[str]]:
-        """Relative paths of all files and of all directories below the root, hidden ones too, each list sorted."""
+        """Relative paths of all files and of all directories below the root, including hidden ones; both sorted."""
         selector = pafs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        found: dict[Any, list[str]] = {pafs.FileType.File: [], pafs.FileType.Directory: []}
+        paths: dict[Any, list[str]] = {pafs.FileType.File: [], pafs.FileType.Directory: []}
         for info in with_retries(lambda: self.fs.get_file_info(selector)):
-            if info.type in found:
-                found[info.type].append(str(PurePosixPath(info.path).relative_to(self.root)))
-        return sorted(found[pafs.FileType.File]), sorted(found[pafs.FileType.Directory])
+            if info.type in paths:
+                paths[info.type].append(str(PurePosixPath(info.path).relative_to(self.root)))
+        return sorted(paths[pafs.FileType.File]), sorted(paths[pafs.FileType.Directory])
 
     def _type(self, relative: str) -> Any:
         return with_retries(lambda: self.fs.get_file_info(self.path(relative)).type)
@@ -172,7 +172,7 @@ class Storage:
         return content
 
     def read_with(self, relative: str, reader: Callable[[pa.NativeFile], T]) -> T:
-        """What a reader makes of a file, which may be given to it more than once. Raises FileNotFoundError."""
+        """The result of a reader of an open file; retries call it again. Raises FileNotFoundError."""
 
         def read() -> T:
             with self.fs.open_input_file(self.path(relative)) as file:
@@ -181,18 +181,18 @@ class Storage:
         return with_retries(read)
 
     def write_bytes(self, relative: str, content: bytes) -> None:
-        """Write a file so that a reader sees all of it or nothing.
+        """Write a file atomically: readers see all of it or nothing.
 
-        Locally: a temporary file beside it, then a rename. On object stores a put is atomic by itself.
+        Local disks: a temporary file in the same directory, then a rename. Object stores: a put is atomic.
 
         Raises:
-            StorageError: it can't be written, and what to do; or a lease is lost.
+            StorageError: the file can't be written, with what to do; or a lease is lost.
         """
         self._check_fences(relative)
         try:
             with_retries(lambda: self._write(self.path(relative), content))
         except OSError as error:
-            raise StorageError(refused(self.display(relative), error)) from error
+            raise StorageError(write_error(self.display(relative), error)) from error
 
     def _check_fences(self, relative: str) -> None:
         if not relative.startswith(f"{LEASES}/"):
@@ -212,26 +212,26 @@ class Storage:
                 stream.write(content)
             self.fs.move(temporary, target)
         except OSError:
-            # A full disk needs the place.
+            # Free the space: the disk may be full.
             with contextlib.suppress(OSError):
                 self.fs.delete_file(temporary)
             raise
 
     def read_json(self, relative: str) -> Any:
-        """A JSON file's value. Raises FileNotFoundError, StorageError."""
+        """The value of a JSON file. Raises FileNotFoundError, StorageError."""
         content = self.read_bytes(relative)
         with self.understood(relative):
             return json.loads(content)
 
     @contextlib.contextmanager
     def understood(self, relative: str) -> Iterator[None]:
-        """Raise StorageError where the content of a file is not what its reader, in the block, takes it for."""
+        """Turn errors of parsing a file, in the block, into a StorageError that says that the file is damaged."""
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise StorageError(
-                f"{self.display(relative)} is damaged ({what}); `raysep run CONFIG --repair` makes it anew"
+                f"{self.display(relative)} is damaged ({what}); `raysep run CONFIG --repair` recomputes it"
             ) from None
 
     def write_json(self, relative: str, value: object) -> None:
@@ -239,20 +239,20 @@ class Storage:
         self.write_bytes(relative, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
     def delete(self, relative: str) -> None:
-        """Remove a file, if it is there. Raises StorageError if a lease is lost."""
+        """Delete a file if it exists. Raises StorageError if a lease is lost."""
         self._check_fences(relative)
         with contextlib.suppress(FileNotFoundError):
             with_retries(lambda: self.fs.delete_file(self.path(relative)))
 
 
 def check_visible(store: Storage) -> None:
-    """Raise StageError in a worker whose node doesn't see a run's directory, before it writes one of its own there.
+    """Raise StageError in a worker whose node lacks the run directory, before a write would create a local one.
 
-    Nodes that came up after the run began have not been asked before.
+    The check at the start of a run doesn't cover nodes that are added later.
     """
     if store.is_local and not Path(store.root).is_dir():
         raise StageError(
-            f"{store.display()} is not there on node {socket.gethostname()}: a run on several nodes needs a URI "
+            f"{store.display()} does not exist on node {socket.gethostname()}: a run on several nodes needs a URI "
             "(s3://...) or a directory that all of them mount"
         )
 
@@ -261,21 +261,21 @@ def _is_temporary(info: pafs.FileInfo) -> bool:
     return bool(info.base_name.startswith(TEMPORARY_PREFIX))
 
 
-def is_uri(place: str) -> bool:
-    """Whether a place is a URI and no local path.
+def is_uri(path: str) -> bool:
+    """Whether a path is a URI, not a local path.
 
     >>> is_uri("s3://bucket/weights"), is_uri("runs/a"), is_uri("C:/runs")
     (True, False, False)
     """
-    return "://" in place
+    return "://" in path
 
 
 def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
-    """pyarrow's own file system for a URI, else fsspec's."""
+    """The file system of a URI by pyarrow, else by fsspec, and the path in it."""
     try:
-        found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+        opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
     except OSError as error:
-        # S3 asks for the bucket's region before anything else.
+        # For S3 this already queries the bucket's region.
         raise RaysepError(f"{uri.partition('?')[0]} can't be reached: {' '.join(str(error).split())}") from None
     except (ArrowInvalid, ArrowNotImplementedError) as error:
         import fsspec
@@ -287,4 +287,4 @@ def _file_system(uri: str) -> tuple[pafs.FileSystem, str]:
                 f"{uri}: not a directory or URI that pyarrow.fs ({error}) or fsspec ({second}) can open"
             ) from None
         return pafs.PyFileSystem(pafs.FSSpecHandler(other)), root
-    return found
+    return opened

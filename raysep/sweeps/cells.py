@@ -16,7 +16,7 @@ from raysep.data import splits
 from raysep.errors import ConfigError
 from raysep.stages import validation
 from raysep.storage.store import is_uri
-from raysep.storage.uris import read_place
+from raysep.storage.uris import read_file
 from raysep.sweeps.config import LONGEST_NAME, Pattern, SweepConfig
 
 # The value of an axis that the matrix doesn't have.
@@ -184,7 +184,7 @@ def _data(data: str) -> tuple[str, int]:
 @lru_cache(maxsize=64)
 def _weights(uri: str) -> str:
     try:
-        return hashlib.sha256(read_place(uri)).hexdigest()
+        return hashlib.sha256(read_file(place)).hexdigest()
     except FileNotFoundError:
         kind = "URI" if is_uri(uri) else "file"
         raise ConfigError([f"models.0.pretrained: no {kind} {uri}"]) from None

@@ -79,16 +79,16 @@ class Telemetry:
         log_format: `json` makes each line a JSON object, as in the log that is kept.
 
     Attributes:
-        bill: for each stage and node, pieces of work and worker seconds: what ran where.
-        again: for each stage, how often something was begun again, by why.
+        node_work: pieces of work and worker seconds, by stage and node.
+        retries: number of retries, by stage and cause.
     """
 
     def __init__(self, console: Console | None = None, log_format: LogFormat = "text") -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.log_format = log_format
         self.journal, self.metrics = Journal(), Metrics()
-        self.bill: dict[str, dict[str, dict[str, float]]] = {}
-        self.again: dict[str, Counter[Why]] = {}
+        self.node_work: dict[str, dict[str, dict[str, float]]] = {}
+        self.retries: dict[str, Counter[Why]] = {}
         self._start = time.monotonic()
 
     def line(self, stage: str, text: str, **fields: Any) -> None:
@@ -113,14 +113,14 @@ class Telemetry:
         self.metrics.absorb(stage, report, model)
         for why, times in report.again.items():
             self.retried(stage, why, times)
-        entry = self.bill.setdefault(stage, {}).setdefault(report.node, {"pieces": 0, "seconds": 0.0})
+        entry = self.node_work.setdefault(stage, {}).setdefault(report.node, {"pieces": 0, "seconds": 0.0})
         entry["pieces"] += 1
         entry["seconds"] += round(report.seconds, 3)
 
     def retried(self, stage: str, why: Why, times: int = 1) -> None:
         """Something of a stage was begun again."""
         self.metrics.retries.labels(stage, why).inc(times)
-        self.again.setdefault(stage, Counter())[why] += times
+        self.retries.setdefault(stage, Counter())[why] += times
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:

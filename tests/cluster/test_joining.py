@@ -78,7 +78,7 @@ def test_an_address_is_joined_with_the_token_that_is_there(head: Head, config: s
 def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: str, tmp_path: Path) -> None:
     only_with_tokens(head)
     for changes, words in (
-        ({"HOME": str(tmp_path)}, "which asks for a token, and there is none here. Set RAY_AUTH_MODE=token"),
+        ({"HOME": str(tmp_path)}, "which requires a token, but none is set here. Set RAY_AUTH_MODE=token"),
         ({"RAY_AUTH_TOKEN": "f" * 32}, "which refuses the token of RAY_AUTH_TOKEN."),
     ):
         began = time.monotonic()
@@ -109,7 +109,10 @@ def test_other_versions_are_named(head: Head, config: str, versions: dict[str, s
         put({"ray_version": ray.__version__, "python_version": platform.python_version()})
     assert done.returncode == 1
     theirs = {"ray_version": ray.__version__, "python_version": platform.python_version(), **versions}
-    assert f"which is Ray {theirs['ray_version']} on Python {theirs['python_version']}, and this is Ray" in done.stderr
+    assert (
+        f"which runs Ray {theirs['ray_version']} on Python {theirs['python_version']}, but this process runs Ray"
+        in done.stderr
+    )
     assert "raysep submit" in done.stderr
     assert "token" not in done.stderr
     assert "Traceback" not in done.stderr

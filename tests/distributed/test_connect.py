@@ -7,20 +7,20 @@ from raysep.errors import RaysepError, UsageError
 from tests.conftest import REPOSITORY
 
 
-def test_places_are_counted_node_by_node() -> None:
-    found = Resources(((4.0, 1.0), (3.0, 2.0)))
-    assert found.places(1, 0) == 7
-    assert found.places(2, 0) == 3
-    assert found.places(1, 1) == 3
-    assert found.places(0.5, 0.5) == 6
-    assert found.fits(4, 1)
-    assert not found.fits(4, 2)
-    found.require("x", 2, 1, count=2)
+def test_slots_are_counted_node_by_node():
+    cluster = Resources(((4.0, 1.0), (3.0, 2.0)))
+    assert cluster.slots(1, 0) == 7
+    assert cluster.slots(2, 0) == 3
+    assert cluster.slots(1, 1) == 3
+    assert cluster.slots(0.5, 0.5) == 6
+    assert cluster.fits(4, 1)
+    assert not cluster.fits(4, 2)
+    cluster.require("x", 2, 1, count=2)
     with pytest.raises(UsageError, match="x: 3 processes of 2 CPUs and 1 GPUs can't run"):
-        found.require("x", 2, 1, count=3)
+        cluster.require("x", 2, 1, count=3)
 
 
-def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launchers_configuration_lists_addable_nodes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "cluster.yaml")
     assert sorted(cluster_shape.launcher_shapes()) == [(16.0, 0.0)] * 4 + [(16.0, 1.0)] * 4
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "README.md")
@@ -30,8 +30,8 @@ def test_the_launchers_own_configuration_says_what_could_be_added(monkeypatch: p
 def test_a_running_ray_is_joined_and_left_running(ray_session: None) -> None:
     import ray
 
-    with connection() as found:
-        assert found == Resources(((2.0, 0.0),))
+    with connection() as cluster:
+        assert cluster == Resources(((2.0, 0.0),))
     assert ray.is_initialized()
 
 

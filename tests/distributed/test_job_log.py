@@ -1,4 +1,4 @@
-"""Following a job of a server that stands in for a head's: what is fetched, what is said, and what ends it."""
+"""Following a job of a fake job server: what it fetches, reports, and when it ends."""
 
 import asyncio
 import contextlib
@@ -26,15 +26,16 @@ JOB = "raysep_1"
 
 
 class Head:
-    """The part of a job server that clients of one job see.
+    """A fake job server with one job.
 
     Attributes:
-        log: by now.
-        status: of the job; None where the server doesn't know it.
-        answers: whether it does at all.
-        sockets: whether it speaks WebSocket.
-        sent: bytes of logs.
-        stopped: how often it was asked to stop the job.
+        log: of the job so far.
+        status: of the job.
+        known: whether the server knows the job.
+        answers: whether the server answers requests.
+        sockets: whether the server accepts WebSockets.
+        sent: bytes of logs sent.
+        stopped: number of stop requests.
     """
 
     def __init__(self) -> None:
@@ -146,7 +147,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
 
 
 def follow(head: Head, meanwhile: Any) -> tuple[int, str, str]:
-    """A job is followed while something happens to its head."""
+    """Follow a job while `meanwhile` changes its head."""
     log: list[str] = []
     said: list[str] = []
     threading.Thread(target=meanwhile, daemon=True).start()
@@ -166,14 +167,12 @@ def test_a_long_log_is_fetched_about_once(head: Head) -> None:
     code, log, said = follow(head, write)
     assert (code, said) == (0, "")
     assert log == "".join(lines)
-    # As it grows, and once more to be sure of its end.
+    # Once through the WebSocket, and once at the end of the job.
     assert head.sent <= 2 * len(log)
 
 
-def test_a_connection_that_breaks_repeats_nothing_and_leaves_nothing_out(
-    head: Head, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_log, "SAID_AFTER_S", 1.0)
+def test_a_broken_connection_repeats_nothing_and_omits_nothing(head: Head, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(job_log, "REPORT_AFTER_S", 1.0)
     monkeypatch.setattr(job_log, "REFETCH_S", 0.2)
 
     def write() -> None:
@@ -193,7 +192,7 @@ def test_a_connection_that_breaks_repeats_nothing_and_leaves_nothing_out(
     assert f"{JOB} goes on by itself" in said
 
 
-def test_without_websockets_the_log_is_fetched_now_and_then(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_websockets_the_log_is_polled(head: Head, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(job_log, "REFETCH_S", 1.0)
     head.sockets, head.log = False, "x" * 1_000_000
 
@@ -207,12 +206,12 @@ def test_without_websockets_the_log_is_fetched_now_and_then(head: Head, monkeypa
     assert head.sent < 8 * len(log)
 
 
-def test_a_head_that_was_started_anew_does_not_know_the_job(head: Head) -> None:
+def test_a_restarted_head_does_not_know_the_job(head: Head):
     def forget() -> None:
         time.sleep(0.5)
         head.known = False
 
-    with pytest.raises(RaysepError, match=f"doesn't know {JOB} any more"):
+    with pytest.raises(RaysepError, match=f"no longer knows {JOB}"):
         follow(head, forget)
 
 
@@ -223,7 +222,7 @@ def test_a_head_that_never_answers_again_is_an_error(head: Head, monkeypatch: py
         time.sleep(0.5)
         head.answers = False
 
-    with pytest.raises(RaysepError, match=r"has not answered for [23] s .* may go on by itself"):
+    with pytest.raises(RaysepError, match=r"has not answered for [23] s .* may still be running"):
         follow(head, leave)
 
 
@@ -236,9 +235,7 @@ def config(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_an_ended_command_says_what_becomes_of_the_job(
-    head: Head, config: str, number: signal.Signals, stop: bool
-) -> None:
+def test_an_interrupted_command_reports_the_jobs_state(head: Head, config: str, number: signal.Signals, stop: bool):
     head.log = "going\n"
     command = [sys.executable, "-m", "raysep", "submit", config, "--wait", "--address", head.address]
     process = subprocess.Popen(
@@ -258,7 +255,7 @@ def test_an_ended_command_says_what_becomes_of_the_job(
         assert last.startswith(f"by {number.name}: {head.job} goes on; `raysep stop {head.job} --address")
 
 
-def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config: str) -> None:
+def test_a_broken_stdout_pipe_ends_the_command_with_an_error(head: Head, config: str):
     def write() -> None:
         for _ in range(200):
             head.log += "going\n" * 1000
@@ -273,7 +270,7 @@ def test_a_log_that_nobody_reads_ends_the_command_with_a_word(head: Head, config
     assert done.returncode == 1
 
 
-def test_stopping_goes_with_waiting(config: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stop_on_exit_requires_wait(config: str, capfd: pytest.CaptureFixture[str]):
     from raysep.cli import main
 
     with pytest.raises(SystemExit) as ended:
@@ -283,7 +280,7 @@ def test_stopping_goes_with_waiting(config: str, capfd: pytest.CaptureFixture[st
 
 
 class Recorder(BaseHTTPRequestHandler):
-    """A proxy that refuses everything, and remembers it."""
+    """A proxy that refuses and records all requests."""
 
     seen: list[str]
 
@@ -313,19 +310,19 @@ def jobs(address: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True, timeout=60)
 
 
-def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head) -> None:
+def test_proxies_see_neither_loopback_requests_nor_tokens(head: Head):
     head.job = JOB
     with proxy() as (address, seen):
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             done = jobs(head.address, **{name: address}, NO_PROXY="example.org")
             assert done.returncode == 0, done.stderr
         assert seen == []
-        # Elsewhere it is obeyed, and named where it fails.
+        # For other hosts the proxy is used, and named in errors.
         elsewhere = jobs("http://10.255.255.1:8265", http_proxy=address)
         assert elsewhere.returncode == 1
         assert f"through the proxy {address} (NO_PROXY goes around it)" in elsewhere.stderr
         assert len(seen) > 0
-        # Never with a token that it could read.
+        # A token is never sent through it.
         seen.clear()
         token = {"RAY_AUTH_MODE": "Token", "RAY_AUTH_TOKEN": "secret" * 6}
         refused = jobs("http://10.255.255.1:8265", http_proxy=address, **token)
@@ -334,7 +331,7 @@ def test_no_proxy_hears_of_this_machine_nor_of_a_token(head: Head) -> None:
         assert seen == []
 
 
-def test_what_is_no_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_other_than_ray_are_reported(monkeypatch: pytest.MonkeyPatch):
     with proxy() as (address, _):
         done = jobs(address)
     assert done.returncode == 1

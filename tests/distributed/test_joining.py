@@ -1,4 +1,4 @@
-"""Addresses that no run can join: refused in seconds, with what to set. Heads are in tests/cluster/test_joining.py."""
+"""Addresses that a run can't join are refused in seconds. tests/cluster/test_joining.py has tests with a head."""
 
 import os
 import socket
@@ -22,9 +22,9 @@ JOIN += "try:\n    print(j.cluster_to_join())\nexcept RaysepError as e:\n    pri
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ("http://127.0.0.1:8265", "that is a dashboard, which takes jobs: `raysep submit CONFIG --address http://127"),
+        ("http://127.0.0.1:8265", "that is a dashboard, for jobs: `raysep submit CONFIG --address http://127"),
         ("https://head", "set RAY_ADDRESS=head:6379"),
-        ("ray://head:10001", "Ray Tune can't work through Ray Client. Submit the run as a job"),
+        ("ray://head:10001", "Ray Tune doesn't work through Ray Client. Submit the run as a job"),
         ("127.0.0.1", "expected HOST:PORT, as in 127.0.0.1:6379"),
         ("head:", "expected HOST:PORT, as in head:6379"),
         ("head:port", "got 'head:port'"),
@@ -33,24 +33,24 @@ JOIN += "try:\n    print(j.cluster_to_join())\nexcept RaysepError as e:\n    pri
         ("redis://head:6379", "got 'redis://head:6379'"),
     ],
 )
-def test_what_is_no_address_of_a_cluster(named: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_addresses_are_refused(named: str, words: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", named)
     with pytest.raises(UsageError) as refused:
-        joining.check_named()
+        joining.check_ray_address()
     assert words in str(refused.value)
     assert "unset RAY_ADDRESS" in str(refused.value)
     assert "token" not in str(refused.value)
 
 
 @pytest.mark.parametrize("named", ["", "auto", "local", "head:6379", "[::1]:6379", " 10.0.0.1:6379 "])
-def test_what_may_be_one(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_addresses_are_accepted(named: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", named)
-    assert joining.check_named() == named.strip()
+    assert joining.check_ray_address() == named.strip()
 
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """An address where somebody listens and never answers."""
+    """Address of a server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("", 0))
         server.listen()
@@ -72,8 +72,8 @@ def join(**changes: str) -> tuple[int, str, float]:
     return done.returncode, done.stdout, time.monotonic() - began
 
 
-def test_nobody_there(tmp_path: Path) -> None:
-    # Ray itself takes two minutes; the bound is for a machine on which other tests run.
+def test_an_address_without_a_server(tmp_path: Path):
+    # Ray itself takes two minutes; the bound allows for other tests on the same machine.
     code, said, seconds = join(RAY_ADDRESS="127.0.0.1:1")
     assert (code, seconds < 20) == (1, True)
     assert "RAY_ADDRESS is 127.0.0.1:1, and no Ray cluster answers there (Connection refused)" in said
@@ -84,22 +84,22 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_somebody_else_there(mute: str, tmp_path: Path) -> None:
+def test_a_server_that_never_answers(mute: str, tmp_path: Path):
     code, said, seconds = join(RAY_ADDRESS=mute)
     assert (code, seconds < 25) == (1, True)
-    assert "what listens there does not answer as a Ray cluster does" in said
+    assert "the server there does not answer like a Ray cluster" in said
     assert "token" not in said
-    # By the note of `ray start`, where Ray looks for it: TMPDIR, as Slurm sets it.
+    # An address recorded by `ray start` below TMPDIR, which Slurm sets.
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(mute)
     for name in ("TMPDIR", "RAY_TMPDIR"):
         code, said, _ = join(**{name: str(tmp_path)})
         assert code == 1
-        assert "`ray start` has noted a cluster at " in said
+        assert "`ray start` has recorded a cluster at " in said
         assert "RAY_ADDRESS=local starts another Ray" in said
 
 
-def test_the_note_of_a_head_that_is_gone_is_no_cluster(tmp_path: Path) -> None:
+def test_the_recorded_address_of_a_lost_head_is_ignored(tmp_path: Path):
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     assert join(TMPDIR=str(tmp_path))[:2] == (0, "None\n")

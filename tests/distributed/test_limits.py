@@ -1,4 +1,4 @@
-"""Limits of control groups, in trees of files as the kernel shows them; and in a real group where one can be made."""
+"""Limits of control groups: in fake file trees, and in a real control group if one can be created."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ UNIT = "/system.slice/raysep.service"
 
 
 def tree(root: Path, cgroup: str | None, mounts: str | None, **files: str) -> Path:
-    """A root with these control groups; files lie below /sys/fs/cgroup."""
+    """Create a root directory with control groups; `files` are relative to /sys/fs/cgroup."""
     texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     for name, text in {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts, **texts}.items():
         if text is not None:
@@ -30,7 +30,7 @@ def tree(root: Path, cgroup: str | None, mounts: str | None, **files: str) -> Pa
     return root
 
 
-# What /proc/self/cgroup says, what is mounted (None: no mountinfo), files, bytes, CPUs.
+# Content of /proc/self/cgroup, mounts (None: no mountinfo), files, memory limit in bytes, CPUs.
 TREES = {
     "v2, the root of a Kubernetes pod": ("0::/", V2, {"memory.max": str(4 * GIB), "cpu.max": "200000 100000"}, 4, 2),
     "v2, without mountinfo": ("0::/", None, {"memory.max": str(4 * GIB), "cpu.max": "200000 100000"}, 4, 2),
@@ -104,7 +104,7 @@ TREES = {
         5,
         None,
     ),
-    # A container that sees the host's path of its group, mounted as the root of its own hierarchy.
+    # A container that sees the host's path of its group, which is mounted as the root of its hierarchy.
     "v1, docker": (
         "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc",
         V1.replace(" / /sys", " /docker/abc /sys"),
@@ -160,7 +160,7 @@ def test_a_pod_of_two_of_64_cpus_starts_two_workers(tmp_path: Path, large: None)
     assert limits.cpus(root) == 2
     found = ray_arguments(root)
     assert found["num_cpus"] == 2
-    # Ray's share for its objects, a GiB for the driver, and all the rest for processes.
+    # Ray's share for its object store, 1 GiB for the driver, the rest for processes.
     assert found["object_store_memory"] == int(0.3 * 8 * GIB)
     assert found["_memory"] == 8 * GIB - int(0.3 * 8 * GIB) - GIB
 
@@ -170,14 +170,14 @@ def test_cpus_are_whole_and_at_least_one(tmp_path: Path, large: None, quota: str
     assert limits.cpus(tree(tmp_path, "0::/", V2, **{"cpu.max": f"{quota} 100000"})) == cpus
 
 
-def test_an_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     assert ray_arguments(tree(tmp_path, "0::/", V2)) == {"num_cpus": 3}
 
 
-def test_where_nothing_is_limited_ray_decides(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_limits_rays_defaults_apply(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
     assert ray_arguments(tmp_path) == {}
-    # A limit beyond what the machine has is none.
+    # A limit above the machine's memory is no limit.
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(512 * GIB), "cpu.max": "12800000 100000"})
     assert ray_arguments(root) == {}
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -185,18 +185,18 @@ def test_where_nothing_is_limited_ray_decides(tmp_path: Path, large: None, monke
     assert limits.cpus(tmp_path) == 64
 
 
-def test_who_tells_ray_to_take_all_cpus_has_them(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_own_variable_for_all_cpus_wins(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_USE_MULTIPROCESSING_CPU_COUNT", "1")
     assert ray_arguments(tree(tmp_path, "0::/", V2, **{"cpu.max": "200000 100000"})) == {}
 
 
-def test_little_memory_leaves_something(tmp_path: Path, large: None) -> None:
+def test_a_small_memory_limit_leaves_some_for_processes(tmp_path: Path, large: None):
     found = ray_arguments(tree(tmp_path, "0::/", V2, **{"memory.max": str(GIB)}))
     assert 0 < found["_memory"] < found["_memory"] + found["object_store_memory"] < GIB
 
 
 def made_group() -> tuple[Path, str] | None:
-    """A control group of this machine and the file of its limit, if one can be made; a moment later it is empty."""
+    """Create a control group; returns its directory and the name of its limit file, or None without permission."""
     for place, name in (("memory", "memory.limit_in_bytes"), (".", "memory.max")):
         group = Path("/sys/fs/cgroup") / place / f"raysep-test-{os.getpid()}"
         try:

@@ -16,7 +16,7 @@ DESK = cluster((2.0, 0.0))
 GPUS = cluster((4.0, 0.0), (16.0, 2.0), (16.0, 2.0))
 
 
-def test_trials_share_the_cpus_of_a_desk() -> None:
+def test_trials_share_the_cpus_of_a_workstation():
     assert placement.trial_pool(ComputeConfig(), DESK, 1) == placement.Pool(1, 2.0, 0.0)
     assert placement.trial_pool(ComputeConfig(), DESK, 6).cpus == 1.0
 
@@ -38,11 +38,11 @@ def test_cpus_of_all_nodes_decode_for_gpus() -> None:
     assert placement.embed_plan(ComputeConfig(decode_actors=1, embed_actors=1), DESK, 9).decode == placement.Pool(
         1, 1, 0
     )
-    # Nothing left to decode with: the actors do it themselves.
+    # No CPU is left for decoders: the actors decode themselves.
     assert placement.embed_plan(ComputeConfig(cpus_per_embed_actor=1), cluster((1.0, 1.0)), 9).decode is None
 
 
-def test_what_autoscaling_could_add_is_planned_with_and_said() -> None:
+def test_addable_nodes_are_planned_with_and_reported():
     growing = Resources(((4.0, 0.0),), ((8.0, 1.0), (8.0, 1.0)))
     assert placement.trial_pool(ComputeConfig(), growing, 3) == placement.Pool(3, 8.0, 1.0)
     assert placement.embed_plan(ComputeConfig(), growing, 9).embed == placement.Pool(2, 0.0, 1.0)
@@ -66,13 +66,13 @@ def test_scoring_takes_gpus_only_for_cuml() -> None:
         ({"gpus_per_score_actor": 0.1}, "score_actors"),
     ],
 )
-def test_what_can_never_run_is_refused(compute: dict, key: str) -> None:
+def test_resources_that_can_never_be_scheduled_are_refused(compute: dict, key: str):
     with pytest.raises(UsageError, match=r"2 CPUs and 0 GPUs") as caught:
         placement.check(ComputeConfig(**compute), DESK)
     assert key in str(caught.value)
 
 
-def test_what_fits_is_accepted() -> None:
+def test_resources_that_fit_are_accepted():
     placement.check(ComputeConfig(cpus_per_trial=2, embed_actors=2, score_actors=2), DESK)
     placement.check(ComputeConfig(gpus_per_trial=0.5, gpus_per_embed_actor=1, embed_actors=4), GPUS)
 
@@ -111,7 +111,7 @@ def test_layers_share_a_gpu_as_its_memory_allows() -> None:
 
     assert pool(gib, None).gpus == 1
     assert pool(gib, 80 * gib).gpus == 1 / placement.MAX_ACTORS_PER_GPU
-    # 1 GiB of its own and four copies: two in 12 GiB, and one where there is too little for one.
+    # Each takes 1 GiB and four copies: two fit in 12 GiB, and one is planned even if none fits.
     assert pool(gib, 12 * gib).gpus == 0.5
     assert pool(9 * gib, 12 * gib).gpus == 1
     assert pool(gib, 80 * gib, backend="sklearn").gpus == 0
@@ -127,27 +127,25 @@ def with_memory(*nodes: tuple[float, float, int | None]) -> Resources:
 @pytest.mark.parametrize(
     ("nodes", "score", "embed", "trial_cpus"),
     [
-        # 0.9 GiB each: one in 1 GiB, and never none.
+        # 0.9 GiB each: one fits in 1 GiB, and one is the minimum.
         (with_memory((8.0, 0.0, GIB)), 1, placement.Pool(1, 8.0, 0.0), 8),
         (with_memory((8.0, 0.0, GIB // 2)), 1, placement.Pool(1, 8.0, 0.0), 8),
         (with_memory((8.0, 0.0, 4 * GIB)), 4, placement.Pool(4, 2.0, 0.0), 2),
         (with_memory((8.0, 0.0, 64 * GIB)), 8, placement.Pool(8, 1.0, 0.0), 1),
         (with_memory((8.0, 0.0, None)), 8, placement.Pool(8, 1.0, 0.0), 1),
-        # What one node has is of no use to another.
+        # Nodes don't share their memory.
         (with_memory((4.0, 0.0, 2 * GIB), (4.0, 0.0, 64 * GIB)), 6, placement.Pool(6, 1.0, 0.0), 2),
-        # Of what could be added nothing is known.
+        # The memory of addable nodes is unknown.
         (Resources(((8.0, 0.0),), ((4.0, 0.0),), memory=(2 * GIB,)), 6, placement.Pool(6, 2.0, 0.0), 4),
     ],
 )
-def test_processes_are_as_many_as_memory_holds(
-    nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float
-) -> None:
+def test_memory_limits_the_number_of_processes(nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float):
     assert placement.score_pool(ComputeConfig(), nodes, ScoreConfig()).processes == score
     assert placement.embed_plan(ComputeConfig(), nodes, 400).embed == embed
     assert placement.trial_pool(ComputeConfig(), nodes, 20).cpus == trial_cpus
 
 
-def test_large_layers_and_checkpoints_leave_room_for_fewer() -> None:
+def test_large_layers_and_checkpoints_reduce_the_number_of_processes():
     desk = with_memory((8.0, 0.0, 16 * GIB))
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(), GIB).processes == 4
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(protocols=["default", "paper"]), GIB).processes == 2
@@ -157,13 +155,13 @@ def test_large_layers_and_checkpoints_leave_room_for_fewer() -> None:
     assert (plan.embed.processes, plan.decode) == (2, placement.Pool(2, 1.0, 0.0))
 
 
-def test_a_number_that_is_set_is_kept_and_its_shortage_said() -> None:
+def test_a_configured_number_of_actors_is_kept_with_a_warning_of_too_little_memory():
     desk, compute = with_memory((8.0, 0.0, 4 * GIB)), ComputeConfig(score_actors=8)
     pool = placement.score_pool(compute, desk, ScoreConfig())
     assert pool.processes == 8
     assert placement.shortage("score", pool, desk, placement.score_bytes(ScoreConfig(), 0)) == (
-        "score: 8 process(es) take about 0.9 GiB each, and the nodes have 4.0 GiB for processes: they may be killed "
-        "for lack of memory; set compute.score_actors to 4, or use larger machines"
+        "score: 8 process(es) need about 0.9 GiB each, and the nodes have 4.0 GiB for processes: Ray may kill "
+        "some of them; set compute.score_actors to 4, or use larger machines"
     )
     planned = placement.score_pool(ComputeConfig(), desk, ScoreConfig())
     assert placement.shortage("score", planned, desk, placement.IMPORTED_BYTES) is None

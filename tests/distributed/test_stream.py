@@ -1,4 +1,4 @@
-"""Ray Data against a plain loop over the same images."""
+"""Embedding with Ray Data gives the same as a plain loop over the same images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def world(tree: Path, tmp_path: Path) -> Any:
 
 
 def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -> dict[str, np.ndarray]:
-    """What one would write by hand, with timm's own transform: the last layer's features."""
+    """The last layer's features by a plain loop with timm's own transform."""
     model = load_checkpoint(run, meta)
     transform = create_transform(**resolve_data_config({"img_size": 32}, model=model), is_training=False)
     found = {}
@@ -106,7 +106,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_ray_data_gives_what_a_plain_loop_gives(ray_session: None, world: Any, tree: Path, plan: EmbedPlan) -> None:
+def test_ray_data_equals_a_plain_loop(ray_session, world, tree: Path, plan: EmbedPlan):
     run, source, split, metas = world
     groups = groups_of(split, metas, source)
     blocks = list(embed_all(groups, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
@@ -139,7 +139,7 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world: Any) -> None:
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_nothing_readable_is_no_vectors(world: Any) -> None:
+def test_unreadable_images_give_no_vectors(world):
     run, source, _, metas = world
     found = embedded(Embedder(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
     assert found.good == []
@@ -160,7 +160,7 @@ def test_lower_precision_stays_close(world: Any) -> None:
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
-def test_where_memory_runs_out_batches_are_halved_and_counted(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_halves_the_batch_and_counts_a_retry(world, monkeypatch: pytest.MonkeyPatch):
     run, source, split, metas = world
     places = [(path, None) for path in select(split, "seen_test")["path"].to_pylist()]
     embedder = Embedder(run, metas[:1], "cpu", "float32")
@@ -187,14 +187,14 @@ def test_where_memory_runs_out_batches_are_halved_and_counted(world: Any, monkey
 
 
 @pytest.mark.slow
-def test_blocks_that_are_there_are_not_embedded_again(ray_session: None, world: Any) -> None:
+def test_finished_blocks_are_not_embedded_again(ray_session, world):
     run, source, split, metas = world
     config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
     (group, *_) = groups_of(split, metas, source)
     stream = embed_all([group], run, config, plan)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    # How far it came is a matter of time: here, to the third block in one of two checkpoints, and no further.
+    stream.close()
+    # How far a run gets depends on time: here, to the third block of one of two checkpoints.
     for record in run.files(group.shard_sets[0].directory):
         if record.endswith(("_block-000000014.json", "_block-000000021.json")):
             run.delete(record)
@@ -207,7 +207,7 @@ def test_blocks_that_are_there_are_not_embedded_again(ray_session: None, world: 
     assert [block.first for block in whole] == [0, 7, 14, 21]
     ids, _, _ = read_layer(run, group.shard_sets[0], manifests([group], whole)[group.shard_sets[0]], 0)
     assert ids == [i for i in group.rows["image_id"].to_pylist() if i != "d/005.png"]
-    # Other blocks, other embeddings, and files that are gone or cut don't count.
+    # Blocks of another size, with another key, or with missing or truncated files don't count as finished.
     assert finished_blocks(run, 0, group, 8) == []
     assert finished_blocks(run, 0, replace(group, keys=("other", *group.keys[1:])), 7) == []
     part = Path(run.root, group.shard_sets[1].directory, whole[0].files[1].name)
@@ -221,7 +221,7 @@ class Faulty(ImageFolder):
 
 
 @pytest.mark.slow
-def test_a_workers_error_is_said_in_words(ray_session: None, world: Any, tree: Path) -> None:
+def test_a_workers_error_becomes_a_stage_error(ray_session, world, tree: Path):
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
         list(
@@ -235,7 +235,7 @@ def test_a_workers_error_is_said_in_words(ray_session: None, world: Any, tree: P
 
 
 @pytest.mark.slow
-def test_units_with_readers_of_their_own_are_read_by_them(ray_session: None, world: Any, tree: Path) -> None:
+def test_each_group_uses_its_own_reader(ray_session, world, tree: Path):
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)
     plain, noisy = (
@@ -252,7 +252,7 @@ def test_units_with_readers_of_their_own_are_read_by_them(ray_session: None, wor
     np.testing.assert_allclose(Z, serial, atol=1e-5)
 
 
-def test_a_block_that_ends_every_process_is_given_up(world: Any) -> None:
+def test_a_block_that_kills_every_worker_fails(world):
     run, source, split, metas = world
     (group, *_) = groups_of(split, metas, source)
     (block,) = references(0, group, 0, 100)
@@ -265,9 +265,7 @@ def test_a_block_that_ends_every_process_is_given_up(world: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_block_that_loses_its_process_is_begun_again(
-    ray_session: None, world: Any, tree: Path, tmp_path: Path
-) -> None:
+def test_a_block_whose_worker_is_lost_is_retried(ray_session, world, tree: Path, tmp_path: Path):
     run, _, split, metas = world
     (group, *_) = groups_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
     blocks = list(embed_all([group], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))

@@ -35,7 +35,7 @@ def trials(*rates: float) -> list[Trial]:
 def job(tree: Path, tmp_path: Path) -> Job:
     source = ImageFolder(ImageFolder.Config(path=str(tree)))
     split = draw_split(source.records(), SplitConfig(unseen=["d", "e"]))
-    # A node that doesn't see the run's directory trains nothing.
+    # A node that lacks the run directory refuses to train.
     (tmp_path / "run").mkdir()
     return Job(CONFIG, Storage(str(tmp_path / "run")), split, source, 0.01)
 
@@ -71,14 +71,14 @@ def test_trials_under_tune_equal_trials_alone(ray_session: None, job: Job, tmp_p
         assert read_meta(job.store, where).hyperparameters == read_meta(alone, where).hyperparameters
 
 
-def test_a_failed_trial_says_why_and_stops_no_other(ray_session: None, job: Job) -> None:
+def test_a_failed_trial_reports_its_error_and_stops_no_other(ray_session, job: Job):
     results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), ignored, ignored)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
 
 
 class Away(Deadly):
-    """Its first reader finds its storage away."""
+    """An image source whose first read fails with a transient error."""
 
     def lose(self) -> None:
         raise TimeoutError("no answer")
@@ -86,9 +86,9 @@ class Away(Deadly):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "why"), [(Deadly, "process"), (Away, "storage")])
-def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
-    ray_session: None, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
-) -> None:
+def test_trials_are_retried_after_a_lost_worker_or_a_transient_storage_error(
+    ray_session, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
+):
     deadly, again = replace(job, source=kind(str(tree), str(tmp_path / "marker"))), []
     (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), ignored, lambda trial, why: again.append(why))
     assert (result.state, again) == ("finished", [why])
@@ -98,8 +98,8 @@ def test_a_trial_that_loses_its_process_or_storage_is_begun_again(
 
 
 @pytest.mark.slow
-def test_asha_stops_the_worse_half_and_never_all(ray_session: None, job: Job) -> None:
-    # Long enough for one rate to learn what the others, which don't move, can't.
+def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
+    # Enough steps for one learning rate to learn; the others are too small to.
     halving = {
         "steps": 24,
         "evaluate_at": [0, 6, 12, 18, 24],
@@ -116,7 +116,7 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session: None, job: Job) ->
         assert (24 in result.val_accuracy) == (result.state == "finished")
 
 
-def test_models_as_they_are_need_no_training(ray_session: None, job: Job, tmp_path: Path) -> None:
+def test_models_are_evaluated_without_training(ray_session, job: Job, tmp_path: Path):
     plain = Job(None, job.store, job.split, job.source, 0.01)
     trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
     reported = []

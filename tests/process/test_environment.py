@@ -1,4 +1,4 @@
-"""Commands in the environments that containers, schedulers and terminals give them: exit code and sentence."""
+"""Exit codes and output of commands in the environments of containers, schedulers and terminals."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.cluster.test_jobs import CONFIG
 from tests.conftest import REPOSITORY
 
 PYTHON = f"{sys.executable} -m raysep"
-# A user id that no file of this machine names, who may read what root has installed.
+# A user id without a passwd entry, which may read root's files.
 NOBODY = (
     "setpriv --reuid 12345 --regid 12345 --clear-groups --inh-caps +dac_read_search,+dac_override "
     "--ambient-caps +dac_read_search,+dac_override env -u USER -u LOGNAME"
@@ -21,7 +21,7 @@ NOBODY = (
 CHINESE = "models.0.name=汉字"
 OK = "valid; "
 
-# Name, shell command of {raysep} on {config}, exit code, sentence on stdout or stderr.
+# Name, shell command with {raysep} and {config}, exit code, text on stdout or stderr.
 TABLE = [
     ("no home", "env -u HOME {raysep} validate {config}", 0, OK),
     ("a home that is not there", "HOME=/nonexistent {raysep} validate {config}", 0, OK),
@@ -43,13 +43,13 @@ TABLE = [
 ]
 
 
-# A few stand for all of them.
+# The default tier runs only these.
 DEFAULT_TIER = {"nothing at all", "closed stderr", "ASCII"}
 
 
 def call(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     file = tmp_path / "run.yaml"
-    # Without wishes for the cluster no Ray is started to look at one.
+    # An empty section `compute` needs no check against a cluster, so Ray isn't started.
     file.write_text(yaml.safe_dump({**CONFIG, "compute": {}, "run_dir": str(tmp_path / "out")}))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
@@ -86,7 +86,7 @@ def test_a_run_of_a_user_id_without_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_lines_nobody_reads_goes_on(tmp_path: Path) -> None:
+def test_a_run_survives_a_broken_stderr_pipe(tmp_path: Path):
     done = call("{raysep} run {config} 2>&1 >/dev/null | head -1", tmp_path)
     assert done.returncode == 0
     assert (tmp_path / "out" / "summary.json").is_file()

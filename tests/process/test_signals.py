@@ -1,4 +1,4 @@
-"""The first signal ends what goes on, the second ends the process."""
+"""The first signal raises `Interrupted`, the second ends the process."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ if "ignoring" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 try:
     with signals.caught():
-        # As Ray does when it starts.
+        # Ray installs its own handler when it starts.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
         signals.rearm()
         print("ready", flush=True)
@@ -36,14 +36,14 @@ def run(*words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_raised_where_the_program_is(number: signal.Signals) -> None:
+def test_the_first_signal_raises_interrupted(number: signal.Signals):
     with run() as process:
         process.send_signal(number)
         assert process.communicate(timeout=20)[0] == f"{number.name}\nafter\n"
         assert process.returncode == 0
 
 
-def test_the_second_is_immediate() -> None:
+def test_the_second_signal_ends_the_process_at_once():
     with run("hanging") as process:
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def test_the_second_is_immediate() -> None:
         assert process.wait(timeout=5) == 130
 
 
-def test_what_hangs_is_ended() -> None:
+def test_a_hanging_process_ends_after_the_grace_period():
     program = PROGRAM.replace("with signals.caught", "signals.GRACE_S = 0.5\n    with signals.caught")
     process = subprocess.Popen([sys.executable, "-c", program, "hanging"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -77,12 +77,12 @@ def test_an_ignored_signal_stays_ignored() -> None:
         process.kill()
 
 
-def test_nobody_catches_it_by_mistake() -> None:
+def test_except_exception_does_not_catch_interrupted():
     assert not issubclass(Interrupted, Exception)
 
 
-def test_within_rays_own_waiting_too() -> None:
-    """Ray swallows what handlers raise, but for a KeyboardInterrupt, of which it makes one of its own."""
+def test_a_signal_within_a_blocking_ray_call_raises_interrupted():
+    """Ray swallows exceptions of handlers, and turns a KeyboardInterrupt into a new one."""
     program = PROGRAM.replace(
         "time.sleep(30)",
         "import ray; ray.init(address='local', include_dashboard=False, "

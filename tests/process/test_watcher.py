@@ -1,4 +1,4 @@
-"""What is said of processes that were ended without a word of their own."""
+"""Reports on processes that died without a message of their own."""
 
 import subprocess
 import sys
@@ -19,23 +19,23 @@ with quiet({verbose}, "The run keeps all"):
 
 
 @pytest.mark.parametrize(
-    ("told", "log", "words"),
+    ("piped", "log", "words"),
     [
         (
             "",
             GCS,
-            "error: raysep lost the head of the Ray cluster (last of its log: Failed to connect to GCS within",
+            "error: raysep lost the head of the Ray cluster (last line of its log: Failed to connect to GCS within",
         ),
         ("", "std::bad_alloc\n", "error: raysep ran out of memory"),
-        ("", "", "error: raysep was ended: by a library, by `kill -9`"),
-        ("was stopped by SIGTERM, and something in it did not end\n", "x", "error: raysep was stopped by SIGTERM"),
+        ("", "", "error: raysep ended unexpectedly: by a library, by `kill -9`"),
+        ("was stopped by SIGTERM, but did not end in time\n", "x", "error: raysep was stopped by SIGTERM"),
         (f"was stopped\n{watcher.DONE}\n", GCS, None),
     ],
 )
-def test_the_report_says_what_happened(told: str, log: str, words: str | None, tmp_path: Path) -> None:
+def test_the_report_names_the_cause(piped: str, log: str, words: str | None, tmp_path: Path):
     file = tmp_path / "log"
     file.write_text(log)
-    line = watcher.report(told, str(file), "All is kept")
+    line = watcher.report(piped, str(file), "All is kept")
     if words is None:
         assert line is None
     else:
@@ -47,12 +47,12 @@ def test_the_report_says_what_happened(told: str, log: str, words: str | None, t
 
 @pytest.mark.parametrize("verbose", [False, True])
 @pytest.mark.parametrize(("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(1)", 1)])
-def test_whatever_ends_a_process_its_last_line_is_for_the_user(end: str, code: int, verbose: bool) -> None:
+def test_the_last_line_of_a_killed_process_is_a_report(end: str, code: int, verbose: bool):
     script = BLOCK.format(verbose=verbose, end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == code
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: raysep was ended")
+    assert last.startswith("error: raysep ended unexpectedly")
     assert "The run keeps all" in last
     assert ("words of a library" in done.stderr.splitlines()) == verbose
     if not verbose:
@@ -61,14 +61,14 @@ def test_whatever_ends_a_process_its_last_line_is_for_the_user(end: str, code: i
         log.unlink()
 
 
-def test_a_process_that_ends_by_itself_has_nothing_said_of_it() -> None:
+def test_a_process_that_ends_normally_gets_no_report():
     done = subprocess.run(
         [sys.executable, "-c", BLOCK.format(verbose=False, end="pass")], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_second_signal_ends_it_with_a_word() -> None:
+def test_a_second_signal_is_reported():
     script = """
 import os, signal, time
 from raysep.process import signals
@@ -83,4 +83,4 @@ with signals.stopping("kept"), quiet(False, "The run keeps all"):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 130
-    assert "error: raysep was stopped by SIGTERM, and something in it did not end" in done.stderr
+    assert "error: raysep was stopped by SIGTERM, but did not end in time" in done.stderr

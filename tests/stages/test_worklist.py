@@ -1,4 +1,4 @@
-"""Keys of what is pending."""
+"""Cache keys of shard sets and scores."""
 
 from pathlib import Path
 

@@ -25,12 +25,12 @@ with signals.caught(), lease.held(Storage(sys.argv[1]), "the run"):
 """
 
 
-def places(tmp_path: Path) -> list[Storage]:
+def stores(tmp_path: Path) -> list[Storage]:
     return [Storage(str(tmp_path / "run")), Storage(f"memory://{tmp_path}")]
 
 
-def claimed(storage: Storage, seconds_ago: float = 0.0) -> str:
-    """A claim that another machine wrote some time ago; its path."""
+def write_claim(storage: Storage, seconds_ago: float = 0.0) -> str:
+    """Write a lease file as another machine did some time ago; returns its path."""
     path = f"{LEASES}/elsewhere.json"
     at = time.time() - seconds_ago
     content = {"id": "elsewhere", "host": "elsewhere", "pid": 1, "pids": "", "started": "", "since": "2026", "at": at}
@@ -45,15 +45,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_S", 0.3)
 
 
-def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None) -> None:
-    for storage in places(tmp_path):
+def test_one_process_at_a_time_holds_the_lease_on_any_file_system(tmp_path: Path, quick: None):
+    for storage in stores(tmp_path):
         with lease.held(storage, "the run"):
             with (
                 pytest.raises(RaysepError, match=rf"the run is locked by process {os.getpid()} on .*, since"),
                 lease.held(storage, "the run"),
             ):
                 pass
-            # The one that was refused took nothing away.
+            # The refused process has deleted only its own lease file.
             assert len(storage.files(LEASES)) == 1
             assert lease.holder(storage) is not None
         assert not storage.files(LEASES)
@@ -62,7 +62,7 @@ def test_one_at_a_time_on_any_file_system(tmp_path: Path, quick: None) -> None:
             pass
 
 
-def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path) -> None:
+def test_a_killed_holder_is_detected_at_once_on_the_same_machine(tmp_path: Path):
     storage = Storage(str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "120"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -75,29 +75,29 @@ def test_a_holder_that_was_killed_is_seen_at_once_where_it_ran(tmp_path: Path) -
         pass
 
 
-def test_a_holder_elsewhere_is_believed_until_its_lease_ends(tmp_path: Path, quick: None) -> None:
-    for storage in places(tmp_path):
-        claimed(storage, lease.LEASE_S - 30)
+def test_a_lease_of_another_machine_is_valid_until_it_expires(tmp_path: Path, quick: None):
+    for storage in stores(tmp_path):
+        write_claim(storage, lease.LEASE_S - 30)
         with pytest.raises(RaysepError, match="process 1 on elsewhere, since 2026"), lease.held(storage, "the run"):
             pass
-        stale = claimed(storage, lease.LEASE_S + 1)
+        stale = write_claim(storage, lease.LEASE_S + 1)
         assert lease.holder(storage) is None
         with lease.held(storage, "the run"):
             assert not storage.exists(stale)
 
 
-def test_machines_need_not_agree_what_time_it_is(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file system's times count, not those of whoever wrote the claim or of whoever looks at it."""
+def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch):
+    """Only modification times of the file system count, not the clock of the holder or of another process."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
     monkeypatch.setattr(lease, "_started", lambda pid: "other")
-    claimed(storage, 0)
+    write_claim(storage, 0)
     os.utime(tmp_path / LEASES / "elsewhere.json")
     with pytest.raises(RaysepError, match="elsewhere"), lease.held(storage, "the run"):
         pass
 
 
-def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_only_the_age_of_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(lease, "_pids", lambda: lease.UNKNOWN)
     monkeypatch.setattr(lease, "_started", lambda pid: None)
@@ -105,7 +105,7 @@ def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monke
         (mine,) = storage.files(LEASES)
         with pytest.raises(RaysepError), lease.held(storage, "the run"):
             pass
-        # As if its process had been killed long ago.
+        # Restored below with an old time, as if the holder had been killed long ago.
         content = storage.read_bytes(mine)
     storage.write_bytes(mine, content)
     os.utime(tmp_path / mine, (0, 0))
@@ -113,7 +113,7 @@ def test_where_no_proc_tells_of_processes_the_lease_counts(tmp_path: Path, monke
         pass
 
 
-def test_what_nobody_can_read_protects_nobody(tmp_path: Path) -> None:
+def test_unreadable_lease_files_are_ignored(tmp_path: Path):
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
         storage.write_bytes(f"{LEASES}/{number}.json", content)
@@ -131,11 +131,11 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest
 
 
 def race(root: str) -> tuple[int, int]:
-    """Four come to a directory at once: how many were in at the same time, and how many came in at all."""
+    """Four threads acquire a lease at once: the maximum of concurrent holders, and the number of holders."""
     inside, most, had = [0], [0], [0]
     gate = threading.Barrier(4)
 
-    def come() -> None:
+    def acquire() -> None:
         storage = Storage(root)
         gate.wait()
         with contextlib.suppress(RaysepError), lease.held(storage, "the run"):
@@ -145,7 +145,7 @@ def race(root: str) -> tuple[int, int]:
             time.sleep(0.02)
             inside[0] -= 1
 
-    threads = [threading.Thread(target=come) for _ in range(4)]
+    threads = [threading.Thread(target=acquire) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -153,15 +153,15 @@ def race(root: str) -> tuple[int, int]:
     return most[0], had[0]
 
 
-def test_of_many_that_come_at_once_one_has_it(tmp_path: Path) -> None:
+def test_one_of_many_concurrent_processes_acquires_the_lease(tmp_path: Path):
     for attempt in range(20):
-        claimed(Storage(f"{tmp_path}/{attempt}"), lease.LEASE_S + 1)
+        write_claim(Storage(f"{tmp_path}/{attempt}"), lease.LEASE_S + 1)
         most, had = race(f"{tmp_path}/{attempt}")
         assert most == 1
         assert had >= 1
 
 
-def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path) -> None:
+def test_a_holder_that_lost_its_lease_ends_and_keeps_the_other_lease(tmp_path: Path):
     storage = Storage(str(tmp_path))
     command = [sys.executable, "-c", HOLD, str(tmp_path), "0.4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -170,14 +170,14 @@ def test_who_stood_still_too_long_ends_and_takes_nothing_back(tmp_path: Path) ->
         assert process.stdout.readline() == "held\n"
         (mine,) = storage.files(LEASES)
         storage.delete(mine)
-        other = claimed(storage)
+        other = write_claim(storage)
         assert "RaysepError: " in (said := process.stderr.read().splitlines()[-1])
-        assert "another one may have taken over" in said
+        assert "another process may have acquired it" in said
     assert storage.files(LEASES) == [other]
 
 
 class Slow(Storage):
-    """Storage of a process that stands still just before it writes its claim anew, while another one takes over."""
+    """Storage of a process that is suspended before it renews its lease, while another process acquires it."""
 
     still = False
 
@@ -185,12 +185,12 @@ class Slow(Storage):
         if self.still and relative.startswith(f"{LEASES}/"):
             time.sleep(0.5)
             self.delete(relative)
-            claimed(Storage(self.uri))
+            write_claim(Storage(self.uri))
         super().write_json(relative, value)
 
 
 class Broken(Storage):
-    """Storage that fails in a way of its own."""
+    """Storage that raises another error than an OSError."""
 
     still = False
 
@@ -201,9 +201,7 @@ class Broken(Storage):
 
 
 @pytest.mark.parametrize("kind", [Slow, Broken])
-def test_who_was_taken_over_writes_nothing_more(
-    kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writes_are_refused_after_the_lease_is_lost(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = kind(str(tmp_path / "run"))
 
@@ -213,14 +211,14 @@ def test_who_was_taken_over_writes_nothing_more(
             time.sleep(1.5)
             storage.write_bytes("file", b"1")
 
-    with pytest.raises(RaysepError, match="another one may have taken over"):
+    with pytest.raises(RaysepError, match="another process may have acquired it"):
         work()
     assert not storage.exists("file")
     left = storage.files(LEASES)
     assert left == ([f"{LEASES}/elsewhere.json"] if kind is Slow else [])
 
 
-def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path) -> None:
+def test_a_lease_file_that_could_not_be_deleted_is_ignored(tmp_path: Path):
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
         (mine,) = storage.files(LEASES)
@@ -230,13 +228,13 @@ def test_a_claim_that_could_not_be_taken_away_protects_nothing(tmp_path: Path) -
         pass
 
 
-def test_a_directory_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+def test_a_directory_created_only_for_the_lease_is_deleted(tmp_path: Path):
     with lease.held(Storage(str(tmp_path / "run")), "the run"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_can_be_written_that_is_said(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_to_is_reported(tmp_path: Path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(RaysepError, match="can't be written to"),
@@ -255,10 +253,8 @@ def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path) -> N
         pass
 
 
-def test_stores_made_of_a_fenced_one_and_their_copies_write_nothing_once_the_lease_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number, storage in enumerate(places(tmp_path)):
+def test_stores_made_of_a_fenced_one_and_their_copies_are_fenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number, storage in enumerate(stores(tmp_path)):
         results = Storage(f"{tmp_path}/results{number}")
         with lease.held(storage, "the run"):
             (mine,) = storage.files(LEASES)
@@ -271,8 +267,8 @@ def test_stores_made_of_a_fenced_one_and_their_copies_write_nothing_once_the_lea
             with monkeypatch.context() as patch:
                 patch.setattr(lease, "LEASE_S", 0.0)
                 for store in (storage, below, beside, *copies):
-                    with pytest.raises(StorageError, match="another one may have taken over"):
+                    with pytest.raises(StorageError, match="another process may have acquired it"):
                         store.write_bytes("file", b"2")
-                    with pytest.raises(StorageError, match="another one may have taken over"):
+                    with pytest.raises(StorageError, match="another process may have acquired it"):
                         store.delete("file")
                     assert store.read_bytes("file") == b"1"

@@ -23,13 +23,13 @@ class Flaky:
         return "done"
 
 
-def test_what_passes_is_waited_for_and_counted() -> None:
+def test_transient_errors_are_retried_and_counted():
     before, work = retries.count(), Flaky(TimeoutError("slow"), ConnectionResetError(errno.ECONNRESET, "reset"))
     assert with_retries(work) == "done"
     assert (work.calls, retries.count() - before) == (3, 2)
 
 
-def test_not_for_ever() -> None:
+def test_retries_are_limited():
     work = Flaky(*[TimeoutError("slow")] * 9)
     with pytest.raises(TimeoutError):
         with_retries(work)
@@ -46,7 +46,7 @@ def test_not_for_ever() -> None:
         ValueError("timed out"),
     ],
 )
-def test_what_cant_pass_is_not_tried_again(error: Exception) -> None:
+def test_permanent_errors_are_not_retried(error: Exception):
     work = Flaky(error)
     with pytest.raises(type(error)):
         with_retries(work)
@@ -61,5 +61,5 @@ def test_what_cant_pass_is_not_tried_again(error: Exception) -> None:
         "AWS Error UNKNOWN (HTTP status 503) during GetObject operation",
     ],
 )
-def test_the_words_of_object_stores(text: str) -> None:
+def test_messages_of_object_stores_are_transient(text: str):
     assert is_transient(OSError(text))

@@ -1,4 +1,4 @@
-"""The storage, and a whole run, over the S3 protocol."""
+"""Storage and leases over the S3 protocol."""
 
 import pickle
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from raysep.data.parts import has_unseen_part
 from raysep.data.sources.image_folder import ImageFolder
 from raysep.errors import UsageError
 from raysep.storage.store import Storage, is_uri
-from raysep.storage.uris import place_exists, read_place
+from raysep.storage.uris import file_exists, read_file
 from tests.ports import free_port
 from tests.s3 import BUCKET, serving
 from tests.storage.test_lease import race
@@ -24,7 +24,7 @@ def bucket() -> Iterator[str]:
         yield f"s3://{BUCKET}"
 
 
-def test_what_is_written_is_read_back(bucket: str) -> None:
+def test_written_files_are_read_back(bucket: str):
     storage = Storage(f"{bucket}/a/b")
     assert not storage.exists()
     assert storage.files() == []
@@ -47,31 +47,31 @@ def test_what_is_written_is_read_back(bucket: str) -> None:
         storage.read_bytes("x/z")
 
 
-def test_options_of_a_uri_go_along_and_are_no_part_of_paths(bucket: str) -> None:
+def test_options_of_a_uri_are_kept_and_not_part_of_paths(bucket: str):
     storage = Storage(f"{bucket}/options?region=us-east-1")
     storage.write_bytes("d/file", b"1")
     assert storage.display("d/file") == f"{bucket}/options/d/file"
     assert pickle.loads(pickle.dumps(storage)).at("d").read_bytes("file") == b"1"
-    place = f"{bucket}/options/d/file?region=us-east-1"
-    assert is_uri(place)
-    assert place_exists(place)
-    assert read_place(place) == b"1"
-    assert not place_exists(f"{bucket}/options/none")
+    uri = f"{bucket}/options/d/file?region=us-east-1"
+    assert is_uri(uri)
+    assert file_exists(uri)
+    assert read_file(uri) == b"1"
+    assert not file_exists(f"{bucket}/options/none")
 
 
-def test_a_missing_bucket_is_refused_by_name(bucket: str) -> None:
-    with pytest.raises(UsageError, match=r"no 'not-there' to write to"):
+def test_a_missing_bucket_is_named(bucket: str):
+    with pytest.raises(UsageError, match=r"the bucket 'not-there' does not exist"):
         Storage("s3://not-there/run").reach()
 
 
-def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
+def test_credentials_in_a_uri_are_refused_and_not_printed():
     with pytest.raises(UsageError, match="environment") as caught:
         Storage("s3://AKIA:hidden@bucket/x")
     assert "hidden" not in str(caught.value)
     assert "AKIA" not in str(caught.value)
 
 
-def test_a_user_that_is_part_of_an_address_is_no_secret() -> None:
+def test_a_user_name_in_an_abfs_or_sftp_uri_is_accepted():
     assert "gs://anonymous@bucket" in Storage("gs://anonymous@bucket/x").uri
 
 
@@ -82,15 +82,15 @@ def test_other_file_systems_come_from_fsspec(tmp_path: Path) -> None:
     assert storage.at("a").read_bytes("b") == b"1"
 
 
-def test_of_many_that_come_at_once_one_has_the_lock(bucket: str) -> None:
+def test_one_of_many_concurrent_processes_acquires_the_lease(bucket: str):
     assert race(f"{bucket}/race") == (1, 4)
 
 
-def test_a_tree_of_images_is_the_same_as_on_a_disk(bucket: str, tree: Path) -> None:
-    for hidden in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
-        place = tree / hidden
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes((tree / "a" / "000.png").read_bytes())
+def test_image_folders_are_the_same_as_on_a_disk(bucket: str, tree: Path):
+    for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
+        file = tree / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes((tree / "a" / "000.png").read_bytes())
     remote = Storage(f"{bucket}/images")
     for path in tree.rglob("*"):
         if path.is_file():

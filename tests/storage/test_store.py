@@ -8,7 +8,7 @@ from raysep.errors import UsageError
 from raysep.storage.store import TEMPORARY_PREFIX, Storage
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_files_are_read_back(tmp_path: Path):
     storage = Storage(str(tmp_path / "run"))
     assert not storage.exists()
     assert storage.files() == []
@@ -23,9 +23,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         storage.read_bytes("none")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = Storage(str(tmp_path))
     storage.write_bytes("x", b"old")
 
@@ -45,7 +43,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_that_counts(
     assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in tmp_path.iterdir())
 
 
-def test_uris_and_paths_are_one(tmp_path: Path) -> None:
+def test_file_uris_equal_paths(tmp_path: Path):
     by_path, by_uri = Storage(str(tmp_path)), Storage(tmp_path.as_uri())
     by_path.write_bytes("d/x", b"1")
     assert by_uri.files() == ["d/x"]

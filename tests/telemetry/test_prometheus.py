@@ -54,9 +54,9 @@ def test_reports_of_workers_are_counted_with_their_results() -> None:
     assert get("raysep_batch_seconds_count", {"model": "vit"}) == 2
     assert get("raysep_queue_wait_seconds_count", {"stage": "embed"}) == 3
     assert get("raysep_retries_total", {"stage": "embed", "why": "process"}) == 2
-    assert ours.again == {"embed": {"process": 2}}
-    assert {node: entry["pieces"] for node, entry in ours.bill["embed"].items()} == {"10.0.0.1": 2, "10.0.0.2": 1}
-    assert ours.bill["embed"]["10.0.0.2"]["seconds"] == 1.5
+    assert ours.retries == {"embed": {"process": 2}}
+    assert {node: entry["pieces"] for node, entry in ours.node_work["embed"].items()} == {"10.0.0.1": 2, "10.0.0.2": 1}
+    assert ours.node_work["embed"]["10.0.0.2"]["seconds"] == 1.5
 
 
 def test_storage_that_was_asked_again_counts_once_however_many_meters_a_process_has(
