@@ -135,7 +135,7 @@ def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Res
         telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current)
         if not begun:
-            samples = inventory.look(config.data, current.readers, current.split)
+            samples = inventory.inspect(config.data, current.readers, current.split)
             inventory.check_readable(config.data, samples)
             remarks = inventory.remarks_of(config.data, current.readers, current.split, samples)
             run_directory.begin(current.store, config, current.split, remarks)

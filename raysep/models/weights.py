@@ -10,7 +10,7 @@ from torch import nn
 from raysep.errors import ConfigError
 from raysep.models.checkpoint_files import read_checkpoint
 from raysep.models.fitting import Attempt, Target
-from raysep.models.key_groups import grouped, tops
+from raysep.models.key_groups import count_by_prefix, grouped
 from raysep.storage.uris import file_exists
 
 # Order of preference among matching state dicts: weight averages (EMA) as in timm, then teachers of self-distillation,

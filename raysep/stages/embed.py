@@ -29,7 +29,7 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Embed all missing shard sets in one stream."""
-    from raysep.embed.blocks import WorkGroup, finished_blocks
+    from raysep.embed.work import WorkGroup, finished_blocks
 
     config, telemetry = run.config, run.telemetry
     metas = worklist.checkpoints_of(run)

@@ -45,7 +45,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
 
         def on_retry(task: table.Task) -> None:
             telemetry.retried("score", "process")
-            telemetry.line("score", f"retrying {task.layer.name}: lost worker", **task.place)
+            telemetry.line("score", f"retrying {task.layer.name}: lost worker", **task.coordinates)
 
         try:
             for task, new, worker in run.executor.score_all(run.store, config.score, missing, pool, on_retry):
@@ -54,7 +54,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 telemetry.worked("score", worker, shard_set.model_id)
                 telemetry.metrics.scores.labels(shard_set.model_id, shard_set.split).inc(len(new))
                 telemetry.metrics.layers_scored.labels(shard_set.model_id, shard_set.split).inc()
-                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.place)
+                telemetry.event("score", f"{task.layer.name}: {len(new)} scores", **task.coordinates)
                 bar.advance(1, f"{shard_set.model_id} step {shard_set.step} {shard_set.split} {task.layer.name}")
                 start = time.monotonic()
                 if start - saved > max(SAVE_INTERVAL_S, took / SAVE_SHARE):

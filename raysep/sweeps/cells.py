@@ -184,7 +184,7 @@ def _data(data: str) -> tuple[str, int]:
 @lru_cache(maxsize=64)
 def _weights(uri: str) -> str:
     try:
-        return hashlib.sha256(read_file(place)).hexdigest()
+        return hashlib.sha256(read_file(uri)).hexdigest()
     except FileNotFoundError:
         kind = "URI" if is_uri(uri) else "file"
         raise ConfigError([f"models.0.pretrained: no {kind} {uri}"]) from None

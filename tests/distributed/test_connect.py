@@ -7,7 +7,7 @@ from raysep.errors import RaysepError, UsageError
 from tests.conftest import REPOSITORY
 
 
-def test_slots_are_counted_node_by_node():
+def test_slots_are_counted_node_by_node() -> None:
     cluster = Resources(((4.0, 1.0), (3.0, 2.0)))
     assert cluster.slots(1, 0) == 7
     assert cluster.slots(2, 0) == 3
@@ -20,7 +20,7 @@ def test_slots_are_counted_node_by_node():
         cluster.require("x", 2, 1, count=3)
 
 
-def test_the_launchers_configuration_lists_addable_nodes(monkeypatch: pytest.MonkeyPatch):
+def test_the_launchers_configuration_lists_addable_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "cluster.yaml")
     assert sorted(cluster_shape.launcher_shapes()) == [(16.0, 0.0)] * 4 + [(16.0, 1.0)] * 4
     monkeypatch.setattr(cluster_shape, "BOOTSTRAP_CONFIG", REPOSITORY / "README.md")

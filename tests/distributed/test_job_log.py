@@ -171,7 +171,7 @@ def test_a_long_log_is_fetched_about_once(head: Head) -> None:
     assert head.sent <= 2 * len(log)
 
 
-def test_a_broken_connection_repeats_nothing_and_omits_nothing(head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_connection_repeats_nothing_and_omits_nothing(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_log, "REPORT_AFTER_S", 1.0)
     monkeypatch.setattr(job_log, "REFETCH_S", 0.2)
 
@@ -192,7 +192,7 @@ def test_a_broken_connection_repeats_nothing_and_omits_nothing(head: Head, monke
     assert f"{JOB} goes on by itself" in said
 
 
-def test_without_websockets_the_log_is_polled(head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_without_websockets_the_log_is_polled(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_log, "REFETCH_S", 1.0)
     head.sockets, head.log = False, "x" * 1_000_000
 
@@ -206,7 +206,7 @@ def test_without_websockets_the_log_is_polled(head: Head, monkeypatch: pytest.Mo
     assert head.sent < 8 * len(log)
 
 
-def test_a_restarted_head_does_not_know_the_job(head: Head):
+def test_a_restarted_head_does_not_know_the_job(head: Head) -> None:
     def forget() -> None:
         time.sleep(0.5)
         head.known = False
@@ -235,7 +235,9 @@ def config(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_an_interrupted_command_reports_the_jobs_state(head: Head, config: str, number: signal.Signals, stop: bool):
+def test_an_interrupted_command_reports_the_jobs_state(
+    head: Head, config: str, number: signal.Signals, stop: bool
+) -> None:
     head.log = "going\n"
     command = [sys.executable, "-m", "raysep", "submit", config, "--wait", "--address", head.address]
     process = subprocess.Popen(
@@ -255,7 +257,7 @@ def test_an_interrupted_command_reports_the_jobs_state(head: Head, config: str, 
         assert last.startswith(f"by {number.name}: {head.job} goes on; `raysep stop {head.job} --address")
 
 
-def test_a_broken_stdout_pipe_ends_the_command_with_an_error(head: Head, config: str):
+def test_a_broken_stdout_pipe_ends_the_command_with_an_error(head: Head, config: str) -> None:
     def write() -> None:
         for _ in range(200):
             head.log += "going\n" * 1000
@@ -270,7 +272,7 @@ def test_a_broken_stdout_pipe_ends_the_command_with_an_error(head: Head, config:
     assert done.returncode == 1
 
 
-def test_stop_on_exit_requires_wait(config: str, capfd: pytest.CaptureFixture[str]):
+def test_stop_on_exit_requires_wait(config: str, capfd: pytest.CaptureFixture[str]) -> None:
     from raysep.cli import main
 
     with pytest.raises(SystemExit) as ended:
@@ -310,7 +312,7 @@ def jobs(address: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True, timeout=60)
 
 
-def test_proxies_see_neither_loopback_requests_nor_tokens(head: Head):
+def test_proxies_see_neither_loopback_requests_nor_tokens(head: Head) -> None:
     head.job = JOB
     with proxy() as (address, seen):
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -331,7 +333,7 @@ def test_proxies_see_neither_loopback_requests_nor_tokens(head: Head):
         assert seen == []
 
 
-def test_servers_other_than_ray_are_reported(monkeypatch: pytest.MonkeyPatch):
+def test_servers_other_than_ray_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with proxy() as (address, _):
         done = jobs(address)
     assert done.returncode == 1

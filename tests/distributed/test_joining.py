@@ -33,7 +33,7 @@ JOIN += "try:\n    print(j.cluster_to_join())\nexcept RaysepError as e:\n    pri
         ("redis://head:6379", "got 'redis://head:6379'"),
     ],
 )
-def test_invalid_addresses_are_refused(named: str, words: str, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_addresses_are_refused(named: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named)
     with pytest.raises(UsageError) as refused:
         joining.check_ray_address()
@@ -43,7 +43,7 @@ def test_invalid_addresses_are_refused(named: str, words: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("named", ["", "auto", "local", "head:6379", "[::1]:6379", " 10.0.0.1:6379 "])
-def test_valid_addresses_are_accepted(named: str, monkeypatch: pytest.MonkeyPatch):
+def test_valid_addresses_are_accepted(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named)
     assert joining.check_ray_address() == named.strip()
 
@@ -72,7 +72,7 @@ def join(**changes: str) -> tuple[int, str, float]:
     return done.returncode, done.stdout, time.monotonic() - began
 
 
-def test_an_address_without_a_server(tmp_path: Path):
+def test_an_address_without_a_server(tmp_path: Path) -> None:
     # Ray itself takes two minutes; the bound allows for other tests on the same machine.
     code, said, seconds = join(RAY_ADDRESS="127.0.0.1:1")
     assert (code, seconds < 20) == (1, True)
@@ -84,7 +84,7 @@ def test_an_address_without_a_server(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_server_that_never_answers(mute: str, tmp_path: Path):
+def test_a_server_that_never_answers(mute: str, tmp_path: Path) -> None:
     code, said, seconds = join(RAY_ADDRESS=mute)
     assert (code, seconds < 25) == (1, True)
     assert "the server there does not answer like a Ray cluster" in said
@@ -99,7 +99,7 @@ def test_a_server_that_never_answers(mute: str, tmp_path: Path):
         assert "RAY_ADDRESS=local starts another Ray" in said
 
 
-def test_the_recorded_address_of_a_lost_head_is_ignored(tmp_path: Path):
+def test_the_recorded_address_of_a_lost_head_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     assert join(TMPDIR=str(tmp_path))[:2] == (0, "None\n")

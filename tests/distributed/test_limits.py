@@ -170,12 +170,12 @@ def test_cpus_are_whole_and_at_least_one(tmp_path: Path, large: None, quota: str
     assert limits.cpus(tree(tmp_path, "0::/", V2, **{"cpu.max": f"{quota} 100000"})) == cpus
 
 
-def test_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_affinity_is_a_limit(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     assert ray_arguments(tree(tmp_path, "0::/", V2)) == {"num_cpus": 3}
 
 
-def test_without_limits_rays_defaults_apply(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_without_limits_rays_defaults_apply(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_arguments(tmp_path) == {}
     # A limit above the machine's memory is no limit.
     root = tree(tmp_path, "0::/", V2, **{"memory.max": str(512 * GIB), "cpu.max": "12800000 100000"})
@@ -185,12 +185,12 @@ def test_without_limits_rays_defaults_apply(tmp_path: Path, large: None, monkeyp
     assert limits.cpus(tmp_path) == 64
 
 
-def test_rays_own_variable_for_all_cpus_wins(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch):
+def test_rays_own_variable_for_all_cpus_wins(tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USE_MULTIPROCESSING_CPU_COUNT", "1")
     assert ray_arguments(tree(tmp_path, "0::/", V2, **{"cpu.max": "200000 100000"})) == {}
 
 
-def test_a_small_memory_limit_leaves_some_for_processes(tmp_path: Path, large: None):
+def test_a_small_memory_limit_leaves_some_for_processes(tmp_path: Path, large: None) -> None:
     found = ray_arguments(tree(tmp_path, "0::/", V2, **{"memory.max": str(GIB)}))
     assert 0 < found["_memory"] < found["_memory"] + found["object_store_memory"] < GIB
 

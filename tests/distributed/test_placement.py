@@ -16,7 +16,7 @@ DESK = cluster((2.0, 0.0))
 GPUS = cluster((4.0, 0.0), (16.0, 2.0), (16.0, 2.0))
 
 
-def test_trials_share_the_cpus_of_a_workstation():
+def test_trials_share_the_cpus_of_a_workstation() -> None:
     assert placement.trial_pool(ComputeConfig(), DESK, 1) == placement.Pool(1, 2.0, 0.0)
     assert placement.trial_pool(ComputeConfig(), DESK, 6).cpus == 1.0
 
@@ -42,7 +42,7 @@ def test_cpus_of_all_nodes_decode_for_gpus() -> None:
     assert placement.embed_plan(ComputeConfig(cpus_per_embed_actor=1), cluster((1.0, 1.0)), 9).decode is None
 
 
-def test_addable_nodes_are_planned_with_and_reported():
+def test_addable_nodes_are_planned_with_and_reported() -> None:
     growing = Resources(((4.0, 0.0),), ((8.0, 1.0), (8.0, 1.0)))
     assert placement.trial_pool(ComputeConfig(), growing, 3) == placement.Pool(3, 8.0, 1.0)
     assert placement.embed_plan(ComputeConfig(), growing, 9).embed == placement.Pool(2, 0.0, 1.0)
@@ -66,13 +66,13 @@ def test_scoring_takes_gpus_only_for_cuml() -> None:
         ({"gpus_per_score_actor": 0.1}, "score_actors"),
     ],
 )
-def test_resources_that_can_never_be_scheduled_are_refused(compute: dict, key: str):
+def test_resources_that_can_never_be_scheduled_are_refused(compute: dict, key: str) -> None:
     with pytest.raises(UsageError, match=r"2 CPUs and 0 GPUs") as caught:
         placement.check(ComputeConfig(**compute), DESK)
     assert key in str(caught.value)
 
 
-def test_resources_that_fit_are_accepted():
+def test_resources_that_fit_are_accepted() -> None:
     placement.check(ComputeConfig(cpus_per_trial=2, embed_actors=2, score_actors=2), DESK)
     placement.check(ComputeConfig(gpus_per_trial=0.5, gpus_per_embed_actor=1, embed_actors=4), GPUS)
 
@@ -139,13 +139,15 @@ def with_memory(*nodes: tuple[float, float, int | None]) -> Resources:
         (Resources(((8.0, 0.0),), ((4.0, 0.0),), memory=(2 * GIB,)), 6, placement.Pool(6, 2.0, 0.0), 4),
     ],
 )
-def test_memory_limits_the_number_of_processes(nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float):
+def test_memory_limits_the_number_of_processes(
+    nodes: Resources, score: int, embed: placement.Pool, trial_cpus: float
+) -> None:
     assert placement.score_pool(ComputeConfig(), nodes, ScoreConfig()).processes == score
     assert placement.embed_plan(ComputeConfig(), nodes, 400).embed == embed
     assert placement.trial_pool(ComputeConfig(), nodes, 20).cpus == trial_cpus
 
 
-def test_large_layers_and_checkpoints_reduce_the_number_of_processes():
+def test_large_layers_and_checkpoints_reduce_the_number_of_processes() -> None:
     desk = with_memory((8.0, 0.0, 16 * GIB))
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(), GIB).processes == 4
     assert placement.score_pool(ComputeConfig(), desk, ScoreConfig(protocols=["default", "paper"]), GIB).processes == 2
@@ -155,7 +157,7 @@ def test_large_layers_and_checkpoints_reduce_the_number_of_processes():
     assert (plan.embed.processes, plan.decode) == (2, placement.Pool(2, 1.0, 0.0))
 
 
-def test_a_configured_number_of_actors_is_kept_with_a_warning_of_too_little_memory():
+def test_a_configured_number_of_actors_is_kept_with_a_warning_of_too_little_memory() -> None:
     desk, compute = with_memory((8.0, 0.0, 4 * GIB)), ComputeConfig(score_actors=8)
     pool = placement.score_pool(compute, desk, ScoreConfig())
     assert pool.processes == 8

@@ -36,7 +36,7 @@ def tasks(tmp_path: Path) -> tuple[Storage, list[Task]]:
     return run, [Task(shard_set, manifest, layer, 0, "key", wanted) for layer in layers]
 
 
-def test_actors_give_the_same_scores_as_one_process(ray_session, tasks: tuple[Storage, list[Task]]):
+def test_actors_give_the_same_scores_as_one_process(ray_session: None, tasks: tuple[Storage, list[Task]]) -> None:
     run, todo = tasks
     done = list(score_all(run, ScoreConfig(), todo, Pool(2, 1, 0), print))
     found = {task.layer.index: rows for task, rows, _ in done}
@@ -51,7 +51,9 @@ def test_actors_give_the_same_scores_as_one_process(ray_session, tasks: tuple[St
 
 
 @pytest.mark.slow
-def test_a_layer_whose_worker_is_lost_is_retried(ray_session, tasks: tuple[Storage, list[Task]], tmp_path: Path):
+def test_a_layer_whose_worker_is_lost_is_retried(
+    ray_session: None, tasks: tuple[Storage, list[Task]], tmp_path: Path
+) -> None:
     run, todo = tasks
     once = tmp_path / "once"
     lost: list[Task] = []

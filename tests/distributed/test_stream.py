@@ -106,7 +106,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_ray_data_equals_a_plain_loop(ray_session, world, tree: Path, plan: EmbedPlan):
+def test_ray_data_equals_a_plain_loop(ray_session: None, world: Any, tree: Path, plan: EmbedPlan) -> None:
     run, source, split, metas = world
     groups = groups_of(split, metas, source)
     blocks = list(embed_all(groups, run, EmbedConfig(batch_size=4, shard_rows=7), plan))
@@ -139,7 +139,7 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world: Any) -> None:
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_unreadable_images_give_no_vectors(world):
+def test_unreadable_images_give_no_vectors(world: Any) -> None:
     run, source, _, metas = world
     found = embedded(Embedder(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
     assert found.good == []
@@ -160,7 +160,7 @@ def test_lower_precision_stays_close(world: Any) -> None:
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
-def test_out_of_memory_halves_the_batch_and_counts_a_retry(world, monkeypatch: pytest.MonkeyPatch):
+def test_out_of_memory_halves_the_batch_and_counts_a_retry(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, source, split, metas = world
     places = [(path, None) for path in select(split, "seen_test")["path"].to_pylist()]
     embedder = Embedder(run, metas[:1], "cpu", "float32")
@@ -187,13 +187,13 @@ def test_out_of_memory_halves_the_batch_and_counts_a_retry(world, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_finished_blocks_are_not_embedded_again(ray_session, world):
+def test_finished_blocks_are_not_embedded_again(ray_session: None, world: Any) -> None:
     run, source, split, metas = world
     config, plan = EmbedConfig(batch_size=4, shard_rows=7), EmbedPlan(Pool(1, 1, 0))
     (group, *_) = groups_of(split, metas, source)
     stream = embed_all([group], run, config, plan)
     next(stream)
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     # How far a run gets depends on time: here, to the third block of one of two checkpoints.
     for record in run.files(group.shard_sets[0].directory):
         if record.endswith(("_block-000000014.json", "_block-000000021.json")):
@@ -221,7 +221,7 @@ class Faulty(ImageFolder):
 
 
 @pytest.mark.slow
-def test_a_workers_error_becomes_a_stage_error(ray_session, world, tree: Path):
+def test_a_workers_error_becomes_a_stage_error(ray_session: None, world: Any, tree: Path) -> None:
     run, _, split, metas = world
     with pytest.raises(StageError, match=r"^embed: "):
         list(
@@ -235,7 +235,7 @@ def test_a_workers_error_becomes_a_stage_error(ray_session, world, tree: Path):
 
 
 @pytest.mark.slow
-def test_each_group_uses_its_own_reader(ray_session, world, tree: Path):
+def test_each_group_uses_its_own_reader(ray_session: None, world: Any, tree: Path) -> None:
     run, source, split, metas = world
     corrupted = Corrupted(source, "noise", 5)
     plain, noisy = (
@@ -252,7 +252,7 @@ def test_each_group_uses_its_own_reader(ray_session, world, tree: Path):
     np.testing.assert_allclose(Z, serial, atol=1e-5)
 
 
-def test_a_block_that_kills_every_worker_fails(world):
+def test_a_block_that_kills_every_worker_fails(world: Any) -> None:
     run, source, split, metas = world
     (group, *_) = groups_of(split, metas, source)
     (block,) = references(0, group, 0, 100)
@@ -265,7 +265,7 @@ def test_a_block_that_kills_every_worker_fails(world):
 
 
 @pytest.mark.slow
-def test_a_block_whose_worker_is_lost_is_retried(ray_session, world, tree: Path, tmp_path: Path):
+def test_a_block_whose_worker_is_lost_is_retried(ray_session: None, world: Any, tree: Path, tmp_path: Path) -> None:
     run, _, split, metas = world
     (group, *_) = groups_of(split, metas, Deadly(str(tree), str(tmp_path / "marker")))
     blocks = list(embed_all([group], run, EmbedConfig(batch_size=4, shard_rows=14), EmbedPlan(Pool(1, 1, 0))))

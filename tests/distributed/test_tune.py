@@ -71,7 +71,7 @@ def test_trials_under_tune_equal_trials_alone(ray_session: None, job: Job, tmp_p
         assert read_meta(job.store, where).hyperparameters == read_meta(alone, where).hyperparameters
 
 
-def test_a_failed_trial_reports_its_error_and_stops_no_other(ray_session, job: Job):
+def test_a_failed_trial_reports_its_error_and_stops_no_other(ray_session: None, job: Job) -> None:
     results = fit(trials(1e30, 1e-3), job, Pool(2, 1, 0), ignored, ignored)
     assert [result.state for result in results] == ["failed", "finished"]
     assert "smaller learning rate" in (results[0].error or "")
@@ -87,8 +87,8 @@ class Away(Deadly):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "why"), [(Deadly, "process"), (Away, "storage")])
 def test_trials_are_retried_after_a_lost_worker_or_a_transient_storage_error(
-    ray_session, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
-):
+    ray_session: None, job: Job, tree: Path, tmp_path: Path, kind: type[Deadly], why: str
+) -> None:
     deadly, again = replace(job, source=kind(str(tree), str(tmp_path / "marker"))), []
     (result,) = fit(trials(1e-3), deadly, Pool(1, 1, 0), ignored, lambda trial, why: again.append(why))
     assert (result.state, again) == ("finished", [why])
@@ -98,7 +98,7 @@ def test_trials_are_retried_after_a_lost_worker_or_a_transient_storage_error(
 
 
 @pytest.mark.slow
-def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
+def test_asha_stops_the_worse_half_and_never_all(ray_session: None, job: Job) -> None:
     # Enough steps for one learning rate to learn; the others are too small to.
     halving = {
         "steps": 24,
@@ -116,7 +116,7 @@ def test_asha_stops_the_worse_half_and_never_all(ray_session, job: Job):
         assert (24 in result.val_accuracy) == (result.state == "finished")
 
 
-def test_models_are_evaluated_without_training(ray_session, job: Job, tmp_path: Path):
+def test_models_are_evaluated_without_training(ray_session: None, job: Job, tmp_path: Path) -> None:
     plain = Job(None, job.store, job.split, job.source, 0.01)
     trial = Trial(ModelConfig(**TINY_CNN), 0, 0)
     reported = []

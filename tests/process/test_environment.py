@@ -86,7 +86,7 @@ def test_a_run_of_a_user_id_without_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_survives_a_broken_stderr_pipe(tmp_path: Path):
+def test_a_run_survives_a_broken_stderr_pipe(tmp_path: Path) -> None:
     done = call("{raysep} run {config} 2>&1 >/dev/null | head -1", tmp_path)
     assert done.returncode == 0
     assert (tmp_path / "out" / "summary.json").is_file()

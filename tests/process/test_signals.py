@@ -36,14 +36,14 @@ def run(*words: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_raises_interrupted(number: signal.Signals):
+def test_the_first_signal_raises_interrupted(number: signal.Signals) -> None:
     with run() as process:
         process.send_signal(number)
         assert process.communicate(timeout=20)[0] == f"{number.name}\nafter\n"
         assert process.returncode == 0
 
 
-def test_the_second_signal_ends_the_process_at_once():
+def test_the_second_signal_ends_the_process_at_once() -> None:
     with run("hanging") as process:
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def test_the_second_signal_ends_the_process_at_once():
         assert process.wait(timeout=5) == 130
 
 
-def test_a_hanging_process_ends_after_the_grace_period():
+def test_a_hanging_process_ends_after_the_grace_period() -> None:
     program = PROGRAM.replace("with signals.caught", "signals.GRACE_S = 0.5\n    with signals.caught")
     process = subprocess.Popen([sys.executable, "-c", program, "hanging"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -77,11 +77,11 @@ def test_an_ignored_signal_stays_ignored() -> None:
         process.kill()
 
 
-def test_except_exception_does_not_catch_interrupted():
+def test_except_exception_does_not_catch_interrupted() -> None:
     assert not issubclass(Interrupted, Exception)
 
 
-def test_a_signal_within_a_blocking_ray_call_raises_interrupted():
+def test_a_signal_within_a_blocking_ray_call_raises_interrupted() -> None:
     """Ray swallows exceptions of handlers, and turns a KeyboardInterrupt into a new one."""
     program = PROGRAM.replace(
         "time.sleep(30)",

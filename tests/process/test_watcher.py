@@ -32,7 +32,7 @@ with quiet({verbose}, "The run keeps all"):
         (f"was stopped\n{watcher.DONE}\n", GCS, None),
     ],
 )
-def test_the_report_names_the_cause(piped: str, log: str, words: str | None, tmp_path: Path):
+def test_the_report_names_the_cause(piped: str, log: str, words: str | None, tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_text(log)
     line = watcher.report(piped, str(file), "All is kept")
@@ -47,7 +47,7 @@ def test_the_report_names_the_cause(piped: str, log: str, words: str | None, tmp
 
 @pytest.mark.parametrize("verbose", [False, True])
 @pytest.mark.parametrize(("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(1)", 1)])
-def test_the_last_line_of_a_killed_process_is_a_report(end: str, code: int, verbose: bool):
+def test_the_last_line_of_a_killed_process_is_a_report(end: str, code: int, verbose: bool) -> None:
     script = BLOCK.format(verbose=verbose, end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == code
@@ -61,14 +61,14 @@ def test_the_last_line_of_a_killed_process_is_a_report(end: str, code: int, verb
         log.unlink()
 
 
-def test_a_process_that_ends_normally_gets_no_report():
+def test_a_process_that_ends_normally_gets_no_report() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BLOCK.format(verbose=False, end="pass")], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_second_signal_is_reported():
+def test_a_second_signal_is_reported() -> None:
     script = """
 import os, signal, time
 from raysep.process import signals

@@ -25,7 +25,9 @@ def split(tree: Path) -> Any:
     return draw_split(ImageFolder(ImageFolder.Config(path=str(tree))).records(), SplitConfig(unseen=["a", "b"]))
 
 
-def test_check_belongs_accepts_the_configuration_that_the_run_was_begun_with(tmp_path: Path, config: RunConfig, split):
+def test_check_belongs_accepts_the_configuration_that_the_run_was_begun_with(
+    tmp_path: Path, config: RunConfig, split: Any
+) -> None:
     run = Storage(str(tmp_path / "run"))
     assert run_directory.check_belongs(run, config, split) is False
     run_directory.begin(run, config, split)
@@ -38,7 +40,7 @@ def test_check_belongs_accepts_the_configuration_that_the_run_was_begun_with(tmp
     assert RunConfig.model_validate(yaml.safe_load(run.read_bytes(run_directory.CONFIG))) == config
 
 
-def test_another_configuration_is_refused_with_its_differences(tmp_path: Path, config: RunConfig, split):
+def test_another_configuration_is_refused_with_its_differences(tmp_path: Path, config: RunConfig, split: Any) -> None:
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     other = config.model_copy(update={"name": "x", "embed": config.embed.model_copy(update={"batch_size": 3})})
@@ -48,7 +50,7 @@ def test_another_configuration_is_refused_with_its_differences(tmp_path: Path, c
     assert "embed.batch_size: 64 -> 3" in str(caught.value)
 
 
-def test_the_compute_section_may_change(tmp_path: Path, config: RunConfig, split):
+def test_the_compute_section_may_change(tmp_path: Path, config: RunConfig, split: Any) -> None:
     run = Storage(str(tmp_path / "run"))
     run_directory.begin(run, config, split)
     faster = config.model_copy(update={"compute": config.compute.model_copy(update={"embed_actors": 7})})
@@ -64,14 +66,16 @@ def test_other_images_are_refused(tmp_path: Path, config: RunConfig, split: Any,
         run_directory.check_belongs(run, config, changed)
 
 
-def test_a_directory_with_other_files_is_refused(tmp_path: Path, config: RunConfig, split):
+def test_a_directory_with_other_files_is_refused(tmp_path: Path, config: RunConfig, split: Any) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("x")
     with pytest.raises(RunDirError, match=r"thesis\.tex"):
         run_directory.check_belongs(Storage(str(tmp_path / "work")), config, split)
 
 
-def test_paths_of_weights_may_be_relative(tmp_path: Path, config: RunConfig, split, monkeypatch: pytest.MonkeyPatch):
+def test_paths_of_weights_may_be_relative(
+    tmp_path: Path, config: RunConfig, split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = config.models[0].model_copy(update={"pretrained": "weights.safetensors"})
     relative = config.model_copy(update={"models": [model]})

@@ -29,7 +29,7 @@ def folder(path: Path, unseen: Any = "all") -> dict[str, Any]:
     return {"source": {"kind": "image_folder", "path": str(path)}, "split": {"unseen": unseen}}
 
 
-def test_the_images_in_use_are_printed_as_plain_text(validate: Callable[..., Result], tmp_path: Path):
+def test_the_images_in_use_are_printed_as_plain_text(validate: Callable[..., Result], tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"a": 4, "b\x1b[31m": 4})
     (tmp_path / "images" / "a" / "x.heic").write_bytes(b"x")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a" / "two\nlines.png")
@@ -49,7 +49,7 @@ def test_the_images_in_use_are_printed_as_plain_text(validate: Callable[..., Res
     assert list((tmp_path).glob("runs")) == []
 
 
-def test_rotations_are_printed(validate: Callable[..., Result]):
+def test_rotations_are_printed(validate: Callable[..., Result]) -> None:
     done = validate({"source": {"kind": "digits"}, "split": {"unseen_fraction": 0.3, "rotations": 2}})
     assert done.exit_code == 0
     assert done.stdout.splitlines()[1] == "first of 2 rotations:"

@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_S", 0.3)
 
 
-def test_one_process_at_a_time_holds_the_lease_on_any_file_system(tmp_path: Path, quick: None):
+def test_one_process_at_a_time_holds_the_lease_on_any_file_system(tmp_path: Path, quick: None) -> None:
     for storage in stores(tmp_path):
         with lease.held(storage, "the run"):
             with (
@@ -62,7 +62,7 @@ def test_one_process_at_a_time_holds_the_lease_on_any_file_system(tmp_path: Path
             pass
 
 
-def test_a_killed_holder_is_detected_at_once_on_the_same_machine(tmp_path: Path):
+def test_a_killed_holder_is_detected_at_once_on_the_same_machine(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "120"], stdout=subprocess.PIPE, text=True)
     with process:
@@ -75,7 +75,7 @@ def test_a_killed_holder_is_detected_at_once_on_the_same_machine(tmp_path: Path)
         pass
 
 
-def test_a_lease_of_another_machine_is_valid_until_it_expires(tmp_path: Path, quick: None):
+def test_a_lease_of_another_machine_is_valid_until_it_expires(tmp_path: Path, quick: None) -> None:
     for storage in stores(tmp_path):
         write_claim(storage, lease.LEASE_S - 30)
         with pytest.raises(RaysepError, match="process 1 on elsewhere, since 2026"), lease.held(storage, "the run"):
@@ -86,7 +86,7 @@ def test_a_lease_of_another_machine_is_valid_until_it_expires(tmp_path: Path, qu
             assert not storage.exists(stale)
 
 
-def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch):
+def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only modification times of the file system count, not the clock of the holder or of another process."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -97,7 +97,7 @@ def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch:
         pass
 
 
-def test_without_proc_only_the_age_of_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_proc_only_the_age_of_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(lease, "_pids", lambda: lease.UNKNOWN)
     monkeypatch.setattr(lease, "_started", lambda pid: None)
@@ -113,7 +113,7 @@ def test_without_proc_only_the_age_of_the_lease_counts(tmp_path: Path, monkeypat
         pass
 
 
-def test_unreadable_lease_files_are_ignored(tmp_path: Path):
+def test_unreadable_lease_files_are_ignored(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     for number, content in enumerate((b"", b"{", b"[]", b'{"id": "x"}')):
         storage.write_bytes(f"{LEASES}/{number}.json", content)
@@ -153,7 +153,7 @@ def race(root: str) -> tuple[int, int]:
     return most[0], had[0]
 
 
-def test_one_of_many_concurrent_processes_acquires_the_lease(tmp_path: Path):
+def test_one_of_many_concurrent_processes_acquires_the_lease(tmp_path: Path) -> None:
     for attempt in range(20):
         write_claim(Storage(f"{tmp_path}/{attempt}"), lease.LEASE_S + 1)
         most, had = race(f"{tmp_path}/{attempt}")
@@ -161,7 +161,7 @@ def test_one_of_many_concurrent_processes_acquires_the_lease(tmp_path: Path):
         assert had >= 1
 
 
-def test_a_holder_that_lost_its_lease_ends_and_keeps_the_other_lease(tmp_path: Path):
+def test_a_holder_that_lost_its_lease_ends_and_keeps_the_other_lease(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     command = [sys.executable, "-c", HOLD, str(tmp_path), "0.4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -201,7 +201,9 @@ class Broken(Storage):
 
 
 @pytest.mark.parametrize("kind", [Slow, Broken])
-def test_writes_are_refused_after_the_lease_is_lost(kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_writes_are_refused_after_the_lease_is_lost(
+    kind: type[Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 0.4)
     storage = kind(str(tmp_path / "run"))
 
@@ -218,7 +220,7 @@ def test_writes_are_refused_after_the_lease_is_lost(kind: type[Slow], tmp_path: 
     assert left == ([f"{LEASES}/elsewhere.json"] if kind is Slow else [])
 
 
-def test_a_lease_file_that_could_not_be_deleted_is_ignored(tmp_path: Path):
+def test_a_lease_file_that_could_not_be_deleted_is_ignored(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with lease.held(storage, "the run"):
         (mine,) = storage.files(LEASES)
@@ -228,13 +230,13 @@ def test_a_lease_file_that_could_not_be_deleted_is_ignored(tmp_path: Path):
         pass
 
 
-def test_a_directory_created_only_for_the_lease_is_deleted(tmp_path: Path):
+def test_a_directory_created_only_for_the_lease_is_deleted(tmp_path: Path) -> None:
     with lease.held(Storage(str(tmp_path / "run")), "the run"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_written_to_is_reported(tmp_path: Path):
+def test_a_directory_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(RaysepError, match="can't be written to"),
@@ -253,7 +255,9 @@ def test_another_process_with_the_old_pid_is_not_the_holder(tmp_path: Path) -> N
         pass
 
 
-def test_stores_made_of_a_fenced_one_and_their_copies_are_fenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_stores_made_of_a_fenced_one_and_their_copies_are_fenced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, storage in enumerate(stores(tmp_path)):
         results = Storage(f"{tmp_path}/results{number}")
         with lease.held(storage, "the run"):

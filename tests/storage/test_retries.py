@@ -23,13 +23,13 @@ class Flaky:
         return "done"
 
 
-def test_transient_errors_are_retried_and_counted():
+def test_transient_errors_are_retried_and_counted() -> None:
     before, work = retries.count(), Flaky(TimeoutError("slow"), ConnectionResetError(errno.ECONNRESET, "reset"))
     assert with_retries(work) == "done"
     assert (work.calls, retries.count() - before) == (3, 2)
 
 
-def test_retries_are_limited():
+def test_retries_are_limited() -> None:
     work = Flaky(*[TimeoutError("slow")] * 9)
     with pytest.raises(TimeoutError):
         with_retries(work)
@@ -46,7 +46,7 @@ def test_retries_are_limited():
         ValueError("timed out"),
     ],
 )
-def test_permanent_errors_are_not_retried(error: Exception):
+def test_permanent_errors_are_not_retried(error: Exception) -> None:
     work = Flaky(error)
     with pytest.raises(type(error)):
         with_retries(work)
@@ -61,5 +61,5 @@ def test_permanent_errors_are_not_retried(error: Exception):
         "AWS Error UNKNOWN (HTTP status 503) during GetObject operation",
     ],
 )
-def test_messages_of_object_stores_are_transient(text: str):
+def test_messages_of_object_stores_are_transient(text: str) -> None:
     assert is_transient(OSError(text))

@@ -24,7 +24,7 @@ def bucket() -> Iterator[str]:
         yield f"s3://{BUCKET}"
 
 
-def test_written_files_are_read_back(bucket: str):
+def test_written_files_are_read_back(bucket: str) -> None:
     storage = Storage(f"{bucket}/a/b")
     assert not storage.exists()
     assert storage.files() == []
@@ -47,7 +47,7 @@ def test_written_files_are_read_back(bucket: str):
         storage.read_bytes("x/z")
 
 
-def test_options_of_a_uri_are_kept_and_not_part_of_paths(bucket: str):
+def test_options_of_a_uri_are_kept_and_not_part_of_paths(bucket: str) -> None:
     storage = Storage(f"{bucket}/options?region=us-east-1")
     storage.write_bytes("d/file", b"1")
     assert storage.display("d/file") == f"{bucket}/options/d/file"
@@ -59,19 +59,19 @@ def test_options_of_a_uri_are_kept_and_not_part_of_paths(bucket: str):
     assert not file_exists(f"{bucket}/options/none")
 
 
-def test_a_missing_bucket_is_named(bucket: str):
+def test_a_missing_bucket_is_named(bucket: str) -> None:
     with pytest.raises(UsageError, match=r"the bucket 'not-there' does not exist"):
         Storage("s3://not-there/run").reach()
 
 
-def test_credentials_in_a_uri_are_refused_and_not_printed():
+def test_credentials_in_a_uri_are_refused_and_not_printed() -> None:
     with pytest.raises(UsageError, match="environment") as caught:
         Storage("s3://AKIA:hidden@bucket/x")
     assert "hidden" not in str(caught.value)
     assert "AKIA" not in str(caught.value)
 
 
-def test_a_user_name_in_an_abfs_or_sftp_uri_is_accepted():
+def test_a_user_name_in_an_abfs_or_sftp_uri_is_accepted() -> None:
     assert "gs://anonymous@bucket" in Storage("gs://anonymous@bucket/x").uri
 
 
@@ -82,13 +82,13 @@ def test_other_file_systems_come_from_fsspec(tmp_path: Path) -> None:
     assert storage.at("a").read_bytes("b") == b"1"
 
 
-def test_one_of_many_concurrent_processes_acquires_the_lease(bucket: str):
+def test_one_of_many_concurrent_processes_acquires_the_lease(bucket: str) -> None:
     assert race(f"{bucket}/race") == (1, 4)
 
 
-def test_image_folders_are_the_same_as_on_a_disk(bucket: str, tree: Path):
-    for path in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
-        file = tree / path
+def test_image_folders_are_the_same_as_on_a_disk(bucket: str, tree: Path) -> None:
+    for relative in ("a/.ipynb_checkpoints/0.png", "b/@eaDir/1.png", "notes.txt", "c/strange"):
+        file = tree / relative
         file.parent.mkdir(exist_ok=True)
         file.write_bytes((tree / "a" / "000.png").read_bytes())
     remote = Storage(f"{bucket}/images")

@@ -8,7 +8,7 @@ from raysep.errors import UsageError
 from raysep.storage.store import TEMPORARY_PREFIX, Storage
 
 
-def test_written_files_are_read_back(tmp_path: Path):
+def test_written_files_are_read_back(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "run"))
     assert not storage.exists()
     assert storage.files() == []
@@ -23,7 +23,9 @@ def test_written_files_are_read_back(tmp_path: Path):
         storage.read_bytes("none")
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes("x", b"old")
 
@@ -43,7 +45,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path:
     assert not any(path.name.startswith(TEMPORARY_PREFIX) for path in tmp_path.iterdir())
 
 
-def test_file_uris_equal_paths(tmp_path: Path):
+def test_file_uris_equal_paths(tmp_path: Path) -> None:
     by_path, by_uri = Storage(str(tmp_path)), Storage(tmp_path.as_uri())
     by_path.write_bytes("d/x", b"1")
     assert by_uri.files() == ["d/x"]

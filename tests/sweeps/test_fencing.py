@@ -71,10 +71,10 @@ def test_a_sweep_without_its_lease_writes_nothing_more(tmp_path: Path, monkeypat
         return len(writes)
 
     refused: list[str] = []
-    all_of_them = go("whole")
+    all_of_them = writes_of("whole")
     assert all_of_them > 20
     for at in range(1, all_of_them):
-        assert go(f"sweep{at}", at) == at
+        assert writes_of(f"sweep{at}", at) == at
     assert all("another process may have acquired it" in message for message in refused)
     # After the last of them only its log is left to write.
     assert len(refused) >= all_of_them - 3

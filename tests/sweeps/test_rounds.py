@@ -109,7 +109,7 @@ def test_shares_of_a_cluster_never_overlap() -> None:
             assert sum(part.cpus for part in parts) <= cluster.cpus
             assert sum(part.gpus for part in parts) <= cluster.gpus
             # Each share can run a task, on a GPU if the cluster has any.
-            assert all(part.places(1, float(cluster.gpus > 0)) > 0 for part in parts), (cluster, of, parts)
+            assert all(part.slots(1, float(cluster.gpus > 0)) > 0 for part in parts), (cluster, of, parts)
     assert desk.parts(None) == 2
     assert nodes.parts(None) == 3
     assert headless.parts(None) == 3
