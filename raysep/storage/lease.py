@@ -15,7 +15,6 @@ write, and is not atomic with it: pyarrow's file systems have no conditional wri
 """
 
 import contextlib
-import fcntl
 import os
 import random
 import socket
@@ -30,14 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from raysep.errors import RaysepError, StorageError
-from raysep.process import signals
+from raysep.process import identity, signals
+from raysep.storage.kernel_lock import exclusive
 from raysep.storage.store import LEASES, Storage
 
 LEASE_S = 120.0
 # How long processes that acquire a lease at the same moment retry, on object stores, until one of them wins.
 PATIENCE_S = 4.0
-# Without /proc, processes can't be identified: only the age of the lease counts.
-UNKNOWN = "?"
 # Names of leases that this process holds: its other lease files, which could not be deleted, are not live.
 _held: set[str] = set()
 
@@ -91,8 +89,11 @@ class Claim:
 
     def live(self, now: float) -> bool:
         """Whether the lease has not expired and its writer is not known to be dead."""
-        if self.writer["host"] == socket.gethostname() and self.writer["pids"] == _pids() != UNKNOWN:
-            started = _started(self.writer["pid"])
+        if (
+            self.writer["host"] == socket.gethostname()
+            and self.writer["pids"] == identity.pid_namespace() != identity.UNKNOWN
+        ):
+            started = identity.start_time(self.writer["pid"])
             runs = started is not None and started == self.writer["started"]
             return runs and (self.writer["pid"] != os.getpid() or self.writer["id"] in _held)
         return now - self.at < LEASE_S
@@ -143,7 +144,7 @@ def holder(store: Storage) -> dict[str, Any] | None:
         return None
     with _identity() as mine:
         try:
-            with _exclusive(store):
+            with exclusive(store):
                 return oldest(_claims(store, mine, "it")[0].values())
         finally:
             _release(store, mine)
@@ -179,8 +180,8 @@ def _identity() -> Iterator[dict[str, Any]]:
         "id": name,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "pids": _pids(),
-        "started": _started(os.getpid()),
+        "pids": identity.pid_namespace(),
+        "started": identity.start_time(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     _held.add(name)
@@ -207,7 +208,7 @@ def _claims(store: Storage, mine: dict[str, Any], what: str) -> tuple[dict[str, 
 def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
     latest = time.monotonic() + PATIENCE_S
     while True:
-        with _exclusive(store):
+        with exclusive(store):
             live, expired = _claims(store, mine, what)
             if not live:
                 for name in expired:
@@ -225,38 +226,6 @@ def _acquire(store: Storage, mine: dict[str, Any], what: str) -> None:
                 f"{other['since']}. Wait for it, or stop it; a crashed process loses its lease after {LEASE_S:g} s."
             )
         time.sleep(random.uniform(0.1, 0.5))
-
-
-@contextmanager
-def _exclusive(store: Storage) -> Iterator[None]:
-    """Lock the lease files of a local directory for the duration of a block; no lock elsewhere."""
-    if not store.is_local:
-        yield
-        return
-    root = Path(store.root)
-    while True:
-        root.mkdir(parents=True, exist_ok=True)
-        try:
-            directory = os.open(root, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            # Network file systems may not support locks of directories: there only the lease files count.
-            with contextlib.suppress(OSError):
-                fcntl.flock(directory, fcntl.LOCK_EX)
-            # The previous owner of the kernel's lock may have deleted the directory.
-            if _same(root, directory):
-                yield
-                return
-        finally:
-            os.close(directory)
-
-
-def _same(root: Path, directory: int) -> bool:
-    try:
-        return root.stat().st_ino == os.fstat(directory).st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _renew(store: Storage, mine: dict[str, Any], lease: Lease, over: threading.Event) -> None:
@@ -279,7 +248,7 @@ def _renew(store: Storage, mine: dict[str, Any], lease: Lease, over: threading.E
 
 def _renewed(store: Storage, mine: dict[str, Any], lease: Lease) -> bool:
     """Renew the lease; returns False if another process may have acquired the directory meanwhile."""
-    with _exclusive(store):
+    with exclusive(store):
         if not store.is_file(file_of(mine["id"])):
             return False
         live, _ = _claims(store, mine, lease.what)
@@ -294,31 +263,9 @@ def _clock() -> float:
 
 def _release(store: Storage, mine: dict[str, Any]) -> None:
     # A lease file that can't be deleted is no longer live.
-    with contextlib.suppress(OSError), _exclusive(store):
+    with contextlib.suppress(OSError), exclusive(store):
         store.delete(file_of(mine["id"]))
         if store.is_local:
             # Delete directories that were created only for the lease; rmdir fails if they are not empty.
             Path(store.root, LEASES).rmdir()
             Path(store.root).rmdir()
-
-
-def _pids() -> str:
-    """Identifier of the PID namespace: host names may repeat, and containers of one host have their own PIDs."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return UNKNOWN
-
-
-def _started(pid: int) -> str | None:
-    """Process start time in clock ticks since boot: detects PID reuse.
-
-    None for a process that does not exist or is a zombie, and without /proc.
-    """
-    try:
-        # Format: pid (name) state ...; the name may contain anything, and ends at the last bracket.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return None
-    return None if fields[0] == "Z" else fields[19]

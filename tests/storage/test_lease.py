@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raysep.errors import RaysepError, StorageError
+from raysep.process import identity
 from raysep.storage import lease
 from raysep.storage.store import LEASES, Storage
 
@@ -90,7 +91,7 @@ def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch:
     """Only modification times of the file system count, not the clock of the holder or of another process."""
     storage = Storage(str(tmp_path))
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    monkeypatch.setattr(lease, "_started", lambda pid: "other")
+    monkeypatch.setattr(identity, "start_time", lambda pid: "other")
     write_claim(storage, 0)
     os.utime(tmp_path / LEASES / "elsewhere.json")
     with pytest.raises(RaysepError, match="elsewhere"), lease.held(storage, "the run"):
@@ -99,8 +100,8 @@ def test_clocks_of_machines_may_differ(tmp_path: Path, quick: None, monkeypatch:
 
 def test_without_proc_only_the_age_of_the_lease_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
-    monkeypatch.setattr(lease, "_pids", lambda: lease.UNKNOWN)
-    monkeypatch.setattr(lease, "_started", lambda pid: None)
+    monkeypatch.setattr(identity, "pid_namespace", lambda: identity.UNKNOWN)
+    monkeypatch.setattr(identity, "start_time", lambda pid: None)
     with lease.held(storage, "the run"):
         (mine,) = storage.files(LEASES)
         with pytest.raises(RaysepError), lease.held(storage, "the run"):
