@@ -21,8 +21,7 @@ ITERATIONS, MEMORY = 200, 8
 DECREASE, HALVINGS = 1e-4, 20
 # Up to this many features: full eigendecomposition; beyond: this many leading eigenvectors.
 ALL_DIRECTIONS, LEADING = 1024, 256
-# Lower bound of the class variance, for classes that are certain everywhere.
-MIN_SPREAD = 1e-4
+MIN_SPREAD = 1e-4  # lower bound of the class variance, for classes that are certain everywhere
 # Memory for the logits of a block of rows.
 BLOCK_BYTES = 4 * 2**20
 # Features with a variance below this multiple of the rounding error of the squared mean are constant.
