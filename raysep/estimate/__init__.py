@@ -1,1 +1,1 @@
-"""What a run will take, told before it starts: images, bytes, memory, forward passes, time."""
+"""Estimates of the images, bytes, memory, forward passes and time of a run, before it starts."""

@@ -1,6 +1,6 @@
-"""How much of what a run will take. Pure arithmetic on its configuration, its split and its models.
+"""Work, bytes and memory of a run, computed from its configuration, its split and its models.
 
-What is there already is not looked at: these are the figures of a run from its beginning.
+Existing results are ignored: the sizes are those of a run from its beginning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from raysep.finetune.trials import Trial
 from raysep.stages.embed import CHECKPOINTS_AT_ONCE
 from raysep.stages.worklist import role_of, splits_of, steps_of
 
-# Training holds gradients, two moments and the weights.
+# Training keeps the weights, their gradients and the two moments of AdamW in memory.
 TRAINING_COPIES = 4
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model is.
+    """Size of a model.
 
     Attributes:
-        dims: D of each layer.
-        weight_bytes: as stored.
+        dims: dimension D of each layer.
+        weight_bytes: size of the stored weights.
     """
 
     dims: Sequence[int]
@@ -38,14 +38,14 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage takes.
+    """Size of one stage.
 
     Attributes:
-        work: by model id, pieces of it: optimizer steps, forward passes of one image, layers.
-        unit: what a piece is.
-        stored_bytes: that it writes.
-        process_bytes: memory of each process, without a forward pass's activations.
-        processes: at once.
+        work: number of optimizer steps, forward passes of one image, or layers, by model id.
+        unit: of the work.
+        stored_bytes: bytes written.
+        process_bytes: memory of each process, without the activations of a forward pass.
+        processes: number of concurrent processes.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is evaluated of one model.
+    """Number of evaluated checkpoints, images and shard sets of one model.
 
     Attributes:
-        checkpoints: how many.
-        images: of all splits and rotations, each counted once for a checkpoint.
-        sets: shard sets.
+        checkpoints: number of checkpoints.
+        images: of all splits and rotations, each counted once per checkpoint.
+        sets: number of shard sets.
         largest: images of the largest split.
     """
 
@@ -79,42 +79,42 @@ class Evaluated:
 
 
 def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> dict[str, Evaluated]:
-    """By model id. Of the hyperparameters that are tried one setting is chosen, which is evaluated with every seed."""
+    """`Evaluated` by model id, for one chosen setting of the hyperparameters with every seed."""
     names = splits_of(config, split)
     chosen: dict[str, set[tuple[int, int]]] = {}
     steps = {trial.model.id: len(steps_of(config, trial)) for trial in trials}
     for trial in trials:
         chosen.setdefault(trial.model.id, set()).add((trial.seed, trial.rotation))
-    found = {}
-    for model_id, kinds in chosen.items():
+    by_model = {}
+    for model_id, draws in chosen.items():
         counts = [
             splits.select(split, role_of(name), rotation).num_rows * steps[model_id]
-            for _, rotation in kinds
+            for _, rotation in draws
             for name in names
         ]
-        found[model_id] = Evaluated(
-            len(kinds) * steps[model_id], sum(counts), len(counts) * steps[model_id], max(counts) // steps[model_id]
+        by_model[model_id] = Evaluated(
+            len(draws) * steps[model_id], sum(counts), len(counts) * steps[model_id], max(counts) // steps[model_id]
         )
-    return found
+    return by_model
 
 
 def embed_pool(
-    config: RunConfig, kept: Mapping[str, Evaluated], cluster: Resources, process_bytes: int = IMPORTED_BYTES
+    config: RunConfig, by_model: Mapping[str, Evaluated], cluster: Resources, process_bytes: int = IMPORTED_BYTES
 ) -> placement.Pool:
-    """The actors that embed what is evaluated, each with so much memory."""
-    blocks = sum(-(-own.images // own.at_once // config.embed.shard_rows) for own in kept.values())
+    """The pool of actors that embed, with `process_bytes` of memory each."""
+    blocks = sum(-(-model.images // model.at_once // config.embed.shard_rows) for model in by_model.values())
     return placement.embed_plan(config.compute, cluster, blocks, process_bytes).embed
 
 
 def stages(
     config: RunConfig, split: pa.Table, trials: Sequence[Trial], models: Mapping[str, ModelSize], cluster: Resources
 ) -> list[Stage]:
-    """What each stage takes.
+    """The size of each stage.
 
     Args:
-        models: by id, baselines as well.
+        models: sizes by model id, including baselines.
     """
-    kept = evaluated(config, split, trials)
+    by_model = evaluated(config, split, trials)
     bytes_each = 2 if config.embed.dtype == "float16" else 4
     trained = {key: sum(t.model.id == key and bool(t.hyperparameters) for t in trials) for key in models}
     steps = config.finetune.steps if config.finetune else 0
@@ -125,27 +125,27 @@ def stages(
         "optimizer steps",
         sum(models[trial.model.id].weight_bytes * len(steps_of(config, trial)) for trial in trials),
         IMPORTED_BYTES + TRAINING_COPIES * heaviest,
-        min(len(trials), _places(placement.trial_pool(config.compute, cluster, len(trials)), cluster)),
+        min(len(trials), _slots(placement.trial_pool(config.compute, cluster, len(trials)), cluster)),
     )
-    # Vectors of a block, as they come and as the file that is made of them.
+    # Memory of a block: its embeddings, and the Parquet file made of them.
     embed_bytes = IMPORTED_BYTES + max(
-        own.at_once * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
-        for key, own in kept.items()
+        model.at_once * (models[key].weight_bytes + 2 * 4 * config.embed.shard_rows * sum(models[key].dims))
+        for key, model in by_model.items()
     )
-    held_bytes = IMPORTED_BYTES + max(own.at_once * models[key].weight_bytes for key, own in kept.items())
-    pool = embed_pool(config, kept, cluster, held_bytes)
+    checkpoint_bytes = IMPORTED_BYTES + max(model.at_once * models[key].weight_bytes for key, model in by_model.items())
+    pool = embed_pool(config, by_model, cluster, checkpoint_bytes)
     embedding = Stage(
         "embed",
-        {key: own.images for key, own in kept.items()},
+        {key: model.images for key, model in by_model.items()},
         "forward passes",
-        sum(own.images * sum(models[key].dims) * bytes_each for key, own in kept.items()),
+        sum(model.images * sum(models[key].dims) * bytes_each for key, model in by_model.items()),
         embed_bytes,
         pool.processes,
     )
-    largest = max(4 * own.largest * max(models[key].dims) for key, own in kept.items())
+    largest = max(4 * model.largest * max(models[key].dims) for key, model in by_model.items())
     scoring = Stage(
         "score",
-        {key: own.sets * len(models[key].dims) for key, own in kept.items()},
+        {key: model.sets * len(models[key].dims) for key, model in by_model.items()},
         "layers",
         0,
         placement.score_bytes(config.score, largest),
@@ -155,39 +155,39 @@ def stages(
 
 
 def require_room(
-    found: Sequence[Stage], free_bytes: int | None, memory_bytes: int | None, held: Memory | None = None
+    estimates: Sequence[Stage], free_bytes: int | None, memory_bytes: int | None, memory: Memory | None = None
 ) -> None:
-    """Raise UsageError for what can't fit.
+    """Raise UsageError if the run doesn't fit on the disk or in memory.
 
     Args:
-        free_bytes: of the disk that the run is written to; None: not known.
-        memory_bytes: of the machine that all processes run on; None: there are several machines.
-        held: that memory and its limit, to say which of the two is too small.
+        free_bytes: free space on the disk of the run directory; None if unknown.
+        memory_bytes: memory of the machine that all processes run on; None on several machines.
+        memory: that memory and its limit, for the message.
     """
     problems = []
-    stored = sum(stage.stored_bytes for stage in found)
+    stored = sum(stage.stored_bytes for stage in estimates)
     if free_bytes is not None and stored > free_bytes:
         problems.append(
-            f"the run writes {in_units(stored)}, and its disk has {in_units(free_bytes)} left: take another --run-dir, "
+            f"the run writes {in_units(stored)}, but its disk has {in_units(free_bytes)} left: take another --run-dir, "
             "fewer of finetune.evaluate_at or models[].layers, or embed.dtype=float16"
         )
-    limit = f", by the limit of its control group, of {in_units(held.machine_bytes)}" if held and held.limited else ""
+    limit = f", by its control group's limit, of {in_units(memory.machine_bytes)}" if memory and memory.limited else ""
     problems += [
-        f"{stage.name}: {stage.processes} process(es) of {in_units(stage.process_bytes)} each, and this machine has "
+        f"{stage.name}: {stage.processes} process(es) need {in_units(stage.process_bytes)} each, but this machine has "
         f"{in_units(memory_bytes)} of memory{limit}: set compute.{COUNTS[stage.name]}, or use a larger machine"
-        for stage in found
+        for stage in estimates
         if memory_bytes is not None and stage.processes * stage.process_bytes > memory_bytes
     ]
     if problems:
-        raise UsageError("\n".join(["this can't fit; nothing was started:", *(f"  - {line}" for line in problems)]))
+        raise UsageError("\n".join(["the run can't fit; nothing was started:", *(f"  - {line}" for line in problems)]))
 
 
-# The key that sets how many processes of a stage run at once.
+# The key of `compute` that sets the number of concurrent processes of a stage.
 COUNTS = {"finetune": "cpus_per_trial", "embed": "embed_actors", "score": "score_actors"}
 
 
 def in_units(count: float) -> str:
-    """Bytes for people.
+    """A number of bytes as text.
 
     >>> in_units(1536), in_units(3 * 2**30)
     ('1.5 KiB', '3.0 GiB')
@@ -199,5 +199,5 @@ def in_units(count: float) -> str:
     raise AssertionError
 
 
-def _places(pool: placement.Pool, cluster: Resources) -> int:
+def _slots(pool: placement.Pool, cluster: Resources) -> int:
     return max(1, min(pool.processes, cluster.slots(pool.cpus, pool.gpus)))

@@ -1,4 +1,4 @@
-"""How long a run's pieces take, from a short probe on this machine: seconds for each, one process working."""
+"""Time per piece of work, measured on this machine with one process."""
 
 import math
 import time
@@ -21,17 +21,17 @@ from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer
 from raysep.stages.worklist import wanted_of
 
-# Images of the probe, and of the smaller of two layers whose scoring is timed.
+# Images to time a model on, and images of the smaller of the two layers whose scoring is timed.
 PROBED_IMAGES, SCORED_IMAGES = 32, 300
 
 
 class ModelProbe:
-    """One model on a few of the run's images.
+    """Times one model on a few of the run's images.
 
     Args:
-        model: its configuration.
-        rows: of the split: images that it is tried on.
-        reader: of these images.
+        model: configuration of the model.
+        rows: rows of the split.
+        reader: reader of their images.
     """
 
     def __init__(self, model: ModelConfig, rows: pa.Table, reader: Reader) -> None:
@@ -42,21 +42,21 @@ class ModelProbe:
         self._layered = open_layers(self._model, size, model).eval()
         self._image_size = size
         rows = rows.slice(0, PROBED_IMAGES)
-        self._places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
+        self._rows = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
         self._reader = reader
 
     @property
     def size(self) -> ModelSize:
-        """Dims and bytes."""
+        """Dimensions of the layers, and bytes of the weights."""
         stored = sum(value.numel() * value.element_size() for value in self._model.state_dict().values())
         return ModelSize([layer.dim for layer in self._layered.layers], stored)
 
     def decoding(self) -> float:
         """Seconds to read and decode one image."""
-        return _second_time(lambda: load_batch(self._reader, self._places, self._preprocessing)) / len(self._places)
+        return _second_time(lambda: load_batch(self._reader, self._rows, self._preprocessing)) / len(self._rows)
 
     def embedding(self, config: RunConfig) -> float:
-        """Seconds of one image's forward pass."""
+        """Seconds per image of a forward pass."""
         pixels = self._batch()
         dtype = autocast_dtype(config.embed.precision, self._device)
         layout = fastest_layout(self._layered, self._image_size, self._device, dtype)
@@ -68,7 +68,7 @@ class ModelProbe:
         return _second_time(forward) / len(pixels)
 
     def training(self, batch_size: int) -> float:
-        """Seconds of an optimizer step; its time goes with the images in it."""
+        """Seconds of an optimizer step, assumed proportional to its number of images."""
         pixels = self._preprocessing.normalize(self._batch())
         self._model.train()
 
@@ -81,8 +81,8 @@ class ModelProbe:
             self._model.eval()
 
     def _batch(self) -> torch.Tensor:
-        pixels, _, _ = load_batch(self._reader, self._places, self._preprocessing)
-        # Of images that can't be read there is no batch: any pixels take as long.
+        pixels, _, _ = load_batch(self._reader, self._rows, self._preprocessing)
+        # Without readable images use zeros: the time doesn't depend on the values.
         size = self._preprocessing.size
         if not len(pixels):
             pixels = torch.zeros(PROBED_IMAGES, self._preprocessing.channels, *size, dtype=torch.uint8)
@@ -90,7 +90,7 @@ class ModelProbe:
 
 
 def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
-    """Seconds to score one layer of N images: from two small ones, since time grows with a power of N."""
+    """Seconds to score a layer (N, D) of K classes, extrapolated from two small layers with a power law of N."""
     wanted, score = wanted_of(config), config.score
     backend = open_backend(config.score.backend)
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
 
 
 def _second_time(work: Callable[[], Any]) -> float:
-    """Seconds of a second call: the first one also loads and allocates."""
+    """Seconds of a second call, since the first call also loads and allocates."""
     work()
     start = time.perf_counter()
     work()

@@ -1,7 +1,7 @@
-"""Whether a run directory is what it says it is, from its files alone: every image, checkpoint and score exactly once.
+"""Verify and repair a run directory from its files alone: every image, checkpoint and score exists exactly once.
 
-What is not there yet is unfinished and no damage: `raysep run` goes on with it. For what is wrong, a finding names the
-file that has to go for `raysep run` to do that piece, and no other, again. No torch and no Ray here.
+Missing results are unfinished, not damaged: `raysep run` resumes them. A finding names the file to delete so that
+`raysep run` recomputes the damaged result and nothing else. Imports neither torch nor Ray.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from raysep.data import splits
 from raysep.embed.shards import Manifest, ShardSet
 from raysep.errors import RaysepError, UsageError
 from raysep.integrity.checkpoints import checkpoints
-from raysep.integrity.embeddings import shard_set_of_run
+from raysep.integrity.embeddings import check_shard_set
 from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
 from raysep.integrity.scores import scores
 from raysep.report.schema import FILE as SUMMARY
@@ -27,10 +27,10 @@ __all__ = ["Finding", "Verification", "repair", "verify"]
 
 
 def verify(store: Storage) -> Verification:
-    """Look at every file of a run.
+    """Check every file of a run.
 
     Raises:
-        UsageError: there is no run, or its configuration can't be read.
+        UsageError: the directory holds no run, or its configuration is unreadable.
     """
     found = Verification()
     config = _config(store)
@@ -52,9 +52,9 @@ def verify(store: Storage) -> Verification:
     manifests: dict[ShardSet, Manifest] = {}
     for meta in metas:
         for name in worklist.splits_of(config, split):
-            own = shard_set_of_run(store, config, meta, name, split, data, found)
-            if own is not None:
-                manifests[worklist.shard_set_of(meta, name)] = own
+            shards = check_shard_set(store, config, meta, name, split, data, found)
+            if shards is not None:
+                manifests[worklist.shard_set_of(meta, name)] = shards
     scores(store, worklist.score_tasks(config, metas, manifests), found)
     _summary(store, found)
     found.strays += store.temporary()
@@ -62,17 +62,17 @@ def verify(store: Storage) -> Verification:
 
 
 def repair(store: Storage, findings: Sequence[Finding]) -> list[str]:
-    """Remove what keeps `raysep run` from doing broken pieces again.
+    """Delete damaged files, so that `raysep run` recomputes them.
 
     Returns:
-        The files that were removed.
+        Paths of the deleted files.
 
     Raises:
-        RaysepError: something that only a copy of it mends.
+        RaysepError: a damaged file can't be recomputed; nothing is deleted.
     """
-    hopeless = [finding for finding in findings if finding.remedy is None]
-    if hopeless:
-        lines = [f"  - {finding.path}: {finding.what}" for finding in hopeless]
+    unrepairable = [finding for finding in findings if finding.remedy is None]
+    if unrepairable:
+        lines = [f"  - {finding.path}: {finding.what}" for finding in unrepairable]
         raise RaysepError("\n".join([f"{store.display()} can't be repaired; take another --run-dir:", *lines]))
     removed = list(dict.fromkeys(finding.remedy for finding in findings if finding.remedy is not None))
     for path in removed:

@@ -1,4 +1,4 @@
-"""Trials that ended, and the weights of each of their steps."""
+"""Verify the results of trials and the weights of their checkpoints."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from raysep.storage.store import Storage
 
 
 def checkpoints(store: Storage, config: RunConfig, found: Verification) -> list[CheckpointMeta]:
-    """The checkpoints that are evaluated and right."""
+    """Check all trials; returns the undamaged checkpoints of the chosen trials."""
     ended: list[TrialResult] = []
     planned = worklist.planned_trials(config)
     for trial in planned:
@@ -24,18 +24,18 @@ def checkpoints(store: Storage, config: RunConfig, found: Verification) -> list[
             continue
         if result is None:
             continue
-        wrong = [] if result.state == "stopped" else list(_weights(store, config, result))
-        found.findings += [Finding(where, what, path) for where, what in wrong]
-        if not wrong:
+        damage = [] if result.state == "stopped" else list(_weights(store, config, result))
+        found.findings += [Finding(where, what, path) for where, what in damage]
+        if not damage:
             ended.append(result)
     found.counts["trials"] = len(ended)
     if len(ended) < len(planned):
-        found.unfinished.append(f"{len(planned) - len(ended)} of {len(planned)} trials have not ended well")
+        found.unfinished.append(f"{len(planned) - len(ended)} of {len(planned)} trials have no valid result")
     return worklist.chosen_checkpoints(store, config, ended)
 
 
 def _weights(store: Storage, config: RunConfig, result: TrialResult) -> Iterator[tuple[str, str]]:
-    """What is wrong with the checkpoints of a finished trial: where, and what."""
+    """Path and description of each damage of the checkpoints of a finished trial."""
     for step in worklist.steps_of(config, result):
         where = directory(result.model_id, result.number, step)
         try:

@@ -1,4 +1,4 @@
-"""Shard sets: every image once, in files that are those of the manifest."""
+"""Verify shard sets: every image exactly once, in the files of the manifest."""
 
 import hashlib
 import io
@@ -18,14 +18,14 @@ from raysep.stages import worklist
 from raysep.storage.store import Storage
 
 
-def shard_set_of_run(
+def check_shard_set(
     store: Storage, config: RunConfig, meta: CheckpointMeta, name: str, split: pa.Table, data: str, found: Verification
 ) -> Manifest | None:
-    """The manifest of a shard set, right or not: scores are looked at all the same."""
+    """Check a shard set; returns its manifest, which checks of scores need also after damage; None if unreadable."""
     shard_set = worklist.shard_set_of(meta, name)
     path = f"{shard_set.directory}/{MANIFEST}"
     try:
-        there = store.exists(path)
+        exists = store.exists(path)
         manifest = read_manifest(store, shard_set)
     except UNREADABLE as error:
         found.findings.append(Finding(path, short(error), path))
@@ -39,23 +39,23 @@ def shard_set_of_run(
         and (manifest is not None or not base.startswith(ledger.PREFIX))
     ]
     if manifest is None:
-        if there:
-            found.findings.append(Finding(path, "names files that are gone or of another size", path))
+        if exists:
+            found.findings.append(Finding(path, "lists files that are gone or of another size", path))
         else:
             found.unfinished.append(f"{shard_set.directory} is not embedded yet")
         return None
     rows = splits.select(split, worklist.role_of(name), meta.rotation)
-    wrong = list(_rows(store, shard_set, manifest, rows))
+    damage = list(_rows(store, shard_set, manifest, rows))
     if manifest.key != worklist.embedding_key(config, meta, name, data) or manifest.checkpoint_sha256 != meta.sha256:
-        wrong.append((path, "of other weights, images or settings than the run's"))
-    found.findings += [Finding(where, what, path) for where, what in wrong]
-    if not wrong:
+        damage.append((path, "computed from other weights, images or settings than the run's"))
+    found.findings += [Finding(where, what, path) for where, what in damage]
+    if not damage:
         found.counts.update({"shard sets": 1, "rows": manifest.rows})
     return manifest
 
 
 def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Table) -> Iterator[tuple[str, str]]:
-    """What is wrong with the files of a shard set: where, and what."""
+    """Path and description of each damage of the files of a shard set."""
     expected = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     ids: list[str] = []
     for file in manifest.files:
@@ -69,15 +69,15 @@ def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Tabl
             yield where, "columns other than image_id, label and the layers of the manifest"
             continue
         part = opened.read(columns=["image_id", "label"], use_threads=False)
-        own = part["image_id"].to_pylist()
-        ids += own
+        part_ids = part["image_id"].to_pylist()
+        ids += part_ids
         if part.num_rows != file.rows:
             yield where, f"{part.num_rows} rows, {file.rows} in the manifest"
-        if any(expected.get(image) != label for image, label in zip(own, part["label"].to_pylist(), strict=True)):
+        if any(expected.get(image) != label for image, label in zip(part_ids, part["label"].to_pylist(), strict=True)):
             yield where, "images or labels that are not those of the split"
     path = f"{shard_set.directory}/{MANIFEST}"
     twice = [image for image, count in Counter([*ids, *manifest.failed]).items() if count > 1]
     if twice:
-        yield path, f"{len(twice)} images come twice, as {twice[0]!r}"
+        yield path, f"{len(twice)} duplicate images, such as {twice[0]!r}"
     if missing := set(expected) - set(ids) - set(manifest.failed):
-        yield path, f"{len(missing)} images are neither there nor listed as failed, as {min(missing)!r}"
+        yield path, f"{len(missing)} images are neither embedded nor listed as failed, such as {min(missing)!r}"

@@ -1,4 +1,4 @@
-"""What a verification says."""
+"""Results of a verification."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,18 +7,18 @@ import pyarrow as pa
 
 from raysep.errors import RaysepError
 
-# What a file that can't be understood makes its reader raise.
+# Errors of reading a damaged file.
 UNREADABLE = (ValueError, KeyError, TypeError, RaysepError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """A damaged file.
 
     Attributes:
-        path: of the file, relative to the run.
-        what: is wrong with it.
-        remedy: the file without which `raysep run` does this piece again; None where nothing but a copy helps.
+        path: of the file, relative to the run directory.
+        what: description of the damage.
+        remedy: path of the file to delete so that `raysep run` recomputes the result; None if only a backup helps.
     """
 
     path: str
@@ -28,13 +28,13 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What was looked at, and what came of it.
+    """The results of verifying a run.
 
     Attributes:
-        findings: what is wrong.
-        unfinished: what is not there yet, in words.
-        strays: files that no manifest names: left by what was stopped or done twice, and never read.
-        counts: of what is right: trials, shard sets, rows, scores.
+        findings: damaged files.
+        unfinished: descriptions of missing results.
+        strays: files that no manifest lists and nothing reads, left by interrupted or repeated work.
+        counts: number of valid trials, shard sets, rows and scores.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -44,6 +44,6 @@ class Verification:
 
 
 def short(error: BaseException) -> str:
-    """An error on one line of at most some 200 characters."""
+    """An error on one line, with its text cut to 200 characters."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if len(text) < 200 else f"{type(error).__name__}: {text[:197]}..."

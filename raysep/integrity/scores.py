@@ -1,4 +1,4 @@
-"""The table of scores: each once, of as many images as there are, within its range."""
+"""Verify the score table: every score exactly once, of all images of its shard set, within its range."""
 
 import math
 from collections import Counter
@@ -13,34 +13,35 @@ from raysep.storage.store import Storage
 
 
 def scores(store: Storage, tasks: Sequence[table.Task], found: Verification) -> None:
-    """Look at every score of the run."""
+    """Check every score of the run."""
     try:
         rows = table.read(store)
     except UNREADABLE as error:
         found.findings.append(Finding(table.FILE, short(error), table.FILE))
         return
-    own = table.belonging(tasks, rows)
-    counts = Counter(tuple(row[name] for name in table.NAMES) for row in own)
+    current = table.belonging(tasks, rows)
+    counts = Counter(tuple(row[name] for name in table.NAMES) for row in current)
     twice = sum(count > 1 for count in counts.values())
     if twice:
-        found.findings.append(Finding(table.FILE, f"{twice} scores come twice", table.FILE))
-    size = {(task.shard_set, task.layer.index): task.manifest.rows for task in tasks}
-    for row in own:
-        place = ShardSet(row["model"], row["trial"], row["step"], row["split"])
-        what = _wrong_score(row, size[place, row["layer"]])
+        found.findings.append(Finding(table.FILE, f"{twice} duplicate scores", table.FILE))
+    images = {(task.shard_set, task.layer.index): task.manifest.rows for task in tasks}
+    for row in current:
+        shard_set = ShardSet(row["model"], row["trial"], row["step"], row["split"])
+        what = _score_damage(row, images[shard_set, row["layer"]])
         if what is not None:
-            where = f"{row['metric']} of {place.directory}, layer {row['layer']}"
+            where = f"{row['metric']} of {shard_set.directory}, layer {row['layer']}"
             found.findings.append(Finding(table.FILE, f"{where}: {what}", table.FILE))
     found.counts["scores"] = len(counts)
-    if len(own) < len(rows):
-        found.unfinished.append(f"{len(rows) - len(own)} scores are of embeddings that are not there any more")
+    if len(current) < len(rows):
+        found.unfinished.append(f"{len(rows) - len(current)} obsolete scores, of embeddings that no longer exist")
     if missing := table.missing(tasks, rows):
         found.unfinished.append(f"{len(missing)} of {len(tasks)} layers are not scored yet")
 
 
-def _wrong_score(row: table.Row, images: int) -> str | None:
+def _score_damage(row: table.Row, images: int) -> str | None:
+    """Description of the damage of a score; None if it is valid."""
     if row["n"] != images:
-        return f"of {row['n']} images, where there are {images}"
+        return f"of {row['n']} images, expected {images}"
     value, low, high = row["value"], row["ci_low"], row["ci_high"]
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run says of itself: to a person (progress), to its log (journal), to Prometheus (metrics, exposition)."""
+"""Progress for the user, the run's log (journal), and Prometheus metrics (prometheus, exposition)."""
 
 from raysep.telemetry.progress import Bar, Telemetry
 

@@ -1,4 +1,4 @@
-"""Export of the metrics: served over HTTP, written for node_exporter, pushed to a Pushgateway."""
+"""Export of the metrics: over HTTP, to a text file for node_exporter, and to a Pushgateway."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ PUSH_TIMEOUT_S = 10
 
 @contextmanager
 def exposed(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> Iterator[None]:
-    """Serve the metrics for the length of a block; at its end, whatever ends it, write and push them.
+    """Serve the metrics for the duration of a block; at its end, also after an error, write and push them.
 
-    A port that can't be bound, or a Pushgateway out of reach, is logged and costs no run.
+    A port that can't be bound or an unreachable Pushgateway is logged, and doesn't fail the run.
 
     Args:
         instance: grouping key at the Pushgateway, so that two runs don't overwrite each other.
@@ -27,7 +27,7 @@ def exposed(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> It
     try:
         yield
     finally:
-        _flush(telemetry, config, instance)
+        _export(telemetry, config, instance)
         if server is not None:
             server.shutdown()
             server.server_close()
@@ -48,7 +48,7 @@ def _serve(telemetry: Telemetry, config: MonitoringConfig, port: int | None) -> 
     return server
 
 
-def _flush(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> None:
+def _export(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> None:
     registry = telemetry.metrics.registry
     if config.textfile is not None:
         try:

@@ -1,4 +1,4 @@
-"""The log of a run: a JSON object a line, in a file of its own for each call, kept in the run's directory."""
+"""The log of a run: JSON lines, one file per call, in the run directory."""
 
 import contextlib
 import json
@@ -10,14 +10,14 @@ from typing import Any
 from raysep.storage.store import Storage
 
 DIRECTORY = "logs"
-# Object stores can't append: the file is written anew, at most this often.
+# Object stores can't append: the whole file is rewritten, at most once in this interval.
 INTERVAL_S = 10.0
 
 
 class Journal:
-    """Events in memory, and in a file from when a storage is named.
+    """Events in memory, and in a file after `keep_in`.
 
-    A call logs thousands of lines, not millions: one for each event, none for each image.
+    Fits in memory: a call logs thousands of lines, one per event, none per image.
     """
 
     def __init__(self) -> None:
@@ -28,24 +28,24 @@ class Journal:
         self.name = f"{DIRECTORY}/{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.jsonl"
 
     def add(self, event: dict[str, Any]) -> None:
-        """Log an event."""
+        """Add an event to the log."""
         with self._lock:
             self._lines.append(json.dumps(event, ensure_ascii=False, default=str))
         if time.monotonic() - self._at > INTERVAL_S:
             self.save()
 
     def keep_in(self, storage: Storage) -> None:
-        """From here on, and with all that was logged before, the log is kept there."""
+        """Save the log, with all earlier events, to a storage from now on."""
         self._storage = storage
         self.save()
 
     def save(self) -> None:
-        """Write what is new."""
+        """Write the file if there are new events."""
         with self._lock:
             if self._storage is None or self._written == len(self._lines):
                 return
             self._at = time.monotonic()
-            # A log that can't be written now is written with the next event; it is no reason to lose a run.
+            # A failed write is repeated with the next event, and must not fail the run.
             with contextlib.suppress(OSError):
                 self._storage.write_bytes(self.name, ("\n".join(self._lines) + "\n").encode())
                 self._written = len(self._lines)

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars on a terminal, lines elsewhere. All of it on stderr."""
+"""Progress of a run on stderr: bars on a terminal, lines elsewhere."""
 
 import json
 import time
@@ -18,20 +18,20 @@ from raysep.telemetry.journal import Journal
 from raysep.telemetry.prometheus import Metrics
 from raysep.telemetry.worker_stats import Report
 
-# Without a terminal a stage says where it is at most this often.
+# Minimum interval of a stage's progress lines without a terminal.
 LINE_INTERVAL_S = 5.0
 LogFormat = Literal["text", "json"]
 
 
 class Bar:
-    """The progress of one stage."""
+    """Progress bar of one stage."""
 
     def __init__(self, telemetry: "Telemetry", stage: str, total: int, unit: str) -> None:
         self._telemetry, self._stage, self._total, self._unit = telemetry, stage, total, unit
         self._done, self._last_line = 0, 0.0
         self._progress: Progress | None = None
         self._began = time.monotonic()
-        self._moved()
+        self._update_metrics()
         if telemetry.console.is_terminal and telemetry.log_format == "text":
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -47,9 +47,9 @@ class Bar:
             self._progress.start()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more are done, and what is being done."""
+        """Add `count` to the finished work; `note` describes the current work."""
         self._done += count
-        self._moved()
+        self._update_metrics()
         if self._progress is not None:
             self._progress.update(self._task, advance=count, note=escape(note) if note else "")
             return
@@ -59,12 +59,12 @@ class Bar:
             self._telemetry.line(self._stage, f"{self._done}/{self._total} {self._unit}  {note}".rstrip())
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._telemetry.metrics.stage_seconds.labels(self._stage).set(time.monotonic() - self._began)
         if self._progress is not None:
             self._progress.stop()
 
-    def _moved(self) -> None:
+    def _update_metrics(self) -> None:
         metrics = self._telemetry.metrics
         metrics.progress.labels(self._stage).set(self._done / self._total if self._total else 1.0)
         metrics.progress_time.set_to_current_time()
@@ -72,11 +72,11 @@ class Bar:
 
 
 class Telemetry:
-    """Lines, bars, the log and the metrics of one run or sweep.
+    """Progress lines, bars, log and metrics of one run or sweep.
 
     Args:
-        console: where lines and bars go; rich's stderr console if unset.
-        log_format: `json` makes each line a JSON object, as in the log that is kept.
+        console: for lines and bars; stderr if unset.
+        log_format: `json` prints each line as a JSON object, as in the log file.
 
     Attributes:
         node_work: pieces of work and worker seconds, by stage and node.
@@ -92,7 +92,7 @@ class Telemetry:
         self._start = time.monotonic()
 
     def line(self, stage: str, text: str, **fields: Any) -> None:
-        """One line of a stage, with the seconds since the start, for the person and the log."""
+        """Print and log one line of a stage, with the seconds since the start."""
         if self.log_format == "json":
             self.event(stage, text, **fields)
             return
@@ -103,13 +103,13 @@ class Telemetry:
         )
 
     def event(self, stage: str, text: str, **fields: Any) -> None:
-        """What is for the log, and too much for a person: each layer, each shard set, each trial."""
+        """Log an event too detailed for the terminal: of a layer, a shard set or a trial."""
         event = self._log(stage, text, fields)
         if self.log_format == "json":
             self.console.print(json.dumps(event, ensure_ascii=False, default=str), markup=False, soft_wrap=True)
 
     def worked(self, stage: str, report: Report, model: str) -> None:
-        """A worker's report: into the metrics, and onto the bill of its node."""
+        """Add a worker's report to the metrics and to the work of its node."""
         self.metrics.absorb(stage, report, model)
         for why, times in report.again.items():
             self.retried(stage, why, times)
@@ -118,13 +118,13 @@ class Telemetry:
         entry["seconds"] += round(report.seconds, 3)
 
     def retried(self, stage: str, why: Why, times: int = 1) -> None:
-        """Something of a stage was begun again."""
+        """Count retries of a stage."""
         self.metrics.retries.labels(stage, why).inc(times)
         self.retries.setdefault(stage, Counter())[why] += times
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:
-        """A bar for the length of a block."""
+        """Show a bar for the duration of a block."""
         bar = Bar(self, stage, total, unit)
         try:
             yield bar

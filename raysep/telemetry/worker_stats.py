@@ -1,7 +1,6 @@
-"""What a worker measures of itself, and hands to the driver together with its results.
+"""Measurements of a worker, which it returns to the driver together with its results.
 
-The driver counts a report when it has the results, so a worker that dies takes no count with it, and work that is
-done again is counted once.
+The driver counts a report when the results arrive, so a lost worker loses no counts, and retried work is counted once.
 """
 
 import sys
@@ -16,15 +15,15 @@ from raysep.storage import retries
 
 @dataclass(frozen=True)
 class Report:
-    """One piece of work.
+    """Measurements of one piece of work.
 
     Attributes:
-        node: address of the node that did it.
-        seconds: that it took.
-        waited_s: how long the worker had been without work before it.
+        node: address of the worker's node.
+        seconds: duration of the work.
+        waited_s: idle time of the worker before the work, in seconds.
         peak_gpu_bytes: of torch's allocator since the worker's start; None without a GPU.
-        counts: of what happened, by name: `bytes_read`, `bytes_written`, `kmeans_iterations`.
-        again: how often something was begun again, by why.
+        counts: by name: `bytes_read`, `bytes_written`, `kmeans_iterations`.
+        again: number of retries, by cause.
         samples: durations in seconds, by name: `batch`, `forward`.
     """
 
@@ -37,12 +36,12 @@ class Report:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As `Report(**plain)` takes it back."""
+        """As a dict, the inverse of `Report(**plain)`."""
         return asdict(self)
 
 
 class Meter:
-    """Times the pieces of work of one process.
+    """Measures the pieces of work of one process.
 
     >>> meter = Meter("10.0.0.1")
     >>> with meter.piece():
@@ -55,13 +54,13 @@ class Meter:
     def __init__(self, node: str) -> None:
         self._node = node
         self._free_since = time.perf_counter()
-        # A process may have meters one after another.
+        # Retries are counted per process, which may have had other meters before.
         self._retries_before = retries.count()
         self.report = Report(node)
 
     @contextmanager
     def piece(self) -> Iterator[None]:
-        """One piece of work; its report is there afterwards."""
+        """Measure one piece of work; afterwards `report` has its measurements."""
         began, retries_before = time.perf_counter(), retries.count()
         self.report = Report(self._node)
         yield
@@ -79,35 +78,35 @@ class Meter:
         self._free_since = now
 
     def peek(self) -> Report:
-        """Of work that goes on: from the start of the meter until now."""
+        """Report on unfinished work, from the start of the meter until now."""
         seconds = time.perf_counter() - self._free_since
-        own = retries.count() - self._retries_before
-        again: dict[retries.Why, int] = {"storage": own} if own else {}
+        storage = retries.count() - self._retries_before
+        again: dict[retries.Why, int] = {"storage": storage} if storage else {}
         return Report(self._node, seconds, 0.0, _peak_gpu_bytes(), again=again)
 
     def count(self, name: str, number: int) -> None:
-        """Add to a count of the piece at hand."""
+        """Add to a count of the current piece of work."""
         self.report.counts[name] = self.report.counts.get(name, 0) + number
 
     def again(self, why: retries.Why, times: int = 1) -> None:
-        """Say that something of the piece at hand was begun again."""
+        """Count retries within the current piece of work."""
         if times:
             self.report.again[why] = self.report.again.get(why, 0) + times
 
     @contextmanager
     def sample(self, name: str) -> Iterator[None]:
-        """Time a block of the piece at hand."""
+        """Time a block within the current piece of work."""
         began = time.perf_counter()
         yield
         self.observe(name, time.perf_counter() - began)
 
     def observe(self, name: str, seconds: float) -> None:
-        """Add a duration of the piece at hand."""
+        """Add a duration to the current piece of work."""
         self.report.samples.setdefault(name, []).append(seconds)
 
 
 def _peak_gpu_bytes() -> int | None:
-    # A worker that never imported torch has used none of its memory.
+    # A worker that hasn't imported torch uses no GPU memory of torch.
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return None

@@ -29,7 +29,7 @@ def loaded(tree: Path) -> Any:
     )
 
 
-def test_a_run_is_forecast_from_its_own_images_and_models(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecast_of_a_run(loaded, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "memory", lambda: limits.Memory(4 * 2**30, 64 * 2**30))
     readers, split = validation.check_data(loaded)
     found = forecast(loaded, split, readers, DESK)
@@ -40,13 +40,13 @@ def test_a_run_is_forecast_from_its_own_images_and_models(loaded: Any, monkeypat
     table = found.table()
     assert table.row_count == 2 + 6 + 6
     assert table.caption == "2 CPUs and 0 GPUs on 1 node(s); memory 4.0 GiB (limit of the control group) of 64.0 GiB"
-    # As many values as the real files hold.
+    # The dimensions are those of the real shards.
     dims = found.models["test_vit"].dims
     layers = [Layer(index, "l", 0.0, dim, "mean") for index, dim in enumerate(dims)]
     assert sum(field.type.list_size for field in schema(layers, "float32") if "layer" in field.name) == sum(dims)
 
 
-def test_it_refuses_before_it_probes(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_timing(loaded, monkeypatch: pytest.MonkeyPatch):
     readers, split = validation.check_data(loaded)
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(speed, "scoring", lambda *_: pytest.fail("probed"))
@@ -61,6 +61,6 @@ def test_scoring_of_more_images_takes_longer(loaded: Any) -> None:
     assert large > 5 * small
 
 
-def test_free_space_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+def test_free_space_of_a_directory_that_does_not_exist(tmp_path: Path):
     assert free_bytes(str(tmp_path / "a" / "b")) > 0
     assert free_bytes("s3://bucket/run") is None

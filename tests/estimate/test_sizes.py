@@ -34,13 +34,13 @@ def test_every_forward_pass_and_byte_is_counted(tree: Path) -> None:
     config = config_of(tree, finetune=finetune, embed={"dtype": "float16", "shard_rows": 10})
     split = split_of(config, tree)
     trials = planned_trials(config)
-    kept = evaluated(config, split, trials)
-    # Two seeds of the chosen rate, two steps; 24 unseen images, and a fifth of 36 seen ones.
+    by_model = evaluated(config, split, trials)
+    # Two seeds of the chosen learning rate, two steps; 24 unseen images, and a fifth of 36 seen ones.
     seen = split["role"].to_pylist().count("seen_test")
-    assert kept["test_vit"].checkpoints == 4
-    assert kept["test_vit"].images == 4 * (24 + seen)
-    assert kept["test_vit"].sets == 8
-    assert kept["test_vit"].largest == 24
+    assert by_model["test_vit"].checkpoints == 4
+    assert by_model["test_vit"].images == 4 * (24 + seen)
+    assert by_model["test_vit"].sets == 8
+    assert by_model["test_vit"].largest == 24
     finetuned, embedded, scored = stages(config, split, trials, SIZES, DESK)
     assert finetuned.work == {"test_resnet": 60, "test_vit": 60}
     assert finetuned.stored_bytes == 6 * 2 * (1000 + 500)
@@ -50,7 +50,7 @@ def test_every_forward_pass_and_byte_is_counted(tree: Path) -> None:
     assert scored.process_bytes == IMPORTED_BYTES + 3 * 4 * 24 * 16
 
 
-def test_models_as_they_are_and_the_paper(tree: Path) -> None:
+def test_models_without_training_and_protocol_paper(tree: Path):
     config = config_of(tree, score={"protocols": ["default", "paper"]}, embed={"splits": ["unseen"]})
     split = split_of(config, tree)
     finetuned, embedded, scored = stages(config, split, planned_trials(config), SIZES, DESK)
@@ -59,17 +59,15 @@ def test_models_as_they_are_and_the_paper(tree: Path) -> None:
     assert scored.process_bytes == IMPORTED_BYTES + 5 * 4 * 24 * 16
 
 
-def test_what_cannot_fit_is_refused_with_what_to_do() -> None:
+def test_runs_that_do_not_fit_are_refused():
     stage = Stage("score", {}, "layers", 5 * 2**30, 3 * 2**30, 4)
     require_room([stage], 6 * 2**30, 12 * 2**30)
     require_room([stage], None, None)
-    with pytest.raises(UsageError, match=r"writes 5.0 GiB, and its disk has 4.0 GiB left"):
+    with pytest.raises(UsageError, match=r"writes 5.0 GiB, but its disk has 4.0 GiB left"):
         require_room([stage], 4 * 2**30, None)
-    with pytest.raises(UsageError, match=r"score: 4 process\(es\) of 3.0 GiB .* set compute.score_actors"):
+    with pytest.raises(UsageError, match=r"score: 4 process\(es\) need 3.0 GiB .* set compute.score_actors"):
         require_room([stage], None, 11 * 2**30)
-    with pytest.raises(
-        UsageError, match=r"has 11.0 GiB of memory, by the limit of its control group, of 64.0 GiB: set"
-    ):
+    with pytest.raises(UsageError, match=r"has 11.0 GiB of memory, by its control group's limit, of 64.0 GiB: set"):
         require_room([stage], None, 11 * 2**30, Memory(11 * 2**30, 64 * 2**30))
 
 

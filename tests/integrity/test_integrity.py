@@ -1,4 +1,4 @@
-"""Each kind of damage to a run's files is found, named, and done again, and nothing else is."""
+"""Each kind of damage to a run's files is detected, reported and recomputed, and nothing else is."""
 
 import json
 import shutil
@@ -21,20 +21,20 @@ from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 from tests.conftest import TINY_VIT, write_images
 
-# One finished run for all of them.
+# All tests use copies of one finished run.
 pytestmark = pytest.mark.xdist_group("verification")
 SHARDS = "embeddings/model=test_vit/trial=0/step=0/split=unseen"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    place = tmp_path_factory.mktemp("finished")
-    write_images(place / "images", dict.fromkeys("abc", 12))
+    directory = tmp_path_factory.mktemp("finished")
+    write_images(directory / "images", dict.fromkeys("abc", 12))
     config = build_config(
         {
-            "run_dir": str(place / "run"),
+            "run_dir": str(directory / "run"),
             "data": {
-                "source": {"kind": "image_folder", "path": str(place / "images")},
+                "source": {"kind": "image_folder", "path": str(directory / "images")},
                 "split": {"unseen": "all"},
                 "max_failed_share": 0.1,
             },
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
             "compute": {"embed_actors": 1, "score_actors": 1},
         }
     )
-    (place / "images" / "a" / "003.png").write_bytes(b"no image")
+    (directory / "images" / "a" / "003.png").write_bytes(b"no image")
     pipeline.run(config, executor=LocalExecutor())
     return config
 
@@ -68,7 +68,7 @@ def flip(path: Path, position: int = -20) -> None:
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """A file that is whole and says something else, with a manifest that names it as it is."""
+    """Replace the content of a shard, and adapt its size and checksum in the manifest."""
     pq.write_table(change(pq.read_table(path)), path)
     import hashlib
 
@@ -95,7 +95,7 @@ def with_first(rows: list[table.Row], **values: Any) -> list[table.Row]:
     return [{**row, **values} if position == first else row for position, row in enumerate(rows)]
 
 
-def test_a_finished_run_is_whole(run: Storage) -> None:
+def test_a_finished_run_is_valid(run: Storage):
     found = verify(run)
     assert (found.findings, found.unfinished, found.strays) == ([], [], [])
     assert found.counts == {"trials": 1, "shard sets": 1, "rows": 35, "scores": 4 * (2 + 7)}
@@ -119,13 +119,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "an image twice": (
         lambda root: rewrite(part(root), lambda t: pa.concat_tables([t, t.slice(0, 1)])),
         "_manifest.json",
-        "come twice",
+        "duplicate images",
         f"{SHARDS}/_manifest.json",
     ),
     "an image lost": (
         lambda root: rewrite(part(root), lambda t: t.slice(1)),
         "_manifest.json",
-        "neither there nor listed as failed",
+        "neither embedded nor listed as failed",
         f"{SHARDS}/_manifest.json",
     ),
     "a layer lost": (
@@ -137,7 +137,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "embeddings of other weights": (
         lambda root: change_manifest(root, checkpoint_sha256="0" * 64),
         "_manifest.json",
-        "of other weights",
+        "from other weights",
         f"{SHARDS}/_manifest.json",
     ),
     "a manifest cut short": (
@@ -179,7 +179,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "a score twice": (
         lambda root: change_scores(root, lambda rows: [*rows, rows[0]]),
         "scores.parquet",
-        "come twice",
+        "duplicate scores",
         "scores.parquet",
     ),
     "a score of fewer images": (
@@ -204,9 +204,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "path", "what", "remedy"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_damage_is_found_and_named(
+def test_damage_is_found_and_reported(
     run: Storage, damage: Callable[[Path], object], path: str, what: str, remedy: str
-) -> None:
+):
     damage(Path(run.root))
     findings = verify(run).findings
     assert [finding for finding in findings if path in finding.path and what in finding.what]
@@ -215,7 +215,7 @@ def test_damage_is_found_and_named(
     assert verify(run).findings == []
 
 
-def test_what_is_broken_is_done_again_and_nothing_else(run: Storage, finished: RunConfig) -> None:
+def test_only_damaged_results_are_recomputed(run: Storage, finished: RunConfig):
     before = [{**row, "seconds": 0} for row in table.read(run)]
     root = Path(run.root)
     weights = (root / CHECKPOINT / "step=0" / "model.safetensors").stat().st_mtime_ns
@@ -226,7 +226,7 @@ def test_what_is_broken_is_done_again_and_nothing_else(run: Storage, finished: R
     pipeline.run(config, executor=LocalExecutor())
     found = verify(run)
     assert (found.findings, found.unfinished) == ([], [])
-    # The files that were replaced, and what a write that was cut off leaves, are strays, and never read.
+    # Replaced files and temporary files of interrupted writes are strays, which nothing reads.
     assert len(found.strays) == 2
     (root / "embeddings" / ".tmp-1").write_bytes(b"cut")
     assert verify(run).strays == [*found.strays, "embeddings/.tmp-1"]
@@ -234,7 +234,7 @@ def test_what_is_broken_is_done_again_and_nothing_else(run: Storage, finished: R
     assert (root / CHECKPOINT / "step=0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
-def test_what_no_work_mends_is_said(run: Storage) -> None:
+def test_damage_that_cannot_be_recomputed_is_an_error(run: Storage):
     (Path(run.root) / "splits.parquet").write_bytes(b"")
     (finding,) = verify(run).findings
     assert finding.remedy is None

@@ -19,7 +19,7 @@ def console(**options: Any) -> tuple[Console, io.StringIO]:
     return Console(file=out, width=100, **options), out
 
 
-def test_without_a_terminal_a_stage_says_where_it_is_in_lines() -> None:
+def test_without_a_terminal_progress_is_printed_in_lines():
     where, out = console()
     with Telemetry(where).stage("embed", 10, "images") as bar:
         bar.advance(3, "model [x] a")
@@ -29,7 +29,7 @@ def test_without_a_terminal_a_stage_says_where_it_is_in_lines() -> None:
     assert "too soon" not in out.getvalue()
 
 
-def test_on_a_terminal_there_is_a_bar() -> None:
+def test_a_terminal_shows_a_bar():
     where, out = console(force_terminal=True, color_system=None, highlight=False)
     telemetry = Telemetry(where)
     with telemetry.stage("score", 2, "layers") as bar:
@@ -40,9 +40,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     assert "[done]" in out.getvalue()
 
 
-def test_libraries_are_kept_off_the_terminal_and_what_they_said_is_kept_on_failure(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_stderr_of_libraries_is_hidden_and_kept_after_a_failure(capfd: pytest.CaptureFixture[str]):
     with quiet(False) as where:
         os.write(2, b"noise from C++\n")
         warnings.warn("noise", stacklevel=1)
@@ -61,7 +59,7 @@ def test_libraries_are_kept_off_the_terminal_and_what_they_said_is_kept_on_failu
     log = Path(line.strip().rsplit(" ", 1)[-1])
     assert log.read_text() == "what went wrong\n"
     log.unlink()
-    # Wrong use says all there is to say.
+    # After wrong use the log is not kept.
     with pytest.raises(ConfigError):
         fail(ConfigError(["x"]))
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Metrics: counted from workers' reports, served, guarded, written and pushed."""
+"""Metrics: counted from reports of workers, served, written and pushed."""
 
 import socket
 import time
@@ -59,9 +59,7 @@ def test_reports_of_workers_are_counted_with_their_results() -> None:
     assert ours.node_work["embed"]["10.0.0.2"]["seconds"] == 1.5
 
 
-def test_storage_that_was_asked_again_counts_once_however_many_meters_a_process_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_storage_retries_are_counted_once_with_several_meters(monkeypatch: pytest.MonkeyPatch):
     counted = [0]
     monkeypatch.setattr(retries, "count", lambda: counted[0])
     first = Meter("10.0.0.1")
@@ -74,7 +72,7 @@ def test_storage_that_was_asked_again_counts_once_however_many_meters_a_process_
     assert [meter.peek().again for meter in (first, second)] == [{"storage": 4}, {"storage": 1}]
 
 
-def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: Path) -> None:
+def test_metrics_are_served_during_the_run_and_written_at_its_end(tmp_path: Path):
     ours, console = telemetry()
     textfile = tmp_path / "new" / "raysep.prom"
     with exposed(ours, MonitoringConfig(textfile=str(textfile)), "x"):
@@ -90,7 +88,7 @@ def test_they_are_served_while_the_run_goes_on_and_written_at_its_end(tmp_path: 
         urllib.request.urlopen(url, timeout=5)
 
 
-def test_one_who_connects_and_says_nothing_keeps_nobody_waiting() -> None:
+def test_an_idle_connection_blocks_no_other():
     ours, console = telemetry()
     began = time.monotonic()
     with exposed(ours, MonitoringConfig(), "x"):
@@ -100,7 +98,7 @@ def test_one_who_connects_and_says_nothing_keeps_nobody_waiting() -> None:
     assert time.monotonic() - began < 4
 
 
-def test_a_port_that_is_taken_gives_way_to_another() -> None:
+def test_a_free_port_replaces_one_in_use():
     ours, console = telemetry()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -111,7 +109,7 @@ def test_a_port_that_is_taken_gives_way_to_another() -> None:
             assert urllib.request.urlopen(url_of(console), timeout=5).status == 200
 
 
-def test_a_pushgateway_gets_the_last_word_even_of_a_run_that_fails() -> None:
+def test_metrics_of_a_failed_run_are_pushed():
     got: list[tuple[str, str]] = []
 
     class Gateway(BaseHTTPRequestHandler):
@@ -138,14 +136,14 @@ def test_a_pushgateway_gets_the_last_word_even_of_a_run_that_fails() -> None:
     assert values(body)["raysep_failed",] == 1
 
 
-def test_a_gateway_out_of_reach_costs_no_run() -> None:
+def test_an_unreachable_pushgateway_does_not_fail_the_run():
     ours, console = telemetry()
     with exposed(ours, MonitoringConfig(port=None, pushgateway="127.0.0.1:1"), "x"):
         pass
     assert "not pushed to 127.0.0.1:1" in console.export_text()
 
 
-def test_every_metric_is_named_and_described_as_prometheus_asks() -> None:
+def test_every_metric_follows_the_conventions_of_prometheus():
     ours, _ = telemetry()
     for family in ours.metrics.registry.collect():
         assert family.name.startswith("raysep_")
