@@ -29,7 +29,7 @@ def loaded(tree: Path) -> Any:
     )
 
 
-def test_forecast_of_a_run(loaded, monkeypatch: pytest.MonkeyPatch):
+def test_forecast_of_a_run(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "memory", lambda: limits.Memory(4 * 2**30, 64 * 2**30))
     readers, split = validation.check_data(loaded)
     found = forecast(loaded, split, readers, DESK)
@@ -46,7 +46,7 @@ def test_forecast_of_a_run(loaded, monkeypatch: pytest.MonkeyPatch):
     assert sum(field.type.list_size for field in schema(layers, "float32") if "layer" in field.name) == sum(dims)
 
 
-def test_a_full_disk_is_refused_before_timing(loaded, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_refused_before_timing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     readers, split = validation.check_data(loaded)
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(speed, "scoring", lambda *_: pytest.fail("probed"))
@@ -61,6 +61,6 @@ def test_scoring_of_more_images_takes_longer(loaded: Any) -> None:
     assert large > 5 * small
 
 
-def test_free_space_of_a_directory_that_does_not_exist(tmp_path: Path):
+def test_free_space_of_a_directory_that_does_not_exist(tmp_path: Path) -> None:
     assert free_bytes(str(tmp_path / "a" / "b")) > 0
     assert free_bytes("s3://bucket/run") is None

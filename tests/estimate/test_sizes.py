@@ -50,7 +50,7 @@ def test_every_forward_pass_and_byte_is_counted(tree: Path) -> None:
     assert scored.process_bytes == IMPORTED_BYTES + 3 * 4 * 24 * 16
 
 
-def test_models_without_training_and_protocol_paper(tree: Path):
+def test_models_without_training_and_protocol_paper(tree: Path) -> None:
     config = config_of(tree, score={"protocols": ["default", "paper"]}, embed={"splits": ["unseen"]})
     split = split_of(config, tree)
     finetuned, embedded, scored = stages(config, split, planned_trials(config), SIZES, DESK)
@@ -59,7 +59,7 @@ def test_models_without_training_and_protocol_paper(tree: Path):
     assert scored.process_bytes == IMPORTED_BYTES + 5 * 4 * 24 * 16
 
 
-def test_runs_that_do_not_fit_are_refused():
+def test_runs_that_do_not_fit_are_refused() -> None:
     stage = Stage("score", {}, "layers", 5 * 2**30, 3 * 2**30, 4)
     require_room([stage], 6 * 2**30, 12 * 2**30)
     require_room([stage], None, None)

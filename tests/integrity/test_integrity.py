@@ -95,7 +95,7 @@ def with_first(rows: list[table.Row], **values: Any) -> list[table.Row]:
     return [{**row, **values} if position == first else row for position, row in enumerate(rows)]
 
 
-def test_a_finished_run_is_valid(run: Storage):
+def test_a_finished_run_is_valid(run: Storage) -> None:
     found = verify(run)
     assert (found.findings, found.unfinished, found.strays) == ([], [], [])
     assert found.counts == {"trials": 1, "shard sets": 1, "rows": 35, "scores": 4 * (2 + 7)}
@@ -206,7 +206,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
 @pytest.mark.parametrize(("damage", "path", "what", "remedy"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_damage_is_found_and_reported(
     run: Storage, damage: Callable[[Path], object], path: str, what: str, remedy: str
-):
+) -> None:
     damage(Path(run.root))
     findings = verify(run).findings
     assert [finding for finding in findings if path in finding.path and what in finding.what]
@@ -215,7 +215,7 @@ def test_damage_is_found_and_reported(
     assert verify(run).findings == []
 
 
-def test_only_damaged_results_are_recomputed(run: Storage, finished: RunConfig):
+def test_only_damaged_results_are_recomputed(run: Storage, finished: RunConfig) -> None:
     before = [{**row, "seconds": 0} for row in table.read(run)]
     root = Path(run.root)
     weights = (root / CHECKPOINT / "step=0" / "model.safetensors").stat().st_mtime_ns
@@ -234,7 +234,7 @@ def test_only_damaged_results_are_recomputed(run: Storage, finished: RunConfig):
     assert (root / CHECKPOINT / "step=0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
-def test_damage_that_cannot_be_recomputed_is_an_error(run: Storage):
+def test_damage_that_cannot_be_recomputed_is_an_error(run: Storage) -> None:
     (Path(run.root) / "splits.parquet").write_bytes(b"")
     (finding,) = verify(run).findings
     assert finding.remedy is None

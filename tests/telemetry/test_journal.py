@@ -12,7 +12,7 @@ def read(run: Storage, name: str) -> list[dict]:
     return [json.loads(line) for line in run.read_bytes(name).decode().splitlines()]
 
 
-def test_events_before_keep_in_are_saved_too(tmp_path: Path):
+def test_events_before_keep_in_are_saved_too(tmp_path: Path) -> None:
     telemetry, run = Telemetry(Console(file=io.StringIO())), Storage(str(tmp_path))
     telemetry.line("checks", "images")
     telemetry.journal.save()
@@ -26,7 +26,7 @@ def test_events_before_keep_in_are_saved_too(tmp_path: Path):
     assert first["elapsed_s"] <= second["elapsed_s"]
 
 
-def test_events_are_saved_but_not_printed_as_text(tmp_path: Path):
+def test_events_are_saved_but_not_printed_as_text(tmp_path: Path) -> None:
     for log_format in ("text", "json"):
         out = io.StringIO()
         telemetry = Telemetry(Console(file=out, width=20), log_format)
@@ -42,7 +42,7 @@ def test_events_are_saved_but_not_printed_as_text(tmp_path: Path):
             assert len(kept.splitlines()) == 2
 
 
-def test_each_call_of_a_run_has_its_own_log_file(tmp_path: Path):
+def test_each_call_of_a_run_has_its_own_log_file(tmp_path: Path) -> None:
     run = Storage(str(tmp_path))
     for text in ("first", "second"):
         telemetry = Telemetry(Console(file=io.StringIO()))

@@ -19,7 +19,7 @@ def console(**options: Any) -> tuple[Console, io.StringIO]:
     return Console(file=out, width=100, **options), out
 
 
-def test_without_a_terminal_progress_is_printed_in_lines():
+def test_without_a_terminal_progress_is_printed_in_lines() -> None:
     where, out = console()
     with Telemetry(where).stage("embed", 10, "images") as bar:
         bar.advance(3, "model [x] a")
@@ -29,7 +29,7 @@ def test_without_a_terminal_progress_is_printed_in_lines():
     assert "too soon" not in out.getvalue()
 
 
-def test_a_terminal_shows_a_bar():
+def test_a_terminal_shows_a_bar() -> None:
     where, out = console(force_terminal=True, color_system=None, highlight=False)
     telemetry = Telemetry(where)
     with telemetry.stage("score", 2, "layers") as bar:
@@ -40,7 +40,7 @@ def test_a_terminal_shows_a_bar():
     assert "[done]" in out.getvalue()
 
 
-def test_stderr_of_libraries_is_hidden_and_kept_after_a_failure(capfd: pytest.CaptureFixture[str]):
+def test_stderr_of_libraries_is_hidden_and_kept_after_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet(False) as where:
         os.write(2, b"noise from C++\n")
         warnings.warn("noise", stacklevel=1)

@@ -59,7 +59,7 @@ def test_reports_of_workers_are_counted_with_their_results() -> None:
     assert ours.node_work["embed"]["10.0.0.2"]["seconds"] == 1.5
 
 
-def test_storage_retries_are_counted_once_with_several_meters(monkeypatch: pytest.MonkeyPatch):
+def test_storage_retries_are_counted_once_with_several_meters(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = [0]
     monkeypatch.setattr(retries, "count", lambda: counted[0])
     first = Meter("10.0.0.1")
@@ -72,7 +72,7 @@ def test_storage_retries_are_counted_once_with_several_meters(monkeypatch: pytes
     assert [meter.peek().again for meter in (first, second)] == [{"storage": 4}, {"storage": 1}]
 
 
-def test_metrics_are_served_during_the_run_and_written_at_its_end(tmp_path: Path):
+def test_metrics_are_served_during_the_run_and_written_at_its_end(tmp_path: Path) -> None:
     ours, console = telemetry()
     textfile = tmp_path / "new" / "raysep.prom"
     with exposed(ours, MonitoringConfig(textfile=str(textfile)), "x"):
@@ -88,7 +88,7 @@ def test_metrics_are_served_during_the_run_and_written_at_its_end(tmp_path: Path
         urllib.request.urlopen(url, timeout=5)
 
 
-def test_an_idle_connection_blocks_no_other():
+def test_an_idle_connection_blocks_no_other() -> None:
     ours, console = telemetry()
     began = time.monotonic()
     with exposed(ours, MonitoringConfig(), "x"):
@@ -98,7 +98,7 @@ def test_an_idle_connection_blocks_no_other():
     assert time.monotonic() - began < 4
 
 
-def test_a_free_port_replaces_one_in_use():
+def test_a_free_port_replaces_one_in_use() -> None:
     ours, console = telemetry()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -109,7 +109,7 @@ def test_a_free_port_replaces_one_in_use():
             assert urllib.request.urlopen(url_of(console), timeout=5).status == 200
 
 
-def test_metrics_of_a_failed_run_are_pushed():
+def test_metrics_of_a_failed_run_are_pushed() -> None:
     got: list[tuple[str, str]] = []
 
     class Gateway(BaseHTTPRequestHandler):
@@ -136,14 +136,14 @@ def test_metrics_of_a_failed_run_are_pushed():
     assert values(body)["raysep_failed",] == 1
 
 
-def test_an_unreachable_pushgateway_does_not_fail_the_run():
+def test_an_unreachable_pushgateway_does_not_fail_the_run() -> None:
     ours, console = telemetry()
     with exposed(ours, MonitoringConfig(port=None, pushgateway="127.0.0.1:1"), "x"):
         pass
     assert "not pushed to 127.0.0.1:1" in console.export_text()
 
 
-def test_every_metric_follows_the_conventions_of_prometheus():
+def test_every_metric_follows_the_conventions_of_prometheus() -> None:
     ours, _ = telemetry()
     for family in ours.metrics.registry.collect():
         assert family.name.startswith("raysep_")
