@@ -128,11 +128,11 @@ def repair(config: RunConfig, telemetry: Telemetry) -> None:
 
 def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
     config, telemetry = current.config, current.telemetry
-    telemetry.line("ray", "starting")
+    telemetry.line(current.executor.name, "starting")
     with current.executor.connect(current.verbose, config.compute.addable) as whole:
         cluster = share or whole
         placement.check(config.compute, cluster)
-        telemetry.line("ray", cluster.describe(), nodes=list(cluster.kinds))
+        telemetry.line(current.executor.name, cluster.describe(), nodes=list(cluster.kinds))
         _check_shared(config, current)
         if not begun:
             samples = inventory.inspect(config.data, current.readers, current.split)

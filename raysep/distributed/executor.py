@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from raysep.distributed import connect
 from raysep.distributed.cluster_shape import Resources, Shape
@@ -11,6 +11,7 @@ from raysep.distributed.cluster_shape import Resources, Shape
 class RayExecutor:
     """Trials under Ray Tune, blocks through Ray Data, scoring tasks on actors. See `stages.executor.Executor`."""
 
+    name: ClassVar[str] = "ray"
     gpu_memory = staticmethod(connect.gpu_memory)
     missing_on_nodes = staticmethod(connect.missing_on_nodes)
 

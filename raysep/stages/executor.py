@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from raysep.config import EmbedConfig, ScoreConfig
 from raysep.distributed import limits
@@ -24,7 +24,13 @@ OnRetry = Callable[[Trial, Why], None]
 
 
 class Executor(Protocol):
-    """Runs trials, blocks and scoring tasks. Yields results in any order, unless stated otherwise."""
+    """Runs trials, blocks and scoring tasks. Yields results in any order, unless stated otherwise.
+
+    Attributes:
+        name: in the log.
+    """
+
+    name: ClassVar[str]
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
         """Connect to the resources to plan with, for the duration of a block."""
@@ -76,7 +82,7 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs all work sequentially in this process: no Ray, no start-up time, no retries."""
 
-    node = "local"
+    name: ClassVar[str] = "local"
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:  # noqa: ARG002
         """One node with the CPUs that this process may use."""
@@ -112,7 +118,7 @@ class LocalExecutor:
                 on_report(trial, progress)
 
             with _failure() as failure:
-                run_trial(trial, job, _device(), Meter(self.node), report)
+                run_trial(trial, job, _device(), Meter(self.name), report)
             results.append(ended_result(trial, reports[-1] if reports else None, job, failure.get("error")))
         return results
 
@@ -127,7 +133,7 @@ class LocalExecutor:
         """Write the checkpoints in order."""
         from raysep.finetune.run_trial import prepare_trial, trial_result
 
-        meter, results = Meter(self.node), []
+        meter, results = Meter(self.name), []
         for trial in trials:
             with _failure() as failure:
                 on_prepared(trial, prepare_trial(trial, job, meter))
@@ -148,7 +154,7 @@ class LocalExecutor:
         from raysep.embed.blocks import Embedding
         from raysep.embed.work import references
 
-        embedding = Embedding([group.reader for group in groups], store, config, _device(), Meter(self.node))
+        embedding = Embedding([group.reader for group in groups], store, config, _device(), Meter(self.name))
         for index, group in enumerate(groups):
             for block in references(index, group, index, config.shard_rows, done[index]):
                 yield embedding.embed(block)
@@ -164,7 +170,7 @@ class LocalExecutor:
         """Score the tasks in order."""
         from raysep.scoring.worker import Scorer
 
-        score = Scorer(store, config, Meter(self.node))
+        score = Scorer(store, config, Meter(self.name))
         for task in tasks:
             yield task, *score(task)
 
