@@ -1,4 +1,4 @@
-"""References in Markdown, from the schema and the registries: `python -m raysep.config.reference` prints them."""
+"""Generate the reference tables in Markdown from the schema and the registries: `python -m raysep.config.reference`."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from raysep.config.run import RunConfig
 HEAD = ("| key | type | default | meaning |", "|---|---|---|---|")
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 TYPES = {"string": "text", "integer": "whole number", "boolean": "true, false", "object": "mapping"}
-# Longer defaults are described instead.
+# Longer defaults are not shown.
 LONGEST_DEFAULT = 40
 Schema = dict[str, Any]
 
 
 def reference() -> str:
-    """The sections of a run, and of each kind of source."""
+    """Tables of the keys of a run, and of each kind of source."""
     parts = ["### A run", "", table(RunConfig)]
     for section in sorted(source_sections(), key=lambda section: str(section.model_fields["kind"].default)):
         kind = section.model_fields["kind"].default
@@ -29,7 +29,7 @@ def reference() -> str:
 
 
 def metrics() -> str:
-    """A row for each metric of this package."""
+    """Table of the built-in metrics."""
     rows = ["| metric | range | classes need | protocols | meaning |", "|---|---|---|---|---|"]
     for name in METRICS.built_in:
         spec = METRICS[name]
@@ -40,7 +40,7 @@ def metrics() -> str:
 
 
 def table(section: type[BaseModel], prefix: str = "") -> str:
-    """A row for each key of a section and of the sections in it: type, default, meaning."""
+    """Table of the keys of a section and its subsections: type, default, meaning."""
     schema = section.model_json_schema()
     return "\n".join([*HEAD, *_rows(section, schema, schema.get("$defs", {}), prefix)])
 
@@ -64,16 +64,16 @@ def _rows(section: type[BaseModel] | None, schema: Schema, definitions: Schema, 
 
 
 def _sections_of(field: Schema, definitions: Schema) -> Schema | None:
-    """The one section that a field or its items may be."""
-    several = [field, field.get("items", {}), *field.get("anyOf", ()), *field.get("allOf", ())]
-    found = [each["$ref"] for each in several if "$ref" in each]
-    section: Schema | None = definitions[found[0].rpartition("/")[2]] if len(found) == 1 else None
+    """The schema of the section that a field or its items have; None without exactly one."""
+    schemas = [field, field.get("items", {}), *field.get("anyOf", ()), *field.get("allOf", ())]
+    references = [each["$ref"] for each in schemas if "$ref" in each]
+    section: Schema | None = definitions[references[0].rpartition("/")[2]] if len(references) == 1 else None
     return section if section is not None and "properties" in section else None
 
 
 def _type(field: Schema) -> str:
-    if several := field.get("anyOf") or field.get("oneOf"):
-        return " or ".join(dict.fromkeys(_type(each) for each in several))
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(dict.fromkeys(_type(option) for option in options))
     if "enum" in field or "const" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field.get("type") == "array":
