@@ -1,7 +1,7 @@
-"""The configuration of a run: what may be said, what is assumed, and what contradicts itself.
+"""The configuration of a run: its keys, defaults and consistency checks.
 
-Every class is frozen, refuses unknown keys, and writes each of its defaults into the resolved
-configuration of the run. Nothing here touches images, models or Ray: those checks are in `checks.py`.
+Every class is frozen and refuses unknown keys; the resolved configuration of a run contains all defaults. Nothing here
+imports images, models or Ray: `stages.validation` has the checks that do.
 """
 
 from raysep.config.base import Dtype, Precision, Section

@@ -1,16 +1,16 @@
-"""Arguments of `timm.create_model` in a configuration: which raysep sets itself, and which values they may have."""
+"""Checks of the arguments of `timm.create_model` in a configuration: refused names, and valid values."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_LAYERS = "it changes what the network gives back; name layers in models[].layers"
-_WEIGHTS = "weights are given by models[].pretrained: true, false or a path"
-_INTERNAL = "it is internal to timm, and would load weights by other rules; leave it out"
-# What can't be passed on, and what to use in its place.
+_LAYERS = "it changes the output of the network; name layers in models[].layers"
+_WEIGHTS = "models[].pretrained sets the weights: true, false or a path"
+_INTERNAL = "it is internal to timm, and changes how weights are loaded; leave it out"
+# Refused arguments, with the reason or the key to use instead.
 REFUSED = {
-    "model_name": "it is models[].name",
-    "variant": "it is models[].name",
+    "model_name": "models[].name sets it",
+    "variant": "models[].name sets it",
     "num_classes": "raysep sets it to the number of seen classes",
     "pretrained": _WEIGHTS,
     "checkpoint_path": _WEIGHTS,
@@ -43,9 +43,9 @@ _SWITCHES = ("scriptable", "exportable", "no_jit")
 
 
 def argument_problems(arguments: Mapping[str, Any]) -> list[str]:
-    """What is wrong with arguments, one line each, beginning with the argument's name."""
+    """Problems of arguments, one line each, beginning with the argument's name."""
     problems = [f"{name}: {why}" for name, why in REFUSED.items() if name in arguments]
-    # timm takes null for "not given".
+    # timm ignores arguments that are null.
     given = {name: value for name, value in arguments.items() if value is not None and name not in REFUSED}
     for name, value in given.items():
         if name == "in_chans" and (type(value) is not int or value not in (1, 3)):
@@ -54,28 +54,28 @@ def argument_problems(arguments: Mapping[str, Any]) -> list[str]:
             problems.append(f"img_size: expected pixels (224) or height and width ([224, 192]), got {value!r}")
         elif name == "global_pool" and value == "":
             problems.append(
-                "global_pool: '' gives the classifier features that are not pooled; leave it out: layers are pooled as "
-                "models[].pooling says"
+                "global_pool: '' passes unpooled features to the classifier; leave it out: models[].pooling sets the "
+                "pooling of layers"
             )
         elif name in _SWITCHES and not isinstance(value, bool):
             problems.append(f"{name}: expected true or false, got {value!r}")
         elif name == "cache_dir" and (not isinstance(value, str) or not Path(value).is_absolute()):
-            problems.append(f"cache_dir: expected an absolute path, which every worker has, got {value!r}")
+            problems.append(f"cache_dir: expected an absolute path that exists on every node, got {value!r}")
         elif name.endswith(("drop_rate", "drop_path_rate", "drop_block_rate")) and not _is_share(value):
-            problems.append(f"{name}: expected a number from 0 up to 1, without 1, got {value!r}")
+            problems.append(f"{name}: expected a number of at least 0 and below 1, got {value!r}")
         elif name == "pretrained_cfg_overlay":
             problems += _overlay_problems(value)
     return problems
 
 
 def size_of(value: Any) -> tuple[int, int] | None:
-    """Height and width of one number or a pair, in pixels; None for anything else.
+    """Height and width in pixels, from one number or a pair; None for any other value.
 
     >>> size_of(64), size_of([64, 32]), size_of("64")
     ((64, 64), (64, 32), None)
     """
     pair = [value, value] if type(value) is int else value
-    if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int and 8 <= one <= 4096 for one in pair):
+    if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int and 8 <= n <= 4096 for n in pair):
         return pair[0], pair[1]
     return None
 
@@ -92,14 +92,14 @@ def _overlay_problems(overlay: Any) -> list[str]:
     for key, value in overlay.items():
         if key in {"mean", "std"}:
             numbers = isinstance(value, list | tuple) and all(
-                isinstance(one, int | float)
-                and not isinstance(one, bool)
-                and (0 if key == "mean" else 1e-6) <= one <= 1
-                for one in value
+                isinstance(number, int | float)
+                and not isinstance(number, bool)
+                and (0 if key == "mean" else 1e-6) <= number <= 1
+                for number in value
             )
             if not numbers or len(value) not in (1, 3):
                 problems.append(
-                    f"{where}.{key}: expected one number or three, one a channel, from 0 to 1"
+                    f"{where}.{key}: expected one number, or one for each of 3 channels, from 0 to 1"
                     f"{' and not 0' * (key == 'std')}, got {value!r}"
                 )
         elif key in {"interpolation", "crop_mode"}:
@@ -107,6 +107,6 @@ def _overlay_problems(overlay: Any) -> list[str]:
             if value not in known:
                 problems.append(f"{where}.{key}: expected one of {', '.join(known)}, got {value!r}")
         else:
-            instead = REFUSED.get(str(key), "it says where weights come from or what they are, which models[] says")
+            instead = REFUSED.get(str(key), "it describes the weights, which models[] sets")
             problems.append(f"{where}.{key}: {instead}; the keys here are {', '.join(OVERLAY)}")
     return problems

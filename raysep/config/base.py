@@ -1,4 +1,4 @@
-"""What every section of a configuration has in common."""
+"""Base class, types and cache key fields of the sections of a configuration."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def _class_name(value: Any) -> Any:
-    # From a file they come as they are written (`loading.py`); other callers may give whole numbers.
+    # `config.load` reads class names of files as text; other callers may pass whole numbers.
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)
     raise ValueError(f"expected the name of a class as text, got {value!r}: put it in quotes")
@@ -21,26 +21,26 @@ ClassName = Annotated[str, BeforeValidator(_class_name)]
 
 
 def repeated(names: Iterable[str]) -> list[str]:
-    """The names that come more than once, sorted."""
+    """The names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys.
+    """A frozen section of the configuration that refuses unknown keys.
 
-    Schemas are built at the first validation, when the registries of names can be read.
+    pydantic builds its schema at the first validation, since the registries can't be read at import.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _truth_is_no_number(cls, values: Any) -> Any:
-        """YAML reads `yes` and `on` as true, which would count as 1."""
+    def _refuse_booleans(cls, values: Any) -> Any:
+        """Refuse booleans where none are expected: YAML reads `yes` and `on` as true, and pydantic takes true for 1."""
         for key, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(key)
             items = value if isinstance(value, list) else [value]
-            if field is None or _takes_truth(field.annotation) or not any(isinstance(item, bool) for item in items):
+            if field is None or _allows_booleans(field.annotation) or not any(isinstance(item, bool) for item in items):
                 continue
             raise ValueError(f"`{key}` can't be true or false, which yes, no, on and off mean as well")
         return values
@@ -50,21 +50,21 @@ class _NotInKey:
     """See `NOT_IN_KEY`."""
 
 
-# Annotation of fields that results do not depend on, or that a hash of the data or of the weights covers already.
-# All others are part of cache keys, so that a new field can't be forgotten there.
+# Annotation of fields that results do not depend on, or that the hash of the data or of the weights covers.
+# All other fields are part of cache keys, so that a new field is included by default.
 NOT_IN_KEY = _NotInKey()
 
 
 def not_in_key(section: type[Section]) -> frozenset[str]:
-    """The fields that are marked `NOT_IN_KEY`."""
+    """Names of the fields that are annotated with `NOT_IN_KEY`."""
     return frozenset(name for name, field in section.model_fields.items() if NOT_IN_KEY in field.metadata)
 
 
 def key_fields(section: Section) -> dict[str, Any]:
-    """Fields and values, as JSON has them, of a section's cache key."""
+    """JSON values of the fields of a section that are part of its cache key."""
     return section.model_dump(mode="json", exclude=set(not_in_key(type(section))))
 
 
-def _takes_truth(annotation: Any) -> bool:
-    """Whether values of a type may be true or false, or are not looked at here."""
-    return annotation in (bool, Any, str) or any(_takes_truth(inner) for inner in get_args(annotation))
+def _allows_booleans(annotation: Any) -> bool:
+    """Whether a type allows booleans, or is text, which pydantic itself checks."""
+    return annotation in (bool, Any, str) or any(_allows_booleans(inner) for inner in get_args(annotation))

@@ -1,4 +1,4 @@
-"""Section `data`: where the images are, which classes are unseen, and which other images are looked at."""
+"""Section `data`: the source of the images, the split into seen and unseen classes, and further domains."""
 
 import functools
 import operator
@@ -11,18 +11,18 @@ from raysep.config.base import NOT_IN_KEY, ClassName, Section, repeated
 from raysep.config.names import Corruption
 from raysep.config.registry import SOURCES
 
-# Names that a domain can't have: they are splits and roles already.
+# Names of splits and roles, which a domain can't have.
 RESERVED = frozenset({"unseen", "seen", "seen_train", "seen_test"})
 
 
 class SourceConfig(Section):
-    """Where images come from. Each kind of source has a section of its own, of the same `kind`."""
+    """Base of the sections of image sources, one for each `kind`."""
 
     kind: str
 
 
 class _OfAnyKind:
-    """The sections of all registered sources, told apart by `kind`."""
+    """Annotation: the union of the sections of all registered sources, with the discriminator `kind`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         union = functools.reduce(operator.or_, source_sections())
@@ -52,7 +52,7 @@ class SplitConfig(Section):
     seed: int = Field(42, ge=0, description="of the draws")
 
     @model_validator(mode="after")
-    def _one_way_to_choose(self) -> Self:
+    def _check_consistency(self) -> Self:
         if (self.unseen is None) == (self.unseen_fraction is None):
             raise ValueError("give either `unseen` (class names, or `all`) or `unseen_fraction`")
         if self.unseen == "all" and self.seen is not None:
@@ -85,15 +85,15 @@ class CapConfig(Section):
 
 
 class DomainConfig(Section):
-    """Further images that every checkpoint is evaluated on, as a split of its own.
+    """Further images that every checkpoint is evaluated on, as a separate split.
 
-    Either other images (`source`), of the same classes or of others, or a named corruption of images that
-    the run has already. Nothing is trained on them.
+    Either other images (`source`), of the same or other classes, or a named corruption of the run's images. They are
+    never used for training.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", description="names the split in results and paths")
-    source: AnySource | None = Field(None, description="other images, as `data.source`")
-    corruption: Corruption | None = Field(None, description="instead of `source`: images of the run, corrupted")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", description="name of the split in results and paths")
+    source: AnySource | None = Field(None, description="other images")
+    corruption: Corruption | None = Field(None, description="of images of the run")
     severity: int = Field(3, ge=1, le=5, description="of the corruption")
     of: Literal["unseen", "seen"] = Field("unseen", description="which images are corrupted; seen: seen_test")
 
@@ -107,7 +107,7 @@ class DomainConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the images are and how they are split. Cache keys have a hash of the split and its images."""
+    """The source of the images and their split. Cache keys contain a hash of the split and its images."""
 
     source: Annotated[AnySource, NOT_IN_KEY]
     split: Annotated[SplitConfig | None, NOT_IN_KEY] = Field(
@@ -115,16 +115,15 @@ class DataConfig(Section):
     )
     max_per_class: Annotated[CapConfig, NOT_IN_KEY] = CapConfig()
     min_per_class: Annotated[int, NOT_IN_KEY] = Field(
-        1, ge=1, description="classes with fewer images are left out, and named; 4 keeps all scores defined"
+        1, ge=1, description="classes with fewer images are left out and reported; with 4, all scores are defined"
     )
     domains: Annotated[list[DomainConfig], NOT_IN_KEY] = Field(default_factory=list)
     bit_depth: int | None = Field(
         None,
         ge=1,
         le=32,
-        description="bits that the images' values have, where their files have room for more: 12 where white is 4095; "
-        "unset: what each file says, else all bits that it has, and 0 to 1 for floats; images of 8 bits stay as they "
-        "are unless fewer are given",
+        description="bits of the pixel values, if the files have room for more: 12 if white is 4095; unset: as each "
+        "file declares, else all of its bits, and 0 to 1 for floats; 8-bit images are unchanged unless this is below 8",
     )
     max_failed_share: Annotated[float, NOT_IN_KEY] = Field(
         0.01,
@@ -143,5 +142,5 @@ class DataConfig(Section):
 
     @property
     def rotations(self) -> int:
-        """How many draws of unseen classes the run is made of."""
+        """Number of draws of unseen classes."""
         return self.split.rotations if self.split is not None else 1

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: pydantic's errors without its own names for things."""
+"""Turn pydantic's errors into messages in the terms of the configuration file."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from raysep.config.data import SourceConfig, source_sections
 
-# Sections that had another name in earlier versions.
+# Current names of sections that were renamed.
 RENAMED: dict[str | int, str] = {"metrics": "monitoring"}
 Key = tuple[str | int, ...]
-# What was expected, by pydantic's type of an error: its own words name classes of this package and of Python.
+# Expected values, by pydantic's type of an error: its own messages mention classes of raysep and of Python.
 EXPECTED = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected keys and values"),
     **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
@@ -26,59 +26,59 @@ EXPECTED = {
 }
 
 
-def in_words(errors: Sequence[Any], values: Any, root: type[BaseModel]) -> list[str]:
-    """pydantic's errors, a line each: where, what was expected, what came.
+def messages_of(errors: Sequence[Any], values: Any, root: type[BaseModel]) -> list[str]:
+    """Messages of pydantic's errors, one line each: key, expected value, actual value.
 
-    Of a value that fits none of several types, which is an error for each, one line says all that was expected.
+    If a value fits none of several types, pydantic has an error for each; they become one line with all expected types.
     """
     lines: dict[str, list[str]] = {}
     depths: dict[Key, int] = {}
-    places = []
+    located = []
     for item in errors:
-        place, several = _place(item, values)
-        places.append((item, place, several))
-        depths[several] = max(depths.get(several, 0), len(place))
-    for item, place, several in places:
-        # What is wrong deeper inside of one type says more than that it is not of another.
-        if len(place) == depths[several]:
-            where = ".".join(map(str, place)) or "configuration"
-            lines.setdefault(where, []).append(_message(item, place, root))
+        key, union = _key(item, values)
+        located.append((item, key, union))
+        depths[union] = max(depths.get(union, 0), len(key))
+    for item, key, union in located:
+        # An error deeper inside one type of a union is more specific than a mismatch of another type.
+        if len(key) == depths[union]:
+            where = ".".join(map(str, key)) or "configuration"
+            lines.setdefault(where, []).append(_message(item, key, root))
     return [f"{where}: {_joined(messages)}" for where, messages in lines.items()]
 
 
-def _place(item: Any, values: Any) -> tuple[Key, Key]:
-    """The keys that lead to an error, as the YAML has them, and as far as there is one type for what they lead to.
+def _key(item: Any, values: Any) -> tuple[Key, Key]:
+    """The key of an error in the YAML, and the key of the innermost union that contains it.
 
-    pydantic names the chosen type of several in between.
+    pydantic's location also contains the names of the types of unions, which the YAML doesn't have.
     """
-    found: list[str | int] = []
-    several: Key | None = None
+    parts: list[str | int] = []
+    union: Key | None = None
     inner = values
     for position, part in enumerate(item["loc"]):
         is_last = position + 1 == len(item["loc"])
         known = isinstance(inner, Mapping) and part in inner
         if known or (isinstance(inner, list | tuple) and isinstance(part, int) and part < len(inner)):
             inner = inner[part]
-            found.append(part)
+            parts.append(part)
         elif is_last and item["type"] == "missing":
-            found.append(part)
-        elif several is None and not is_last:
-            several = tuple(found)
+            parts.append(part)
+        elif union is None and not is_last:
+            union = tuple(parts)
         elif is_last:
-            several = tuple(found) if several is None else several
-    place = tuple(found)
-    return place, place if several is None else several
+            union = tuple(parts) if union is None else union
+    key = tuple(parts)
+    return key, key if union is None else union
 
 
-def _message(item: Any, place: Key, root: type[BaseModel]) -> str:
-    """What was expected and what came."""
+def _message(item: Any, key: Key, root: type[BaseModel]) -> str:
+    """Expected and actual value of an error."""
     came, kind = item.get("input"), item["type"]
     if kind == "extra_forbidden":
         known = _keys_at(item["loc"][:-1], root)
-        close = difflib.get_close_matches(str(place[-1]), known, n=1)
+        close = difflib.get_close_matches(str(key[-1]), known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        if place[-1] in RENAMED and RENAMED[place[-1]] in known:
-            hint = f" It is called {RENAMED[place[-1]]!r} since format 2."
+        if key[-1] in RENAMED and RENAMED[key[-1]] in known:
+            hint = f" It is called {RENAMED[key[-1]]!r} since format 2."
         return f"unknown key.{hint} The keys here are {', '.join(known)}."
     if kind == "union_tag_not_found":
         kinds = [tag for section in _sections_at(item["loc"], root) if (tag := _tag(section))]
@@ -94,7 +94,7 @@ def _message(item: Any, place: Key, root: type[BaseModel]) -> str:
 
 
 def _joined(messages: Sequence[str]) -> str:
-    """Messages of one value: `expected a list, or 'all', got 5`."""
+    """Join the messages of one value: `expected a list, or 'all', got 5`."""
     distinct = list(dict.fromkeys(messages))
     came = {message.rpartition(", got ")[1:] for message in distinct}
     if len(distinct) > 1 and len(came) == 1 and all(message.startswith("expected ") for message in distinct):
@@ -111,21 +111,21 @@ def _shown(value: Any) -> str:
     return text.split("\n")[0]
 
 
-def _keys_at(place: Key, root: type[BaseModel]) -> list[str]:
-    """The valid keys of the section at a place."""
-    return list(dict.fromkeys(name for section in _sections_at(place, root) for name in section.model_fields))
+def _keys_at(key: Key, root: type[BaseModel]) -> list[str]:
+    """The valid keys of the section at a key."""
+    return list(dict.fromkeys(name for section in _sections_at(key, root) for name in section.model_fields))
 
 
-def _sections_at(place: Key, root: type[BaseModel]) -> list[type[BaseModel]]:
-    """The sections that may be at a place, whose keys are pydantic's."""
+def _sections_at(key: Key, root: type[BaseModel]) -> list[type[BaseModel]]:
+    """The possible sections at a key of pydantic's."""
     sections: list[type[BaseModel]] = [root]
-    for part in place:
+    for part in key:
         tagged = [section for section in sections if _tag(section) == part]
         if tagged:
             sections = tagged
         elif isinstance(part, str):
             fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-            sections = [found for field in fields for found in _sections(field.annotation)] or sections
+            sections = [section for field in fields for section in _sections(field.annotation)] or sections
     return sections
 
 
@@ -140,5 +140,5 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in {Union, UnionType, list} or hasattr(annotation, "__metadata__"):
-        return [found for inner in get_args(annotation) for found in _sections(inner)]
+        return [section for inner in get_args(annotation) for section in _sections(inner)]
     return []

@@ -8,7 +8,7 @@ from raysep.config.base import Precision, Section
 
 
 class SearchSpace(Section):
-    """A random search space: one of Ray Tune's, by its name and arguments."""
+    """A random search space of Ray Tune: its name and arguments."""
 
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None
@@ -45,12 +45,12 @@ Hyperparameter = Annotated[
 class AshaConfig(Section):
     """Stop trials early by asynchronous successive halving (Li et al. 2020, arXiv:1810.05934)."""
 
-    grace_evaluations: int = Field(1, ge=1, description="evaluations that every trial is given")
-    reduction_factor: float = Field(2, gt=1, description="share of trials that goes on at each rung: 1 of so many")
+    grace_evaluations: int = Field(1, ge=1, description="evaluations before a trial may be stopped")
+    reduction_factor: float = Field(2, gt=1, description="at each rung, 1 of this many trials continues")
 
 
 class AugmentConfig(Section):
-    """Random changes of training images. Images that are evaluated are never changed."""
+    """Augmentation of training images. Evaluated images are never augmented."""
 
     rotation_degrees: float = Field(0, ge=0, le=180, description="largest random rotation, either way")
     horizontal_flip: bool = Field(False, description="flip half of the images")
@@ -79,10 +79,7 @@ class FinetuneConfig(Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate after the warm-up")
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, description="a trial for each")
     validation_fraction: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="share of seen_train that chooses the hyperparameters; never seen_test or unseen images",
+        0.1, gt=0, lt=1, description="share of seen_train held out to choose the hyperparameters"
     )
     asha: AshaConfig | None = Field(None, description="early stopping of trials (ASHA, arXiv:1810.05934); null: none")
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images only")

@@ -1,7 +1,6 @@
-"""From a YAML file and overrides to a `RunConfig`, and from its errors to words.
+"""Build a `RunConfig` from a YAML file, overrides or command line options.
 
-`a.b.0.c=value` sets the key that the YAML calls so; the value is read as YAML, so `[1, 2]`, `true` and
-`null` mean what they mean there.
+An override `a.b.0.c=value` sets a key of the YAML by its path. The value is parsed as YAML: `[1, 2]`, `true`, `null`.
 """
 
 import csv
@@ -15,14 +14,14 @@ from pydantic import BaseModel, ValidationError
 
 from raysep.config import RunConfig
 from raysep.config.base import repeated
-from raysep.config.errors import in_words
+from raysep.config.errors import messages_of
 from raysep.errors import ConfigError
 
 Key = tuple[str | int, ...]
 MOST_VALUES = 100_000
 M = TypeVar("M", bound=BaseModel)
 
-# Lists of class names: `007` and `yes` in them are text.
+# Lists of class names, in which `007` and `yes` are text.
 NAME_LISTS = (("split", "unseen"), ("split", "seen"))
 
 
@@ -30,7 +29,7 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
     """Read a configuration file and apply overrides.
 
     Raises:
-        ConfigError: with every problem of the file and the overrides at once.
+        ConfigError: with all problems of the file and the overrides.
     """
     return _build(read_yaml(path), overrides, run_dir, path)
 
@@ -47,21 +46,19 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"expected keys and values, got {type(values).__name__}"], path)
     if not _is_small(values):
-        raise ConfigError([f"more than {MOST_VALUES} values once its aliases are followed, or one within itself"], path)
-    found: dict[str, Any] = _with_names(values, written)
-    return found
+        raise ConfigError([f"more than {MOST_VALUES} values with its aliases expanded, or a recursive alias"], path)
+    named: dict[str, Any] = _with_names(values, written)
+    return named
 
 
 class _AsWritten(yaml.SafeLoader):
-    """YAML with all scalars as text. A key that comes twice in a mapping is refused: only the last one would count."""
+    """Loads all scalars as text. Refuses duplicate keys of a mapping, of which YAML would use only the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """As the base class does, with a look at the keys before those of merges are among them."""
+        """Check for duplicate keys, before the base class adds the keys of merges."""
         scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := repeated(key.value for key in scalars if not key.tag.endswith("merge")):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a key comes twice: {', '.join(twice)}", node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate keys: {', '.join(twice)}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -74,16 +71,16 @@ for _tag in ("bool", "int", "float", "null", "timestamp"):
 
 
 def _with_names(value: Any, written: Any, key: tuple[str, ...] = ()) -> Any:
-    """A value of YAML, with the class names in it as they are written.
+    """A YAML value, with its class names as they are written in the file.
 
     Args:
         written: the same value with all scalars as text.
-        key: where it is.
+        key: path of the value in the configuration.
     """
     if key[-3:-1] in NAME_LISTS and isinstance(written, str):
         return written
     if isinstance(value, dict) and isinstance(written, dict):
-        # Keys of overrides have dots in them.
+        # Keys of overrides contain dots.
         return {k: _with_names(v, written.get(k), (*key, *str(k).split("."))) for k, v in value.items()}
     if isinstance(value, list) and isinstance(written, list):
         return [_with_names(v, w, (*key, str(n))) for n, (v, w) in enumerate(zip(value, written, strict=True))]
@@ -91,17 +88,17 @@ def _with_names(value: Any, written: Any, key: tuple[str, ...] = ()) -> Any:
 
 
 def _is_small(values: Any) -> bool:
-    """Whether there are few enough values: aliases of aliases make billions of them out of ten lines."""
-    left, seen = [values], 0
-    while left:
-        value = left.pop()
-        seen += 1
-        if seen + len(left) > MOST_VALUES:
+    """Whether there are at most `MOST_VALUES`: ten lines with nested aliases can expand to billions of values."""
+    pending, count = [values], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count + len(pending) > MOST_VALUES:
             return False
         if isinstance(value, Mapping):
-            left += value.values()
+            pending += value.values()
         elif isinstance(value, list):
-            left += value
+            pending += value
     return True
 
 
@@ -115,19 +112,19 @@ def config_of_options(
     *,
     has_unseen: bool = False,
 ) -> RunConfig:
-    """The run that answers the usual question without a file: my checkpoint, a folder of new classes, which layer?
+    """The configuration of the run of one model on an image folder, from command line options instead of a file.
 
     Args:
-        model: name of a timm model, evaluated as it is.
-        weights: a safetensors file; timm's own weights if unset.
-        data: a directory of a directory for each class.
-        unseen: class names with commas between them, in double quotes those that have commas; or `all`; unset: all, or
-            what the directory says itself where it is split into train, test and unseen.
+        model: name of a timm model, evaluated without training.
+        weights: path of a checkpoint; timm's own weights if unset.
+        data: a directory with a subdirectory for each class.
+        unseen: class names, separated by commas, in double quotes if a name contains commas; or `all`; unset: all, or
+            the unseen classes of a directory that is already split into train, test and unseen.
         overrides, run_dir: as for `load_config`.
-        has_unseen: the directory itself is split, and names its unseen classes.
+        has_unseen: the directory is already split.
 
     Raises:
-        ConfigError: with every problem of the options and the overrides at once.
+        ConfigError: with all problems of the options and the overrides.
     """
     values: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "run",
@@ -142,16 +139,16 @@ def config_of_options(
 
 
 def _listed(names: str) -> list[str]:
-    """Names with commas between them. In double quotes a name may have commas and blanks of its own."""
-    found = [name.strip() for name in names.split(",")]
+    """Split names at commas, except within double quotes."""
+    parts = [name.strip() for name in names.split(",")]
     if '"' in names:
         try:
-            found = next(csv.reader([names], skipinitialspace=True))
+            parts = next(csv.reader([names], skipinitialspace=True))
         except csv.Error as error:
-            raise ConfigError([f"--unseen: {error}: give names with newlines in a file"], "options") from None
-    if not any(found):
-        raise ConfigError(["--unseen: expected class names with commas between them, or all, got nothing"], "options")
-    return [name for name in found if name]
+            raise ConfigError([f"--unseen: {error}: use a file for names with newlines"], "options") from None
+    if not any(parts):
+        raise ConfigError(["--unseen: expected class names separated by commas, or all, got nothing"], "options")
+    return [name for name in parts if name]
 
 
 def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
@@ -163,30 +160,30 @@ def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None
 
 
 def build_config(values: Mapping[str, Any], source: str = "configuration") -> RunConfig:
-    """Validate plain values. Raises ConfigError with all problems at once."""
+    """Build a `RunConfig` from plain values. Raises ConfigError with all problems."""
     return validated(RunConfig, values, source)
 
 
 def validated(kind: type[M], values: Mapping[str, Any], source: str) -> M:
-    """Values as a model of a configuration. Raises ConfigError with all problems at once."""
+    """Validate plain values as a pydantic model. Raises ConfigError with all problems."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(in_words(error.errors(), values, kind), source) from None
+        raise ConfigError(messages_of(error.errors(), values, kind), source) from None
 
 
 def to_yaml(config: BaseModel) -> str:
-    """The resolved configuration, each default written out, in a form that `load_config` reads back."""
+    """The resolved configuration as YAML, with all defaults, which `load_config` can read."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved configurations: `key: old -> new`, one line each."""
+    """Differences of two resolved configurations, one line each: `key: old -> new`."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     missing = object()
 
     def show(value: Any) -> str:
-        return "(not there)" if value is missing else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+        return "(unset)" if value is missing else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
 
     return [
         f"{'.'.join(map(str, key))}: {show(before.get(key, missing))} -> {show(after.get(key, missing))}"
@@ -219,24 +216,24 @@ def apply(values: dict[str, Any], override: str) -> None:
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in place. Raises ConfigError where it leads nowhere."""
-    place: Any = values
+    """Set a dotted key in place. Raises ConfigError if the key doesn't exist."""
+    node: Any = values
     parts = key.split(".")
     for depth, part in enumerate(parts):
         where, last = ".".join(parts[:depth]) or "the configuration", depth == len(parts) - 1
-        if isinstance(place, list):
-            if not part.isdecimal() or int(part) >= len(place):
-                raise ConfigError([f"{key}: {where} has the items 0 to {len(place) - 1}, not {part!r}"], "override")
+        if isinstance(node, list):
+            if not part.isdecimal() or int(part) >= len(node):
+                raise ConfigError([f"{key}: {where} has the items 0 to {len(node) - 1}, not {part!r}"], "override")
             if last:
-                place[int(part)] = value
+                node[int(part)] = value
             else:
-                place = place[int(part)]
-        elif isinstance(place, dict):
+                node = node[int(part)]
+        elif isinstance(node, dict):
             if last:
-                place[part] = value
+                node[part] = value
             else:
-                # A section that the file leaves out, or says null for, begins here.
-                place[part] = {} if place.get(part) is None else place[part]
-                place = place[part]
+                # Create a section that is missing or null in the file.
+                node[part] = {} if node.get(part) is None else node[part]
+                node = node[part]
         else:
-            raise ConfigError([f"{key}: {where} is the value {place!r}, it has no keys"], "override")
+            raise ConfigError([f"{key}: {where} is the value {node!r}, it has no keys"], "override")

@@ -1,4 +1,4 @@
-"""Section `models`: which networks, and how their layers become vectors."""
+"""Section `models`: the networks, their weights, and the layers and pooling to evaluate."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -9,12 +9,12 @@ from raysep.config.arguments import argument_problems, size_of
 from raysep.config.base import NOT_IN_KEY, Section
 
 Pooling = Literal["auto", "cls", "mean", "token0", "max"]
-# Ids with this in them are the baselines' own: the same network untrained, raw pixels.
+# Part of the ids of baselines only: untrained networks, and raw pixels.
 BASELINE = "--"
 
 
 def source_of(name: str) -> tuple[str, str]:
-    """What stands before the colon of a model's name, as timm writes it, and what comes after.
+    """Split a model's name at the colon into its source, as timm spells it, and the rest.
 
     >>> source_of("hf_hub:timm/resnet18.a1_in1k"), source_of("resnet18")
     (('hf-hub', 'timm/resnet18.a1_in1k'), ('', 'resnet18'))
@@ -24,14 +24,13 @@ def source_of(name: str) -> tuple[str, str]:
 
 
 class ModelConfig(Section):
-    """One timm model and how its layers become vectors."""
+    """One timm model, and the layers and pooling to evaluate."""
 
     name: str = Field(
         min_length=1,
-        description="as timm.create_model takes it: `resnet18`, `resnet18.a1_in1k`, `hf-hub:owner/name`, "
-        "`local-dir:path`",
+        description="as for timm.create_model: `resnet18`, `resnet18.a1_in1k`, `hf-hub:owner/name`, `local-dir:path`",
     )
-    id: Annotated[str, NOT_IN_KEY] = Field("", description="the name in results and paths; unset: made from `name`")
+    id: Annotated[str, NOT_IN_KEY] = Field("", description="name in results and paths; unset: derived from `name`")
     kwargs: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments of timm.create_model: `{drop_path_rate: 0.1}`; `{in_chans: 1}` for grey images, "
@@ -40,7 +39,7 @@ class ModelConfig(Section):
     pretrained: Annotated[bool | str, NOT_IN_KEY] = Field(
         True,
         description="true: timm's weights; false: from scratch; or a path or URI of a checkpoint: safetensors, or a "
-        "file of torch.save, of which only tensors are read",
+        "file of torch.save",
     )
     image_size: int | None = Field(None, ge=8, le=4096, description="pixels; unset: the model's own")
     crop_pct: float | None = Field(
@@ -57,6 +56,7 @@ class ModelConfig(Section):
         description="one or several, each of which makes layers of its own; auto: the class token if the model has "
         "one, else the mean",
     )
+    pooling: list[Pooling] = Field(["auto"], min_length=1, description="one or several; each gives separate layers")
 
     @model_validator(mode="before")
     @classmethod
@@ -70,7 +70,7 @@ class ModelConfig(Section):
     @classmethod
     def _name_without_blanks(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("expected the name of a model of timm")
+            raise ValueError("expected the name of a timm model")
         return value.strip()
 
     @field_validator("kwargs")
@@ -99,19 +99,19 @@ class ModelConfig(Section):
 
     @property
     def local_directory(self) -> str | None:
-        """The directory of a model that is named `local-dir:path`."""
+        """The path in a name of the form `local-dir:path`; else None."""
         source, identifier = source_of(self.name)
         return identifier if source == "local-dir" else None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """Height and width in pixels that are asked for; None: the model's own."""
+        """Configured height and width in pixels; None: the model's own."""
         return size_of(self.image_size) or size_of(self.kwargs.get("img_size"))
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
-        asked = size_of(self.kwargs.get("img_size"))
-        if self.image_size is not None and asked is not None and asked != size_of(self.image_size):
+        img_size = size_of(self.kwargs.get("img_size"))
+        if self.image_size is not None and img_size is not None and img_size != size_of(self.image_size):
             raise ValueError(
                 f"image_size is {self.image_size} and kwargs.img_size {self.kwargs['img_size']}: set image_size alone"
             )

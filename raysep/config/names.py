@@ -1,4 +1,4 @@
-"""Names in configurations and result files."""
+"""Types and constants of the names in configurations and result files."""
 
 from typing import Annotated, Literal
 
@@ -9,9 +9,9 @@ BackendName = Annotated[str, NameOf(BACKENDS, "auto")]
 Corruption = Annotated[str, NameOf(CORRUPTIONS)]
 Protocol = Literal["default", "paper"]
 
-# Images of a class that leave two for each half: enough to be a neighbour, a cluster and a class mean there.
+# Minimum images of a class for split-half scores: two in each half, for neighbours, clusters and class means.
 LEAST_HALVED = 4
-# Protocol of the rows about a layer itself, rather than about its separability.
+# Protocol of the rows of diagnostics, which describe a layer but not its separability.
 DIAGNOSTIC = "diagnostic"
 DIAGNOSTICS = (
     "nonfinite_rows",

@@ -1,7 +1,7 @@
-"""Registries of what grows: metrics, image sources, backends, corruptions. Other packages add theirs by entry points.
+"""Registries of metrics, image sources, backends and corruptions, which other packages extend with entry points.
 
-A name of a registry is a valid value of the configuration. An entry point
-is named like its entry, and imported when that is read:
+The names in a registry are valid values of the configuration. An entry point has the name of its entry, and is
+imported when the entry is first read:
 
     [project.entry-points."raysep.metrics"]
     silhouette = "my_package.metrics"
@@ -28,10 +28,10 @@ class Registry(Mapping[str, T], Generic[T]):
     """Entries by name: built-in ones in the order of their definition, then those of entry points.
 
     Args:
-        kind: of the entries, for messages: `metric`.
-        module: defines the built-in entries.
-        one_per_module: the module is a package whose public modules each define the entry of their name, and are
-            imported only when that entry is read.
+        kind: kind of the entries, for messages: `metric`.
+        module: module that defines the built-in entries.
+        one_per_module: `module` is a package; each of its public modules defines the entry of its own name, and is
+            imported when that entry is first read.
     """
 
     def __init__(self, kind: str, module: str, *, one_per_module: bool = False) -> None:
@@ -40,18 +40,18 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Register an entry. Raises ValueError for a name that is taken by another one."""
+        """Register an entry. Raises ValueError if another entry has the name."""
         if self._entries.get(name, entry) != entry:
             raise ValueError(f"two {self.kind}s are called {name!r}")
         self._entries[name] = entry
 
     @cached_property
     def built_in(self) -> list[str]:
-        """Names of the entries of this package."""
+        """Names of the built-in entries."""
         if self._one_per_module:
             spec = find_spec(self._module)
-            found = iter_modules(spec.submodule_search_locations if spec is not None else None)
-            return [module.name for module in found if not module.name.startswith("_")]
+            modules = iter_modules(spec.submodule_search_locations if spec is not None else None)
+            return [module.name for module in modules if not module.name.startswith("_")]
         import_module(self._module)
         return [name for name in self._entries if name not in self._points]
 
@@ -60,7 +60,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return {point.name: point for point in entry_points(group=self.group)}
 
     def __getitem__(self, name: str) -> T:
-        """Raises ConfigError for an unknown name, and for an entry point that can't be imported."""
+        """The entry of a name. Raises ConfigError for an unknown name or an entry point that can't be imported."""
         if name not in self._entries and name in self.built_in and self._one_per_module:
             import_module(f"{self._module}.{name}")
         if name not in self._entries and name in self._points:
@@ -69,7 +69,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ConfigError(
                 [
                     f"there is no {self.kind} {name!r} on this machine: the {self.kind}s here are {', '.join(self)}; "
-                    "one of another package has to be installed on every node"
+                    "other packages must be installed on every node"
                 ]
             )
         return self._entries[name]
@@ -101,10 +101,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 class NameOf:
-    """Annotation of a text field whose values are the names of a registry.
+    """Annotation of a text field whose valid values are the names in a registry.
 
     Args:
-        others: further values, before the names.
+        others: further valid values, listed before the names.
     """
 
     def __init__(self, registry: Registry[Any], *others: str) -> None:
@@ -116,18 +116,18 @@ class NameOf:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric, and what is known of it without data.
+    """A metric and its properties.
 
     Attributes:
         name: in configurations and result files.
-        compute: a `scoring.cache.LayerScores` to a `scoring.registry.Measured`.
-        low: least possible value; the highest is 1.
-        shared: both protocols define it alike, so that it is computed once for both.
-        clustering: between labels and clusters, not a mean over images: its interval is symmetric.
-        shared_fits: halves share their fits, so that their spread says nothing of the interval's width.
-        least_images: images that each class needs for the metric to be defined.
-        large: keeps large intermediates; computed last.
-        summary: a sentence for the documentation.
+        compute: function from a `scoring.cache.LayerScores` to a `scoring.registry.Measured`.
+        low: minimum value; the maximum is 1.
+        shared: both protocols define it in the same way, so it is computed once for both.
+        clustering: compares labels and clusters, so it is not a mean over images, and its interval is symmetric.
+        shared_fits: split halves share fitted models, so their spread does not give the interval's width.
+        least_images: minimum images of each class for the metric to be defined.
+        large: has large intermediate results, so it is computed last.
+        summary: one sentence for the documentation.
     """
 
     name: str

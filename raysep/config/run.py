@@ -1,4 +1,4 @@
-"""A whole run: its sections, what is assumed, and what contradicts itself."""
+"""The configuration of a whole run: its sections, defaults and consistency checks."""
 
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -14,12 +14,12 @@ from raysep.config.service import ComputeConfig, MonitoringConfig
 
 
 def built_in_metrics() -> list[str]:
-    """The metrics of this package: those of installed packages are computed where a configuration names them."""
+    """Names of the built-in metrics, the default: metrics of other packages must be configured by name."""
     return list(METRICS.built_in)
 
 
 class EmbedConfig(Section):
-    """One forward pass over the images of a split gives the vectors of all layers."""
+    """Embedding: one forward pass over the images of a split gives the vectors of all layers."""
 
     splits: Annotated[list[Literal["unseen", "seen"]], NOT_IN_KEY] = Field(
         ["unseen", "seen"],
@@ -40,14 +40,14 @@ class EmbedConfig(Section):
 
     @field_validator("splits")
     @classmethod
-    def _unseen_is_the_question(cls, value: list[str]) -> list[str]:
+    def _require_unseen(cls, value: list[str]) -> list[str]:
         if "unseen" not in value or len(set(value)) != len(value):
             raise ValueError("expected `unseen`, and `seen` at most once beside it")
         return value
 
 
 class ScoreConfig(Section):
-    """How separable the classes are in each layer, and how sure that is."""
+    """Scores of the separability of classes in each layer, and their confidence intervals."""
 
     protocols: Annotated[list[Protocol], NOT_IN_KEY] = Field(
         default_factory=lambda: list(get_args(Protocol))[:1], min_length=1, description="the first is the headline's"
@@ -63,8 +63,8 @@ class ScoreConfig(Section):
     sample: int | None = Field(
         10_000,
         ge=1000,
-        description="of more images than this, a subsample of so many: queries of the neighbour search, the images "
-        "that k-means is fitted on, and those that choose a probe's penalty; null: never",
+        description="maximum of images for queries of the neighbour search, the fit of k-means and the choice of "
+        "a probe's penalty; more are subsampled; null: no limit",
     )
     max_classes: int | None = Field(
         20, ge=2, description="the number of classes is estimated from 2 up to this; null: not estimated"
@@ -79,21 +79,21 @@ class ScoreConfig(Section):
     @classmethod
     def _enough(cls, value: int) -> int:
         if 0 < value < 20:
-            raise ValueError("fewer than 20 resamples give no interval worth its name; 0 leaves intervals out")
+            raise ValueError("fewer than 20 resamples are too few for intervals; 0: no intervals")
         return value
 
 
 class BaselinesConfig(Section):
-    """What each curve is held against. Scores on shuffled labels are always computed."""
+    """Baselines of each curve. The chance level, from shuffled labels, is always computed."""
 
     untrained: bool = Field(True, description="the same networks with random weights")
     pixels: int | None = Field(
-        32, ge=1, le=256, description="raw pixels, averaged down to at most this many on a side; null: none"
+        32, ge=1, le=256, description="raw pixels, downsampled by averaging to at most this side length; null: none"
     )
 
 
 class ReportConfig(Section):
-    """What the answer is written from."""
+    """The headline of the report."""
 
     metric: Metric = Field("nmi", description="the metric whose maximum over layers is g")
 
@@ -127,16 +127,16 @@ class RunConfig(Section):
         twice = repeated(ids)
         if twice:
             raise ValueError(f"two models are called {', '.join(twice)}: give each an `id` of its own")
-        kept = [i for i in ids if BASELINE in i]
-        if kept:
-            raise ValueError(f"{BASELINE!r} is kept for the ids of baselines: give {', '.join(kept)} another `id`")
+        reserved = [i for i in ids if BASELINE in i]
+        if reserved:
+            raise ValueError(f"{BASELINE!r} is reserved for baselines: give {', '.join(reserved)} another `id`")
         return value
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         if self.report.metric not in self.score.metrics:
-            raise ValueError(f"report.metric is {self.report.metric}, which score.metrics doesn't list")
+            raise ValueError(f"report.metric is {self.report.metric}, which is not in score.metrics")
         split = self.data.split
         if self.finetune is not None and split is not None and split.unseen == "all":
-            raise ValueError("finetune needs seen classes, and data.split.unseen is `all`")
+            raise ValueError("finetune needs seen classes, but data.split.unseen is `all`")
         return self

@@ -16,7 +16,7 @@ class NodeShape(Section):
 
 
 class ComputeConfig(Section):
-    """Resources of each process, planned by CPUs, GPUs and memory where unset. They may change between two calls."""
+    """CPUs and GPUs of processes, and their numbers. Unset values are planned from the cluster."""
 
     cpus_per_trial: float | None = Field(None, gt=0, description="CPUs of a training process")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs of a training process")
@@ -27,7 +27,7 @@ class ComputeConfig(Section):
     score_actors: int | None = Field(None, ge=1, description="processes that score")
     gpus_per_score_actor: float | None = Field(None, ge=0, description="GPUs of each")
     may_add: list[NodeShape] = Field(
-        default_factory=list, description="nodes that the autoscaler could add, where Ray doesn't know of them"
+        default_factory=list, description="nodes that the autoscaler could add but Ray doesn't report"
     )
 
     @property
@@ -37,7 +37,7 @@ class ComputeConfig(Section):
 
 
 class MonitoringConfig(Section):
-    """Prometheus metrics of a run. For other than loopback, or a password, put a reverse proxy in front."""
+    """Prometheus metrics of a run. For a password, or access from other machines, use a reverse proxy."""
 
     port: int | None = Field(0, ge=0, le=65535, description="of /metrics; 0: a free port, printed; null: not served")
     address: str = Field("127.0.0.1", description="of the server; 0.0.0.0 for all interfaces")

@@ -1,4 +1,4 @@
-"""Cache keys: every field of the configuration is in one, unless it is marked."""
+"""Every field of the configuration is part of a cache key, unless it is annotated with `NOT_IN_KEY`."""
 
 import pytest
 
@@ -23,14 +23,14 @@ class WiderModel(ModelConfig):
 
 
 @pytest.mark.parametrize("section", [WiderScore, WiderEmbed])
-def test_a_new_field_is_in_the_key_before_anybody_thinks_of_it(section: type[WiderScore | WiderEmbed]) -> None:
+def test_new_fields_are_part_of_the_key_by_default(section: type[WiderScore | WiderEmbed]):
     assert key_fields(section(new=1)) != key_fields(section(new=2))
     marked = not_in_key(section)
     assert marked
     assert set(key_fields(section())) == set(section.model_fields) - marked
 
 
-def test_what_is_not_in_a_key_is_marked_on_the_field() -> None:
+def test_fields_outside_of_keys_are_annotated():
     assert not_in_key(RunConfig) == {"run_dir", "compute", "monitoring"}
     assert not_in_key(ScoreConfig) == {"protocols", "metrics"}
     assert not_in_key(EmbedConfig) == {"splits", "batch_size", "shard_rows"}

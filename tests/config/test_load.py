@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_configs_of_the_project_are_valid_and_resolve_to_themselves(path: Path) -> None:
+def test_configs_of_the_project_are_valid_and_round_trip(path: Path):
     config = load_config(str(path))
     assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
 
@@ -53,7 +53,7 @@ def test_defaults_are_written_out() -> None:
     assert config.data.split.unseen == ["7", "8", "9"]
 
 
-def test_every_problem_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once():
     found = problems(
         base(
             data={"source": {"kind": "digits", "path": "x"}, "split": {"unseen": [7]}},
@@ -85,7 +85,7 @@ def test_every_problem_is_said_at_once() -> None:
         (base(data={**DIGITS, "domains": [{"name": "a"}]}), "either `source` or `corruption`"),
         (base(data={**DIGITS, "domains": [{"name": "a", "corruption": "blur"}] * 2}), "two domains are called a"),
         (base(data={**DIGITS, "domains": [{"name": "a", "corruption": "blur", "severity": 6}]}), "severity"),
-        (base(models=[{"name": "a", "id": "a--untrained"}]), "kept for the ids of baselines"),
+        (base(models=[{"name": "a", "id": "a--untrained"}]), "reserved for baselines"),
         (base(score={"resamples": 6}), "fewer than 20 resamples"),
         (base(score={"resamples": 201}), "multiple of 2"),
         (base(models=[]), "models"),
@@ -97,10 +97,10 @@ def test_every_problem_is_said_at_once() -> None:
         (base(finetune={"learning_rate": [-1.0]}), "finetune.learning_rate.0"),
         (base(finetune={"seeds": [1, 1]}), "different seeds"),
         (base(embed={"splits": ["seen"]}), "expected `unseen`"),
-        (base(report={"metric": "nmi"}, score={"metrics": ["ari"]}), "score.metrics doesn't list"),
+        (base(report={"metric": "nmi"}, score={"metrics": ["ari"]}), "is not in score.metrics"),
     ],
 )
-def test_contradictions_are_named(values: dict[str, Any], part: str) -> None:
+def test_contradictions_are_refused(values: dict[str, Any], part: str):
     assert part in "\n".join(problems(values))
 
 
@@ -131,14 +131,14 @@ def test_overrides_use_the_names_of_the_yaml(file: str) -> None:
         ("finetune.stepz=1", "Did you mean 'steps'"),
     ],
 )
-def test_wrong_overrides_say_what_is_wrong(file: str, override: str, part: str) -> None:
+def test_wrong_overrides_are_refused_with_the_reason(file: str, override: str, part: str):
     with pytest.raises(ConfigError, match=r".") as caught:
         load_config(file, [override])
     assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "part"), [("- 1", "got list"), ("a: [", "not YAML"), ("\x00", "not YAML")])
-def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str) -> None:
+def test_files_without_a_configuration_are_refused(tmp_path: Path, text: str, part: str):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=part):
@@ -149,7 +149,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str, part: str) -
 
 def test_differences_name_keys_of_nested_lists() -> None:
     old, new = base(), base(models=[{"name": "resnet34", "pretrained": False}], name="x")
-    assert differences(old, new) == ["models.0.name: resnet18 -> resnet34", "name: (not there) -> x"]
+    assert differences(old, new) == ["models.0.name: resnet18 -> resnet34", "name: (unset) -> x"]
     assert differences(old, old) == []
 
 
@@ -181,7 +181,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_yaml_that_is_a_bomb_is_refused_at_once(text: str, tmp_path: Path) -> None:
+def test_yaml_bombs_are_refused_at_once(text: str, tmp_path: Path):
     path = tmp_path / "bomb.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
@@ -215,7 +215,7 @@ def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any) -> Non
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_any_value_anywhere_is_taken_or_refused_in_words(value: Any) -> None:
+def test_any_value_of_any_key_is_accepted_or_refused_with_a_message(value: Any):
     for key in ("models", "models.0.pooling", "data.split", "finetune", "score.metrics", "embed.dtype", "compute"):
         values = base()
         put(values, key, value)
@@ -244,7 +244,7 @@ def test_names_of_classes_are_text_as_it_is_written(written: str, names: list[st
         "models: [{name: resnet18, pretrained: false}]\n"
     )
     assert load_config(str(path)).data.split.unseen == names
-    # The resolved configuration says the same.
+    # The resolved configuration has the same names.
     path.write_text(to_yaml(load_config(str(path))))
     assert load_config(str(path)).data.split.unseen == names
 
@@ -259,7 +259,7 @@ def test_one_name_of_a_list_may_be_overridden(file: str) -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None])
-def test_names_that_are_no_text_are_refused_with_what_to_do(value: Any) -> None:
+def test_class_names_that_are_not_text_are_refused(value: Any):
     (found,) = problems(base(data={"source": {"kind": "digits"}, "split": {"unseen": ["a", value]}}))
     assert found == f"data.split.unseen.1: expected the name of a class as text, got {value!r}: put it in quotes"
 
@@ -287,7 +287,7 @@ def test_options_take_names_with_commas_in_quotes() -> None:
         ("report", None, "report: expected keys and values, got null"),
     ],
 )
-def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expected: str) -> None:
+def test_messages_use_the_terms_of_the_file(key: str, value: Any, expected: str):
     values = base()
     put(values, key, value)
     found = "\n".join(problems(values))
@@ -295,7 +295,7 @@ def test_problems_are_told_in_the_words_of_the_file(key: str, value: Any, expect
     assert not re.search(r"Config|Section|function-|literal\[|list\[|pydantic|input should", found)
 
 
-def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tmp_path: Path) -> None:
+def test_class_names_below_merge_keys_are_text_and_duplicate_keys_are_refused(tmp_path: Path):
     path = tmp_path / "c.yaml"
     path.write_text(
         "x: &x {unseen: [007, 010]}\n"
@@ -303,7 +303,7 @@ def test_names_below_merge_keys_are_text_and_keys_that_come_twice_are_refused(tm
     )
     assert read_yaml(str(path))["data"]["split"] == {"unseen": ["007", "010"], "seed": 3}
     path.write_text("data: {source: {kind: digits}}\nname: a\nname: b\n")
-    with pytest.raises(ConfigError, match="a key comes twice: name"):
+    with pytest.raises(ConfigError, match="duplicate keys: name"):
         load_config(str(path))
 
 
@@ -313,5 +313,5 @@ def test_options_without_names_are_refused(text: str, part: str) -> None:
         config_of_options("resnet18", None, "photos", text)
 
 
-def test_names_with_newlines_are_names() -> None:
+def test_class_names_may_contain_newlines():
     assert config_of_options("resnet18", None, "photos", "a\nb,c").data.split.unseen == ["a\nb", "c"]

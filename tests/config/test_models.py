@@ -14,13 +14,13 @@ from raysep.config import ModelConfig
         ("/models/net", "/models/net", "models-net"),
     ],
 )
-def test_every_form_of_name_makes_an_id(name: str, kept: str, made: str) -> None:
+def test_ids_are_derived_from_names(name: str, kept: str, made: str):
     found = ModelConfig(name=name)
     assert (found.name, found.id) == (kept, made)
 
 
-def test_a_name_of_blanks_is_none() -> None:
-    with pytest.raises(ValidationError, match="expected the name of a model of timm"):
+def test_blank_names_are_refused():
+    with pytest.raises(ValidationError, match="expected the name of a timm model"):
         ModelConfig(name="  ")
 
 
@@ -28,5 +28,5 @@ def test_a_name_of_blanks_is_none() -> None:
     ("name", "directory"),
     [("local-dir:a/b", "a/b"), ("LOCAL_DIR: /a", "/a"), ("hf-hub:a/b", None), ("resnet18", None)],
 )
-def test_the_directory_of_a_name(name: str, directory: str | None) -> None:
+def test_local_directory_of_a_name(name: str, directory: str | None):
     assert ModelConfig(name=name).local_directory == directory
