@@ -53,10 +53,9 @@ class ModelConfig(Section):
     pooling: list[Pooling] = Field(
         ["auto"],
         min_length=1,
-        description="one or several, each of which makes layers of its own; auto: the class token if the model has "
+        description="one or several, each of which gives separate layers; auto: the class token if the model has "
         "one, else the mean",
     )
-    pooling: list[Pooling] = Field(["auto"], min_length=1, description="one or several; each gives separate layers")
 
     @model_validator(mode="before")
     @classmethod

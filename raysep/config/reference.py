@@ -1,4 +1,4 @@
-"""Generate the reference tables in Markdown from the schema and the registries: `python -m raysep.config.reference`."""
+"""References in Markdown, from the schema and the registries: `python -m raysep.config.reference` prints them."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from raysep.config.run import RunConfig
 HEAD = ("| key | type | default | meaning |", "|---|---|---|---|")
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 TYPES = {"string": "text", "integer": "whole number", "boolean": "true, false", "object": "mapping"}
-# Longer defaults are not shown.
+# The description says what a longer default is.
 LONGEST_DEFAULT = 40
 Schema = dict[str, Any]
 
 
 def reference() -> str:
-    """Tables of the keys of a run, and of each kind of source."""
+    """The sections of a run, and of each kind of source."""
     parts = ["### A run", "", table(RunConfig)]
     for section in sorted(source_sections(), key=lambda section: str(section.model_fields["kind"].default)):
         kind = section.model_fields["kind"].default
@@ -31,7 +31,7 @@ def reference() -> str:
 
 
 def metrics() -> str:
-    """Table of the built-in metrics."""
+    """A row for each metric of this package."""
     rows = ["| metric | range | classes need | protocols | meaning |", "|---|---|---|---|---|"]
     for name in METRICS.built_in:
         spec = METRICS[name]
@@ -42,7 +42,12 @@ def metrics() -> str:
 
 
 def table(section: type[BaseModel], prefix: str = "") -> str:
-    """Table of the keys of a section and its subsections: type, default, meaning."""
+    """A row for each key of a section and of the sections in it: type, default, meaning."""
+    return "\n".join([*HEAD, *(f"| {' | '.join(row)} |" for row in rows(section, prefix))])
+
+
+def rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and meaning of each key of a section and of the sections in it."""
     schema = section.model_json_schema()
     for name, field in schema["properties"].items():
         if name == "kind" and prefix:
@@ -60,12 +65,12 @@ def table(section: type[BaseModel], prefix: str = "") -> str:
             yield key, _type(field), default, _text(field.get("description", ""))
 
 
-def _sections_of(field: Schema, definitions: Schema) -> Schema | None:
-    """The schema of the section that a field or its items have; None without exactly one."""
-    schemas = [field, field.get("items", {}), *field.get("anyOf", ()), *field.get("allOf", ())]
-    references = [each["$ref"] for each in schemas if "$ref" in each]
-    section: Schema | None = definitions[references[0].rpartition("/")[2]] if len(references) == 1 else None
-    return section if section is not None and "properties" in section else None
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that the value of a field, or each of its items, is; None for other types, and unions with them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    return _section_of(options[0]) if len(options) == 1 else None
 
 
 def _type(field: Schema) -> str:

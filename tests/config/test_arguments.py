@@ -51,12 +51,12 @@ from raysep.errors import ConfigError
         ({"pretrained_cfg_overlay": {"input_size": [1, 8, 8]}}, "overlay.input_size: set models[].image_size"),
     ],
 )
-def test_invalid_arguments_are_refused_by_name(arguments: dict[str, object], part: str):
+def test_invalid_arguments_are_refused_by_name(arguments: dict[str, object], part: str) -> None:
     (problem,) = argument_problems(arguments)
     assert part in problem
 
 
-def test_all_problems_are_reported_with_their_keys():
+def test_all_problems_are_reported_with_their_keys() -> None:
     values = {
         "data": {"source": {"kind": "digits"}, "split": {"unseen": "all"}},
         "models": [{"name": "resnet18", "kwargs": {"num_classes": 3, "in_chans": 2, "features_only": True}}],
@@ -81,7 +81,7 @@ def test_all_problems_are_reported_with_their_keys():
         {"depth": 3, "any_other": "is timm's to judge"},
     ],
 )
-def test_valid_arguments_are_accepted(arguments: dict[str, object]):
+def test_valid_arguments_are_accepted(arguments: dict[str, object]) -> None:
     assert argument_problems(arguments) == []
 
 
@@ -89,7 +89,7 @@ def test_valid_arguments_are_accepted(arguments: dict[str, object]):
     ("image_size", "asked", "size"),
     [(None, 64, (64, 64)), (64, 64, (64, 64)), (None, [64, 32], (64, 32)), (48, None, (48, 48))],
 )
-def test_image_size_and_img_size_are_equivalent(image_size: int | None, asked: object, size: tuple[int, int]):
+def test_image_size_and_img_size_are_equivalent(image_size: int | None, asked: object, size: tuple[int, int]) -> None:
     config = ModelConfig(name="test_vit", image_size=image_size, kwargs={} if asked is None else {"img_size": asked})
     assert config.input_size == size
 

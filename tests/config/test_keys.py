@@ -23,14 +23,14 @@ class WiderModel(ModelConfig):
 
 
 @pytest.mark.parametrize("section", [WiderScore, WiderEmbed])
-def test_new_fields_are_part_of_the_key_by_default(section: type[WiderScore | WiderEmbed]):
+def test_new_fields_are_part_of_the_key_by_default(section: type[WiderScore | WiderEmbed]) -> None:
     assert key_fields(section(new=1)) != key_fields(section(new=2))
     marked = not_in_key(section)
     assert marked
     assert set(key_fields(section())) == set(section.model_fields) - marked
 
 
-def test_fields_outside_of_keys_are_annotated():
+def test_fields_outside_of_keys_are_annotated() -> None:
     assert not_in_key(RunConfig) == {"run_dir", "compute", "monitoring"}
     assert not_in_key(ScoreConfig) == {"protocols", "metrics"}
     assert not_in_key(EmbedConfig) == {"splits", "batch_size", "shard_rows"}

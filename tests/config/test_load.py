@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_configs_of_the_project_are_valid_and_round_trip(path: Path):
+def test_configs_of_the_project_are_valid_and_round_trip(path: Path) -> None:
     config = load_config(str(path))
     assert RunConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
 
@@ -53,7 +53,7 @@ def test_defaults_are_written_out() -> None:
     assert config.data.split.unseen == ["7", "8", "9"]
 
 
-def test_all_problems_are_reported_at_once():
+def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         base(
             data={"source": {"kind": "digits", "path": "x"}, "split": {"unseen": [7]}},
@@ -100,7 +100,7 @@ def test_all_problems_are_reported_at_once():
         (base(report={"metric": "nmi"}, score={"metrics": ["ari"]}), "is not in score.metrics"),
     ],
 )
-def test_contradictions_are_refused(values: dict[str, Any], part: str):
+def test_contradictions_are_refused(values: dict[str, Any], part: str) -> None:
     assert part in "\n".join(problems(values))
 
 
@@ -131,14 +131,14 @@ def test_overrides_use_the_names_of_the_yaml(file: str) -> None:
         ("finetune.stepz=1", "Did you mean 'steps'"),
     ],
 )
-def test_wrong_overrides_are_refused_with_the_reason(file: str, override: str, part: str):
+def test_wrong_overrides_are_refused_with_the_reason(file: str, override: str, part: str) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
         load_config(file, [override])
     assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "part"), [("- 1", "got list"), ("a: [", "not YAML"), ("\x00", "not YAML")])
-def test_files_without_a_configuration_are_refused(tmp_path: Path, text: str, part: str):
+def test_files_without_a_configuration_are_refused(tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=part):
@@ -181,7 +181,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_yaml_bombs_are_refused_at_once(text: str, tmp_path: Path):
+def test_yaml_bombs_are_refused_at_once(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError):
@@ -215,7 +215,7 @@ def test_numbers_and_names_out_of_range_are_refused(key: str, value: Any) -> Non
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_any_value_of_any_key_is_accepted_or_refused_with_a_message(value: Any):
+def test_any_value_of_any_key_is_accepted_or_refused_with_a_message(value: Any) -> None:
     for key in ("models", "models.0.pooling", "data.split", "finetune", "score.metrics", "embed.dtype", "compute"):
         values = base()
         put(values, key, value)
@@ -259,7 +259,7 @@ def test_one_name_of_a_list_may_be_overridden(file: str) -> None:
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None])
-def test_class_names_that_are_not_text_are_refused(value: Any):
+def test_class_names_that_are_not_text_are_refused(value: Any) -> None:
     (found,) = problems(base(data={"source": {"kind": "digits"}, "split": {"unseen": ["a", value]}}))
     assert found == f"data.split.unseen.1: expected the name of a class as text, got {value!r}: put it in quotes"
 
@@ -287,7 +287,7 @@ def test_options_take_names_with_commas_in_quotes() -> None:
         ("report", None, "report: expected keys and values, got null"),
     ],
 )
-def test_messages_use_the_terms_of_the_file(key: str, value: Any, expected: str):
+def test_messages_use_the_terms_of_the_file(key: str, value: Any, expected: str) -> None:
     values = base()
     put(values, key, value)
     found = "\n".join(problems(values))
@@ -295,7 +295,7 @@ def test_messages_use_the_terms_of_the_file(key: str, value: Any, expected: str)
     assert not re.search(r"Config|Section|function-|literal\[|list\[|pydantic|input should", found)
 
 
-def test_class_names_below_merge_keys_are_text_and_duplicate_keys_are_refused(tmp_path: Path):
+def test_class_names_below_merge_keys_are_text_and_duplicate_keys_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         "x: &x {unseen: [007, 010]}\n"
@@ -313,5 +313,5 @@ def test_options_without_names_are_refused(text: str, part: str) -> None:
         config_of_options("resnet18", None, "photos", text)
 
 
-def test_class_names_may_contain_newlines():
+def test_class_names_may_contain_newlines() -> None:
     assert config_of_options("resnet18", None, "photos", "a\nb,c").data.split.unseen == ["a\nb", "c"]

@@ -45,10 +45,10 @@ def test_executors_by_name() -> None:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    write_images(tmp_path / "images", dict.fromkeys("abc", 6))
+    write_images(tmp_path / "images", dict.fromkeys("abcd", 6))
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path / "images")))
     (tmp_path / "run").mkdir()
-    split = draw_split(source.records(), SplitConfig(unseen=["b", "c"], test_fraction=0.5))
+    split = draw_split(source.records(), SplitConfig(unseen=["c", "d"], test_fraction=0.5))
     config = FinetuneConfig(steps=4, batch_size=2)
     return Job(config, Storage(str(tmp_path / "run")), split, source, 0.0)
 
