@@ -31,8 +31,8 @@ from raysep.storage.retries import is_transient
 
 # Sampled images per role: at the start of a run, and for `raysep validate`.
 SAMPLE, LARGE_SAMPLE = 32, 256
-# Number of classes shown from each end of the list, and of ids.
-CLASSES_SHOWN, IDS_SHOWN = 5, 3
+# Number of classes shown from each end of the list.
+CLASSES_SHOWN = 5
 # A maximum below this share of white leaves two bits unused, which camera images normally do not.
 UNUSED = 0.25
 EXACT = ("PNG", "TIFF", "BMP")
