@@ -39,7 +39,6 @@ def scores(store: Storage, tasks: Sequence[table.Task], found: Verification) -> 
 
 
 def _score_damage(row: table.Row, images: int) -> str | None:
-    """Description of the damage of a score; None if it is valid."""
     if row["n"] != images:
         return f"of {row['n']} images, expected {images}"
     value, low, high = row["value"], row["ci_low"], row["ci_high"]

@@ -47,11 +47,7 @@ class Metrics:
             registry=registry,
         )
         self.forward = Histogram(
-            "raysep_forward_seconds",
-            "Forward pass time per batch.",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
+            "raysep_forward_seconds", "Forward pass time per batch.", ["model"], buckets=SECONDS, registry=registry
         )
         self.waited = Histogram(
             "raysep_queue_wait_seconds",
@@ -71,10 +67,7 @@ class Metrics:
         self.layers_scored = Counter("raysep_layers_scored", "Scored layers.", ["model", "split"], registry=registry)
         self.kmeans_iterations = Counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.", registry=registry)
         self.gpu_peak = Gauge(
-            "raysep_gpu_memory_peak_bytes",
-            "Peak GPU memory of torch.",
-            ["stage", "node"],
-            registry=registry,
+            "raysep_gpu_memory_peak_bytes", "Peak GPU memory of torch.", ["stage", "node"], registry=registry
         )
         self.accuracy = Gauge(
             "raysep_seen_accuracy_ratio", "Accuracy on seen classes, last step.", ["model"], registry=registry
@@ -92,10 +85,7 @@ class Metrics:
             registry=registry,
         )
         self.regressions = Gauge(
-            "raysep_sweep_regressions",
-            "Cells of the last round that regressed.",
-            ["sweep"],
-            registry=registry,
+            "raysep_sweep_regressions", "Cells of the last round that regressed.", ["sweep"], registry=registry
         )
         self._gpu_peaks: dict[tuple[str, str], int] = {}
 
