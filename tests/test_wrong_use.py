@@ -36,7 +36,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("run", [QUICKSTART, "models.0.kwargs={nosuch: 1}"], 2, "nosuch"),
     ("run", ["--model", "resnet18"], 2, "--model and --data go together"),
     ("run", ["--data", "."], 2, "--model and --data go together"),
-    ("run", ["--weights", "a"], 2, "--weights and --unseen go with --model and --data"),
+    ("run", ["--weights", "a"], 2, "--weights and --unseen need --model and --data"),
     (
         "run",
         ["--model", "test_resnet", "--data", "nowhere", "models.0.pretrained=false"],

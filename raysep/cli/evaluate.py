@@ -90,7 +90,7 @@ def run(
     mode = _Mode(verbose, log_format, local, repair)
     if model is None and data is None:
         if weights is not None or unseen is not None:
-            raise UsageError("--weights and --unseen go with --model and --data")
+            raise UsageError("--weights and --unseen need --model and --data")
         if config is None:
             raise UsageError("expected CONFIG, or --model and --data; see `raysep run --help`")
         from raysep.config.load import load_config

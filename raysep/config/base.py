@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 class _NotInKey:
-    """See `NOT_IN_KEY`."""
+    """Type of the marker `NOT_IN_KEY`, for fields outside of cache keys."""
 
 
 # Annotation of fields that results do not depend on, or that the hash of the data or of the weights covers.

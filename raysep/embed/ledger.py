@@ -42,7 +42,7 @@ _RECORD = TypeAdapter(Record)
 
 
 def write_record(store: Storage, directory: str, record: Record) -> None:
-    """Write the record of a block, after its file."""
+    """Write the record of a block; its shard file must be written before."""
     store.write_json(f"{directory}/{PREFIX}{record.first:09d}.json", asdict(record))
 
 

@@ -105,7 +105,7 @@ WORK_JSON, HEADER_JSON, RESULT_JSON = TypeAdapter(BlockWork), TypeAdapter(Decode
 
 
 def parse_result(text: str) -> BlockResult:
-    """Parse the column `RESULT` of an embedded block."""
+    """The `BlockResult` in the JSON of an embedded block (its column `RESULT`)."""
     return RESULT_JSON.validate_json(text)
 
 

@@ -52,7 +52,7 @@ class LabelledImages:
 
 
 class Batches:
-    """Endless batches of indices: reshuffled each epoch, with batches that continue across epochs."""
+    """Endless batches of shuffled indices; a batch may span the end of an epoch and the start of the next."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self._count, self._batch_size = count, batch_size

@@ -43,7 +43,7 @@ class Container:
 
     @property
     def name(self) -> str:
-        """The path, joined by dots."""
+        """Keys that lead to the tensors in the nested checkpoint, joined by dots."""
         return ".".join(self.path)
 
 

@@ -83,7 +83,7 @@ class Execution:
         return max(ended) if ended else None
 
     def _passes(self, steps: Mapping[str, list[int]], layer: str) -> list[int]:
-        """The recorded step of a layer's module in its pass, or the first steps of the modules inside the layer."""
+        """Steps of the recorded forward pass at which a layer ran: of its own module, else of each module inside it."""
         name, _, number = layer.partition("#")
         # timm's layer names differ from module names in wrapped encoders (no outer prefix), in two families (`block`
         # for `blocks` or `stages`), and in HRNet (`stage1` for `layer1`).

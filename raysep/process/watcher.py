@@ -98,7 +98,7 @@ def _tail(log: str) -> str:
 
 
 def main() -> None:
-    """Entry point of the child process: wait until the pipe closes, then report."""
+    """Entry point of the watcher: wait until the watched process closes its pipe, then print how that ended."""
     log, kept = sys.argv[1:]
     line = report(sys.stdin.buffer.read().decode(errors="replace"), log, kept)
     if line is None:

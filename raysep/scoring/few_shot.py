@@ -1,4 +1,4 @@
-"""Few-shot nearest-class-mean classification, over all or many draws of labelled images.
+"""Few-shot nearest-class-mean classification, over all possible draws of labelled images, or many random ones.
 
 N images, D features, K classes, R draws, Q classified images. The classifier needs nothing but dot products between
 images, which are computed once for all draws, numbers of shots, and split-halves.

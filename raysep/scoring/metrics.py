@@ -1,4 +1,4 @@
-"""The built-in metrics: functions of a layer, registered by name."""
+"""The built-in metrics, registered by name: each scores the embeddings of one layer."""
 
 from dataclasses import replace
 from functools import partial

@@ -6,8 +6,9 @@ neighbours and join its cluster, which raises every score. The neighbours within
 full neighbour list that belong to it, so that one neighbour search serves all halves exactly.
 
 The halves of a split are disjoint, hence independent samples: a selection on one can be tested on the other
-(`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). To save
-time, halves share the fits of the linear probe, and the principal components for k-means of wide embeddings.
+(`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). Two things
+are computed once on all images and shared by the halves, to save time, so that these are not quite independent there:
+the fits of the linear probe, and the principal components in which wide embeddings are clustered.
 """
 
 from typing import Any

@@ -21,8 +21,8 @@ class Point:
     """The result of one model or cell.
 
     Attributes:
-        sweep: None for a run.
-        g: the corrected g if it is known, else g.
+        sweep: its name; None for a single run.
+        g: separability of the best layer: without selection bias if that is known, else as measured.
         interval: 95 % interval of g.
         corrected: whether g is corrected for selection bias.
         data: hash of the images and their roles; None if unknown, as in rows of early versions.
@@ -48,8 +48,8 @@ class Difference:
 
     Attributes:
         change: g of b minus g of a; None if either is unknown.
-        margin: root sum of squares of both half intervals, as for independent estimates: conservative for the same
-            images. None if an interval is unknown.
+        margin: root sum of squares of the half-widths of both intervals, as for independent estimates: conservative for
+            the same images. None if an interval is unknown.
         beyond: whether the change exceeds the margin; None if either is unknown.
         incomparable: why a and b are not comparable: other images, another metric, another protocol.
         unknown: which of images, metric and protocol may differ, as one side lacks them.

@@ -31,10 +31,10 @@ class Plan:
     """The state of a cell before the round.
 
     Attributes:
-        inputs: None if images or weights are missing, so that the cell will fail.
+        inputs: hashes of images and weights; None if any are missing, so that the cell will fail.
         problem: the error message about missing images or weights.
         done: whether the round has a result for the cell and its cache key.
-        seconds: median over earlier rounds; None without one.
+        seconds: median run time of the cell over earlier rounds; None without one.
     """
 
     cell: Cell

@@ -95,7 +95,7 @@ class Meter:
 
     @contextmanager
     def sample(self, name: str) -> Iterator[None]:
-        """Time a block within the current piece of work."""
+        """Context manager: add the duration of its body, by name, to the current piece of work."""
         began = time.perf_counter()
         yield
         self.observe(name, time.perf_counter() - began)

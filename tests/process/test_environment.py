@@ -39,7 +39,7 @@ TABLE = [
     ("a narrow terminal", "COLUMNS=1 {raysep} layers test_vit", 0, "blocks.0"),
     ("no asserts, no docstrings", "PYTHONOPTIMIZE=2 {raysep} validate {config}", 0, OK),
     ("warnings are errors", "PYTHONWARNINGS=error {raysep} validate {config}", 0, OK),
-    ("a home of nobody's", "{raysep} run --model test_vit --data '~nosuch/x'", 2, "the name of a user"),
+    ("a home of nobody's", "{raysep} run --model test_vit --data '~nosuch/x'", 2, "a user name that is unknown"),
 ]
 
 

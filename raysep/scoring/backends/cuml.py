@@ -31,7 +31,7 @@ class CumlBackend:
 
     @staticmethod
     def problem() -> str | None:
-        """Return the missing requirement, the package or a GPU, or None."""
+        """What is missing: the cuML package, or a GPU; None if nothing is."""
         if importlib.util.find_spec("cuml") is None:
             return "cuML is not installed: pip install 'raysep[gpu]'"
         import torch
