@@ -1,8 +1,10 @@
 """Every field of the configuration is part of a cache key, unless it is annotated with `NOT_IN_KEY`."""
 
+from typing import Any
+
 import pytest
 
-from raysep.config import DataConfig, EmbedConfig, ModelConfig, RunConfig, ScoreConfig
+from raysep.config import DataConfig, EmbedConfig, ModelConfig, RunConfig, ScoreConfig, Section
 from raysep.config.base import NOT_IN_KEY, key_fields, not_in_key
 
 
@@ -22,12 +24,19 @@ class WiderModel(ModelConfig):
     new: int = 1
 
 
-@pytest.mark.parametrize("section", [WiderScore, WiderEmbed])
-def test_new_fields_are_part_of_the_key_by_default(section: type[WiderScore | WiderEmbed]) -> None:
-    assert key_fields(section(new=1)) != key_fields(section(new=2))
-    marked = not_in_key(section)
-    assert marked
-    assert set(key_fields(section())) == set(section.model_fields) - marked
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (WiderScore, {}),
+        (WiderEmbed, {}),
+        (WiderData, {"source": {"kind": "digits"}}),
+        (WiderModel, {"name": "resnet18"}),
+    ],
+)
+def test_a_new_field_is_part_of_the_key(section: type[Section], values: dict[str, Any]) -> None:
+    keys = [key_fields(section.model_validate({**values, "new": new})) for new in (1, 2)]
+    assert keys[0] != keys[1]
+    assert set(keys[0]) == set(section.model_fields) - not_in_key(section)
 
 
 def test_fields_outside_of_keys_are_annotated() -> None:
