@@ -12,7 +12,7 @@ import pyarrow as pa
 from raysep import __version__, integrity
 from raysep.config import RunConfig
 from raysep.data import inventory, splits
-from raysep.distributed import joining, placement
+from raysep.distributed import placement
 from raysep.distributed.cluster_shape import Resources
 from raysep.errors import UsageError
 from raysep.stages import embed as embed_stage
@@ -67,8 +67,9 @@ def run(
     """
     telemetry = telemetry or Telemetry()
     storage = Storage(config.run_dir, fences)
-    if executor is None and any(stage in WORK for stage in stages):
-        joining.check_ray_address()
+    executor = executor or open_executor("ray")
+    if any(stage in WORK for stage in stages):
+        executor.check()
     storage.reach()
     # Models are checked once, when a run begins.
     if storage.exists(run_directory.CONFIG):
@@ -86,7 +87,7 @@ def run(
         readers,
         split,
         telemetry,
-        executor or open_executor("ray"),
+        executor,
         verbose,
     )
     wanted = [stage for stage in stages if stage in WORK]

@@ -1,4 +1,4 @@
-"""What grows with workers, with images, and with what is there already.
+"""Scaling: throughput with workers, driver memory with images, and the time of a resumed run with finished work.
 
 python jobs/benchmarks/scaling.py            # ten minutes on two cores
 python jobs/benchmarks/scaling.py --part resume --part bytes

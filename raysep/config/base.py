@@ -11,7 +11,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def _class_name(value: Any) -> Any:
-    # `config.load` reads class names of files as text; other callers may pass whole numbers.
+    # `config.load` reads class names of files as text; other callers can use whole numbers.
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)
     raise ValueError(f"expected the name of a class as text, got {value!r}: put it in quotes")

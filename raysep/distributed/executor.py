@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from raysep.distributed import connect
+from raysep.distributed import connect, joining
 from raysep.distributed.cluster_shape import Resources, Shape
 
 
@@ -14,6 +14,10 @@ class RayExecutor:
     name: ClassVar[str] = "ray"
     gpu_memory = staticmethod(connect.gpu_memory)
     missing_on_nodes = staticmethod(connect.missing_on_nodes)
+
+    def check(self) -> None:
+        """Refuse a RAY_ADDRESS that a run can't join."""
+        joining.check_ray_address()
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
         """Start or join Ray."""

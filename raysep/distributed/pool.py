@@ -7,7 +7,7 @@ is not retried, since it would recur.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -30,12 +30,14 @@ class Done(Generic[Task, Result]):
         result: returned by the worker; None if the task failed.
         error: reason of the failure; None if the task finished.
         lost: number of workers that were lost while running it.
+        seconds: since its first worker got it.
     """
 
     task: Task
     result: Result | None
     error: str | None
     lost: int
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Worker:
@@ -78,21 +80,21 @@ def run_tasks(
         on_retry: called before each retry.
     """
     kind: Any = ray.remote(type(name, (Worker,), {}))
-    waiting = deque((task, 0) for task in tasks)
-    busy: dict[Any, tuple[Any, int, Task, int]] = {}
+    waiting = deque(tasks)
+    busy: dict[Any, tuple[Any, int, Task, int, float]] = {}
 
     def start(slot: int) -> Any:
         return kind.options(**options).remote(build(slot))
 
-    def assign(actor: Any, slot: int, task: Task, lost: int) -> None:
-        busy[actor.call.remote(task)] = actor, slot, task, lost
+    def assign(actor: Any, slot: int, task: Task, lost: int = 0, began: float | None = None) -> None:
+        busy[actor.call.remote(task)] = actor, slot, task, lost, time.monotonic() if began is None else began
 
     try:
         for slot in range(min(size, len(tasks))):
-            assign(start(slot), slot, *waiting.popleft())
+            assign(start(slot), slot, waiting.popleft())
         while busy:
             (ready,), _ = ray.wait(list(busy), num_returns=1)
-            actor, slot, task, lost = busy.pop(ready)
+            actor, slot, task, lost, began = busy.pop(ready)
             result, error = None, None
             try:
                 result = ray.get(ready)
@@ -104,14 +106,14 @@ def run_tasks(
                     if lost <= retries:
                         on_retry(task)
                         time.sleep(FIRST_WAIT_S * 2 ** (lost - 1))
-                        assign(start(slot), slot, task, lost)
+                        assign(start(slot), slot, task, lost, began)
                         continue
                     actor = start(slot) if waiting else None
             if waiting:
-                assign(actor, slot, *waiting.popleft())
+                assign(actor, slot, waiting.popleft())
             elif actor is not None:
                 ray.kill(actor)
-            yield Done(task, result, error, lost)
+            yield Done(task, result, error, lost, time.monotonic() - began)
     finally:
         # After an interrupt Ray may already be shut down, and `kill` would restart it.
         if ray.is_initialized():

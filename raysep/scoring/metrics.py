@@ -18,42 +18,8 @@ if TYPE_CHECKING:
 PAPER_K = 500
 
 
-@metric(
-    "nmi",
-    "Normalized mutual information of classes and k-means clusters, as many clusters as classes: the paper's g_i.",
-    shared=False,
-    clustering=True,
-)
-def nmi(layer: "LayerScores") -> Measured:
-    """See `formulas.nmi`."""
-    return _clustering("nmi", layer)
-
-
-@metric(
-    "ami",
-    "Mutual information of classes and clusters, adjusted for chance; comparable between numbers of classes.",
-    low=-1.0,
-    shared=False,
-    clustering=True,
-)
-def ami(layer: "LayerScores") -> Measured:
-    """See `formulas.ami`."""
-    return _clustering("ami", layer)
-
-
-@metric(
-    "ari",
-    "Rand index of classes and clusters, adjusted for chance.",
-    low=-1.0,
-    shared=False,
-    clustering=True,
-)
-def ari(layer: "LayerScores") -> Measured:
-    """See `formulas.ari`."""
-    return _clustering("ari", layer)
-
-
-def _clustering(name: str, layer: "LayerScores") -> Measured:
+def clustering(name: str, layer: "LayerScores") -> Measured:
+    """`nmi`, `ami` or `ari` of classes and k-means clusters; see `formulas`."""
     score = {"nmi": formulas.nmi, "ami": formulas.ami, "ari": formulas.ari}[name]
     value = score(layer.y, layer.clusters)
     if value is None:
@@ -69,6 +35,22 @@ def _clustering(name: str, layer: "LayerScores") -> Measured:
     return with_interval(name, measured, on_halves, se, len(layer.y))
 
 
+for _name, _low, _summary in (
+    (
+        "nmi",
+        0.0,
+        "Normalized mutual information of classes and k-means clusters, as many clusters as classes: the paper's g_i.",
+    ),
+    (
+        "ami",
+        -1.0,
+        "Mutual information of classes and clusters, adjusted for chance; comparable between numbers of classes.",
+    ),
+    ("ari", -1.0, "Rand index of classes and clusters, adjusted for chance."),
+):
+    metric(_name, _summary, low=_low, shared=False, clustering=True)(partial(clustering, _name))
+
+
 @metric(
     "knn_purity",
     "Share of the k nearest neighbours that have the class of an image; k is the size of the smallest class minus 1.",
@@ -80,9 +62,10 @@ def knn_purity(layer: "LayerScores") -> Measured:
     k, divisor = layer.purity_k, PAPER_K if layer.paper else None
     highest = k / divisor if divisor else 1.0
     value = formulas.knn_purity(layer.y, layer.hits, k, divisor)
-    chance = partial(chance_level.of_neighbors, layer.y, highest)
-    counted = np.full(len(layer.y), k)
-    return Measured(None, k) if value is None else _purity("knn_purity", layer, value, k, chance(), counted, highest)
+    if value is None:
+        return Measured(None, k)
+    chance = chance_level.of_neighbors(layer.y, highest)
+    return _purity("knn_purity", layer, value, k, chance, np.full(len(layer.y), k), highest)
 
 
 @metric("nn1", "Share of images whose nearest neighbour has their class.")
@@ -102,9 +85,9 @@ def nn1(layer: "LayerScores") -> Measured:
 def r_precision(layer: "LayerScores") -> Measured:
     """See `formulas.r_precision`."""
     value = formulas.r_precision(layer.y, layer.hits, layer.queries)
-    _, index, sizes = np.unique(layer.y, return_inverse=True, return_counts=True)
     if value is None:
         return Measured(None)
+    _, index, sizes = np.unique(layer.y, return_inverse=True, return_counts=True)
     return _purity("r_precision", layer, value, None, chance_level.of_r_precision(layer.y), sizes[index] - 1)
 
 
@@ -114,7 +97,7 @@ def _purity(
     value: float,
     k: int | None,
     chance: float,
-    counted: "split_half.Positions",
+    counted: split_half.Positions,
     highest: float = 1.0,
 ) -> Measured:
     """Add the interval to a neighbour purity.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from raysep.config import EmbedConfig, ScoreConfig
 from raysep.distributed import limits
 from raysep.distributed.cluster_shape import Resources, Shape
+from raysep.distributed.connect import cause
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.finetune.trials import State, Trial, TrialResult
 from raysep.scoring.table import Task
@@ -31,6 +32,9 @@ class Executor(Protocol):
     """
 
     name: ClassVar[str]
+
+    def check(self) -> None:
+        """Raise UsageError for settings of the environment that it can't use, before any work."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
         """Connect to the resources to plan with, for the duration of a block."""
@@ -83,6 +87,9 @@ class LocalExecutor:
     """Runs all work sequentially in this process: no Ray, no start-up time, no retries."""
 
     name: ClassVar[str] = "local"
+
+    def check(self) -> None:
+        """Nothing: it uses no settings of the environment."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:  # noqa: ARG002
         """One node with the CPUs that this process may use."""
@@ -184,7 +191,7 @@ def _failure() -> Iterator[dict[str, str]]:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001  (models raise anything; the trial is reported as failed)
-        failure["error"] = " ".join(str(error).split()) or type(error).__name__
+        failure["error"] = cause(error)
 
 
 def _device() -> str:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,15 @@ class Lease:
     def __init__(self, uri: str, name: str, what: str) -> None:
         self.uri, self.name, self.what = uri, name, what
         self._renewed: float | None = None
-        self._store = Storage(uri)
         self.lost = threading.Event()
 
     def __reduce__(self) -> tuple[type["Lease"], tuple[str, str, str]]:
         return Lease, (self.uri, self.name, self.what)
+
+    @cached_property
+    def _store(self) -> Storage:
+        # Opened at need: on object stores that takes a request, and every copy of a fenced store has its lease.
+        return Storage(self.uri)
 
     def renewed(self, at: float) -> None:
         """Record that the holder renewed the lease at a time of `_clock`."""

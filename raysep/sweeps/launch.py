@@ -52,8 +52,6 @@ def run_cells(
     """
     from raysep.distributed.pool import on_this_node, run_tasks
 
-    began = time.monotonic()
-
     def build(slot: int) -> Callable[[], Callable[[tuple[int, RunConfig]], Outcome]]:
         return partial(_runner, str(Path.cwd()), cluster.share(slot, parallel), fences)
 
@@ -61,7 +59,7 @@ def run_cells(
     for done in run_tasks(list(enumerate(configs)), build, parallel, on_this_node(), name="CellRunner", retries=0):
         outcome = done.result
         if outcome is None:
-            outcome = Outcome(None, f"the worker of the run was lost: {done.error}", time.monotonic() - began)
+            outcome = Outcome(None, f"the worker of the run was lost: {done.error}", done.seconds)
         yield done.task[0], outcome
 
 
