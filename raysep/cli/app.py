@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from raysep.errors import printable
+
 app = typer.Typer(
     help="Which layer of a vision model generalizes best to classes it was never trained on?",
     no_args_is_help=True,
@@ -34,19 +36,29 @@ PLAIN_WIDTH, LEAST_WIDTH = 160, 40
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, right: Sequence[str] = ()
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str | None = None,
+    right: Sequence[str] = (),
+    caption: str | None = None,
 ) -> None:
-    """Print a table to stdout.
+    """Print a table to stdout, with a title above and a caption below it.
 
     Args:
         right: headings of right-aligned columns.
     """
-    table = Table(title=title)
+    table = Table(title=title, caption=caption)
     for heading in headings:
         table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
     for row in rows:
         table.add_row(*row)
     output().print(table)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines to stdout, with control characters escaped."""
+    for line in lines:
+        output().print(printable(line), markup=False, soft_wrap=True)
 
 
 def output() -> Console:

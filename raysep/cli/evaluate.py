@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysep.cli.app import ConfigPath, Local, LogFormat, Overrides, RunDir, Verbose, app, output, print_table
+from raysep.cli.app import ConfigPath, Local, LogFormat, Overrides, RunDir, Verbose, app, print_lines, print_table
 from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -48,17 +48,15 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mo
             executor=LocalExecutor() if mode.local else None,
         )
     if summary is not None:
-        out = output()
-        out.print(tables.terminal(summary))
-        for model in summary.models:
-            out.print(model.headline, markup=False, soft_wrap=True)
-        for item in summary.left_out:
-            out.print(f"left out: {printable(item)}", markup=False, soft_wrap=True)
-        for item in summary.data_notes:
-            out.print(f"data: {printable(item)}", markup=False, soft_wrap=True)
+        head = tables.columns(summary)
+        title = f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes"
+        print_table(head, map(tables.cells, summary.models), title, right=[*head[1:4], head[6]])
+        print_lines(model.headline for model in summary.models)
+        print_lines(f"left out: {item}" for item in summary.left_out)
+        print_lines(f"data: {item}" for item in summary.data_notes)
         if summary.retried:
-            out.print(f"retries: {'; '.join(item.words for item in summary.retried)}", markup=False, soft_wrap=True)
-        out.print(f"report: {Storage(config.run_dir).display(PAGE)}", markup=False, soft_wrap=True)
+            print_lines([f"retries: {'; '.join(item.words for item in summary.retried)}"])
+        print_lines([f"report: {Storage(config.run_dir).display(PAGE)}"])
         if len(summary.models) < len(config.models):
             # The report is written, but the exit code must show scripts that it is incomplete.
             raise StageError(
@@ -117,16 +115,12 @@ def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory
     storage = Storage(run_dir)
     storage.reach()
     result = verify_run(storage)
-    out = output()
-    for finding in result.findings:
-        out.print(printable(f"damaged: {finding.path}: {finding.what}"), markup=False, soft_wrap=True)
-    for item in result.unfinished:
-        out.print(f"unfinished: {item}", markup=False, soft_wrap=True)
+    print_lines(f"damaged: {finding.path}: {finding.what}" for finding in result.findings)
+    print_lines(f"unfinished: {item}" for item in result.unfinished)
     if result.strays:
-        strays = f"{len(result.strays)} files that no manifest names, such as {result.strays[0]}"
-        out.print(f"ignored: {strays}", markup=False, soft_wrap=True)
+        print_lines([f"ignored: {len(result.strays)} files that no manifest names, such as {result.strays[0]}"])
     valid = ", ".join(f"{count} {name}" for name, count in result.counts.items())
-    out.print(f"valid: {valid or 'nothing yet'}", markup=False, soft_wrap=True)
+    print_lines([f"valid: {valid or 'nothing yet'}"])
     if result.findings:
         raise RaysepError(f"{len(result.findings)} damaged pieces; `raysep run CONFIG --repair` computes them again")
 
@@ -211,14 +205,15 @@ def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None
     with quiet(False):
         from raysep.distributed import placement
         from raysep.distributed.connect import connection
-        from raysep.estimate.forecast import forecast
+        from raysep.estimate import forecast as forecasting
         from raysep.stages import validation
 
         readers, split = validation.check_all(loaded, config)
         with connection(may_add=loaded.compute.addable) as cluster:
             placement.check(loaded.compute, cluster)
-            estimate = forecast(loaded, split, readers, cluster)
-    output().print(estimate.table())
+            estimate = forecasting.forecast(loaded, split, readers, cluster)
+    head = forecasting.HEAD
+    print_table(head, estimate.rows(), estimate.title, right=head[2:], caption=estimate.caption)
 
 
 @app.command()

@@ -77,19 +77,8 @@ def history(
 
         sys.stdout.write(csv_of([list(rows[0]), *(list(row.values()) for row in rows)]).decode())
         return
-    headings = [
-        "date",
-        "sweep",
-        "round",
-        "cell",
-        "state",
-        "g",
-        "95 % interval",
-        "layer",
-        "accuracy",
-        "seconds",
-        "revision",
-    ]
+    headings = ["date", "sweep", "round", "cell", "state", "g", "95 % interval"]
+    headings += ["layer", "accuracy", "seconds", "revision"]
     print_table(headings, map(_history_row, sorted(rows, key=lambda row: (row["sweep"], row["cell"], row["at"]))))
 
 

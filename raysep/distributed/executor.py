@@ -2,10 +2,20 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any, ClassVar
 
 from raysep.distributed import connect, joining
 from raysep.distributed.cluster_shape import Resources, Shape
+
+
+def _function(module: str, name: str) -> Any:
+    """A static method that calls a function of `raysep.distributed`, whose module is imported at the first call."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return getattr(import_module(f"raysep.distributed.{module}"), name)(*arguments, **named)
+
+    return staticmethod(call)
 
 
 class RayExecutor:
@@ -23,26 +33,7 @@ class RayExecutor:
         """Start or join Ray."""
         return connect.connection(verbose, may_add)
 
-    def fit(self, *arguments: Any, **named: Any) -> Any:
-        """See `distributed.tune.fit`."""
-        from raysep.distributed.tune import fit
-
-        return fit(*arguments, **named)
-
-    def prepare_all(self, *arguments: Any, **named: Any) -> Any:
-        """See `distributed.tune.prepare_all`."""
-        from raysep.distributed.tune import prepare_all
-
-        return prepare_all(*arguments, **named)
-
-    def embed_all(self, *arguments: Any, **named: Any) -> Any:
-        """See `distributed.stream.embed_all`."""
-        from raysep.distributed.stream import embed_all
-
-        return embed_all(*arguments, **named)
-
-    def score_all(self, *arguments: Any, **named: Any) -> Any:
-        """See `distributed.score.score_all`."""
-        from raysep.distributed.score import score_all
-
-        return score_all(*arguments, **named)
+    fit = _function("tune", "fit")
+    prepare_all = _function("tune", "prepare_all")
+    embed_all = _function("stream", "embed_all")
+    score_all = _function("score", "score_all")

@@ -1,12 +1,12 @@
 """The forecast of a run, which `raysep plan` prints."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import torch
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from raysep.config import RunConfig
@@ -18,6 +18,8 @@ from raysep.estimate import speed
 from raysep.estimate.sizes import ModelSize, Stage, embed_pool, evaluated, in_units, require_room, stages
 from raysep.stages.worklist import planned_trials, role_of, splits_of
 from raysep.storage.store import Storage, is_uri
+
+HEAD = ("stage", "model", "work", "writes", "memory per process", "processes", "estimated time")
 
 
 @dataclass(frozen=True)
@@ -40,28 +42,28 @@ class Forecast:
     cluster: Resources
     memory: limits.Memory | None = None
 
-    def table(self) -> Table:
-        """The forecast as a table for the terminal."""
-        machine = self.cluster.describe() + (f"; memory {describe_memory(self.memory)}" if self.memory else "")
-        images = ", ".join(f"{count} {name}" for name, count in self.images.items())
-        table = Table(title=f"{images} images", caption=machine)
-        for heading in ("stage", "model", "work", "writes", "memory per process", "processes", "estimated time"):
-            table.add_column(heading, justify="left" if heading in {"stage", "model"} else "right")
+    @property
+    def title(self) -> str:
+        """Number of images of each split, as text."""
+        return ", ".join(f"{count} {name}" for name, count in self.images.items()) + " images"
+
+    @property
+    def caption(self) -> str:
+        """Resources of the cluster, as text."""
+        return self.cluster.describe() + (f"; memory {describe_memory(self.memory)}" if self.memory else "")
+
+    def rows(self) -> Iterator[list[str]]:
+        """The columns of `HEAD`: a row for each stage and model; the last row of a stage has its totals."""
         for stage in self.stages:
-            rows = list(stage.work.items()) or [("", 0)]
-            for position, (model, count) in enumerate(rows):
-                last = position == len(rows) - 1
-                table.add_row(
-                    stage.name if position == 0 else "",
-                    f"{model} ({len(self.models[model].dims)} layers)" if model else "",
-                    f"{count:,} {stage.unit}",
-                    in_units(stage.stored_bytes) if last else "",
-                    in_units(stage.process_bytes) if last else "",
-                    str(stage.processes) if last else "",
-                    _duration(self.seconds[stage.name]) if last else "",
-                    end_section=last,
-                )
-        return table
+            work = [
+                [f"{model} ({len(self.models[model].dims)} layers)", f"{count:,} {stage.unit}"]
+                for model, count in stage.work.items()
+            ] or [["", f"0 {stage.unit}"]]
+            totals = [in_units(stage.stored_bytes), in_units(stage.process_bytes), str(stage.processes)]
+            totals.append(_duration(self.seconds[stage.name]))
+            for position, cells in enumerate(work):
+                last = position == len(work) - 1
+                yield [stage.name if position == 0 else "", *cells, *(totals if last else [""] * len(totals))]
 
 
 def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], cluster: Resources) -> Forecast:

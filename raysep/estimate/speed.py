@@ -17,6 +17,7 @@ from raysep.finetune.training import autocast_dtype
 from raysep.models.build import create, preprocessing_of
 from raysep.models.layout import fastest_layout
 from raysep.models.taps import open_layers
+from raysep.process.environment import torch_device
 from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer
 from raysep.stages.worklist import wanted_of
@@ -35,7 +36,7 @@ class ModelProbe:
     """
 
     def __init__(self, model: ModelConfig, rows: pa.Table, reader: Reader) -> None:
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch_device()
         self._model = create(model, weights=False).to(self._device)
         self._preprocessing = preprocessing_of(self._model, model)
         size = (self._preprocessing.channels, *self._preprocessing.size)

@@ -19,29 +19,9 @@ State = dict[str, torch.Tensor]
 # these are also tried if timm must first rename the remaining keys.
 WRAPPERS = frozenset(
     (
-        "module",
-        "_orig_mod",
-        "model",
-        "backbone",
-        "encoder",
-        "network",
-        "net",
-        "student",
-        "teacher",
-        "base_encoder",
-        "encoder_q",
-        "trunk",
-        "timm_model",
-        "base_model",
-        "ema",
-        "ema_model",
-        "online_network",
-        "feature_extractor",
-        "features_extractor",
-        "visual",
-        "vision_model",
-        "classifier",
-        "model_ema",
+        *("module", "_orig_mod", "model", "backbone", "encoder", "network", "net", "student", "teacher", "ema"),
+        *("base_encoder", "encoder_q", "trunk", "timm_model", "base_model", "ema_model", "online_network", "visual"),
+        *("feature_extractor", "features_extractor", "vision_model", "classifier", "model_ema"),
     )
 )
 # Maximum number of prefixes tried per state dict, the likeliest first.

@@ -79,6 +79,13 @@ def _private_directory() -> str:
     return tempfile.mkdtemp(prefix="raysep-home-")
 
 
+def torch_device() -> str:
+    """The device that torch computes on in this process: `cuda` with a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def lenient(file: TextIO) -> TextIO:
     """Wrap a text file so that write errors, as of a broken pipe, are ignored."""
     return cast(TextIO, _Lenient(file))

@@ -5,41 +5,19 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from rich.table import Table
-
-from raysep.report.schema import Choice, Interval, ModelSummary, Summary
+from raysep.report.schema import Choice, Interval, LayerScore, ModelSummary, Summary
 
 # The metrics of the paper's tables, shown as far as a run has them.
 TABLE_METRICS = ("nmi", "knn_purity", "linear_probe")
 LATEX_SPECIAL = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SPECIAL["\\"] = r"\textbackslash{}"
-LAYER_FIELDS = (
-    "layer",
-    "name",
-    "pooling",
-    "depth",
-    "dim",
-    "mean",
-    "sd",
-    "se",
-    "starts_sd",
-    "shuffled",
-    "p_best",
-    "tied",
-)
+LAYER_FIELDS = [name for name in LayerScore.model_fields if name != "interval"]
 
 
 def columns(summary: Summary) -> list[str]:
     """Headings of the main table."""
-    return [
-        "model",
-        "seen accuracy",
-        f"g ({summary.headline_metric})",
-        "corrected g",
-        "best layer",
-        "tied",
-        "last layer worse by",
-    ]
+    g = f"g ({summary.headline_metric})"
+    return ["model", "seen accuracy", g, "corrected g", "best layer", "tied", "last layer worse by"]
 
 
 def cells(model: ModelSummary) -> list[str]:
@@ -59,16 +37,6 @@ def cells(model: ModelSummary) -> list[str]:
         tied,
         loss,
     ]
-
-
-def terminal(summary: Summary) -> Table:
-    """The main table for the terminal."""
-    table = Table(title=f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes")
-    for position, heading in enumerate(columns(summary)):
-        table.add_column(heading, justify="left" if position in {0, 4, 5} else "right")
-    for model in summary.models:
-        table.add_row(*cells(model))
-    return table
 
 
 def paper_metrics(model: ModelSummary, protocol: str) -> list[str]:
@@ -140,8 +108,12 @@ def paper_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def to_markdown(summary: Summary) -> str:
     """`paper_table` as a Markdown table."""
-    head, rows = paper_table(summary)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return markdown_of(*paper_table(summary), text=["model"])
+
+
+def markdown_of(head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[str]) -> str:
+    """A Markdown table; columns with a heading in `text` are left-aligned, the others right-aligned."""
+    lines = [head, ["---" if heading in text else "---:" for heading in head], *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 

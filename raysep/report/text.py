@@ -78,16 +78,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
     scored = [model for model in models if model.best is not None]
     for model in scored:
         assert model.best is not None
-        text = f"{model.model}: the best layer is at depth {model.best.depth:.2f}"
-        if model.best.layer == model.best.last_layer:
-            text += ", the last one."
-        elif model.best.loss is not None and model.best.loss <= 0:
-            text += "; the last layer is no worse."
-        elif model.best.loss is not None:
-            text += f"; the last layer is worse by {model.best.loss:.3f}{_in_brackets(model.best.loss_interval)}."
-        elif model.best.last_g is not None:
-            text += f"; the last layer has {model.best.last_g:.3f}."
-        sentences.append(text)
+        sentences.append(f"{model.model}: the best layer is at depth {model.best.depth:.2f}{_against_last(model.best)}")
     middle = [model for model in scored if model.best and model.best.layer != model.best.last_layer]
     sure = [m for m in middle if m.best and m.best.loss_interval and m.best.loss_interval[0] > 0]
     if scored:

@@ -10,6 +10,7 @@ from raysep.distributed.cluster_shape import Resources, Shape
 from raysep.distributed.connect import cause
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.finetune.trials import State, Trial, TrialResult
+from raysep.process.environment import torch_device
 from raysep.scoring.table import Task
 from raysep.storage.retries import Why
 from raysep.storage.store import Storage
@@ -125,7 +126,7 @@ class LocalExecutor:
                 on_report(trial, progress)
 
             with _failure() as failure:
-                run_trial(trial, job, _device(), Meter(self.name), report)
+                run_trial(trial, job, torch_device(), Meter(self.name), report)
             results.append(ended_result(trial, reports[-1] if reports else None, job, failure.get("error")))
         return results
 
@@ -161,7 +162,7 @@ class LocalExecutor:
         from raysep.embed.blocks import Embedding
         from raysep.embed.work import references
 
-        embedding = Embedding([group.reader for group in groups], store, config, _device(), Meter(self.name))
+        embedding = Embedding([group.reader for group in groups], store, config, torch_device(), Meter(self.name))
         for index, group in enumerate(groups):
             for block in references(index, group, index, config.shard_rows, done[index]):
                 yield embedding.embed(block)
@@ -192,12 +193,6 @@ def _failure() -> Iterator[dict[str, str]]:
         raise
     except Exception as error:  # noqa: BLE001  (models raise anything; the trial is reported as failed)
         failure["error"] = cause(error)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def open_executor(kind: Kind) -> Executor:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
-from raysep.report.tables import csv_of, number
+from raysep.report.tables import csv_of, markdown_of, number
 from raysep.storage.store import Storage
 from raysep.sweeps.compare import Verdict, points_of_rows
 from raysep.sweeps.results import DONE, Row
@@ -63,7 +63,7 @@ def write(report: Storage, title: str, rows: Sequence[Row], verdict: Verdict, da
     entries = ranked(rows)
     failed = [row for row in rows if row["state"] != DONE]
     report.write_bytes(CSV, to_csv(entries))
-    report.write_bytes(MARKDOWN, to_markdown(entries).encode())
+    report.write_bytes(MARKDOWN, markdown_of(HEAD, map(cells, entries), text=["question", "model"]).encode())
     template = Environment(
         loader=PackageLoader("raysep.sweeps", ""), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True
     ).get_template("leaderboard.html.j2")
@@ -84,12 +84,6 @@ def to_csv(entries: Sequence[Entry]) -> bytes:
 
 
 HEAD = ("rank", "question", "model", "corrected g", "best layer", "seen accuracy", "seeds", "seconds")
-
-
-def to_markdown(entries: Sequence[Entry]) -> str:
-    """The entries as a Markdown table."""
-    lines = [HEAD, ["---:", "---", "---", *["---:"] * (len(HEAD) - 3)], *(cells(entry) for entry in entries)]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
 def cells(entry: Entry) -> list[str]:

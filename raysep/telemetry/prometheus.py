@@ -4,6 +4,7 @@ Labels have low cardinality: stages, models, splits, states and layers of one ru
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -17,76 +18,40 @@ class Metrics:
     """The metrics of one run, in a registry of their own, since a process may have several runs."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.build = Info("raysep_build", "Version and git revision.", registry=registry)
-        self.run = Info("raysep_run", "Name and directory of the run.", registry=registry)
-        self.progress = Gauge("raysep_stage_progress_ratio", "Share of work done.", ["stage"], registry=registry)
-        self.progress_time = Gauge(
-            "raysep_last_progress_timestamp_seconds", "Unix time of the last progress.", registry=registry
-        )
-        self.running = Gauge(
-            "raysep_running", "1 while a run, a sweep or a round of a schedule is working.", ["kind"], registry=registry
-        )
-        self.failed = Gauge("raysep_failed", "1 if it ended with an error.", registry=registry)
-        self.stage_seconds = Gauge(
-            "raysep_stage_duration_seconds", "Wall-clock time of a stage so far.", ["stage"], registry=registry
-        )
-        self.images = Counter(
-            "raysep_images_embedded", "Images passed through a checkpoint.", ["model", "split"], registry=registry
-        )
-        self.images_failed = Counter(
-            "raysep_images_failed", "Unreadable images.", ["model", "split"], registry=registry
-        )
-        self.bytes_read = Counter("raysep_read_bytes", "Bytes read by workers.", ["stage"], registry=registry)
-        self.bytes_written = Counter("raysep_written_bytes", "Bytes written by workers.", ["stage"], registry=registry)
-        self.batch = Histogram(
-            "raysep_batch_seconds",
-            "Time to read, decode and embed one batch.",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.forward = Histogram(
-            "raysep_forward_seconds", "Forward pass time per batch.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self.waited = Histogram(
-            "raysep_queue_wait_seconds",
-            "Idle time of a worker before each piece of work.",
-            ["stage"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.retries = Counter(
-            "raysep_retries",
-            "Retries, by cause: a lost worker, a transient storage error, GPU memory that ran out.",
-            ["stage", "why"],
-            registry=registry,
-        )
-        self.trials = Gauge("raysep_trials", "Trials, by final state.", ["state"], registry=registry)
-        self.scores = Counter("raysep_scores_computed", "Computed scores.", ["model", "split"], registry=registry)
-        self.layers_scored = Counter("raysep_layers_scored", "Scored layers.", ["model", "split"], registry=registry)
-        self.kmeans_iterations = Counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.", registry=registry)
-        self.gpu_peak = Gauge(
-            "raysep_gpu_memory_peak_bytes", "Peak GPU memory of torch.", ["stage", "node"], registry=registry
-        )
-        self.accuracy = Gauge(
-            "raysep_seen_accuracy_ratio", "Accuracy on seen classes, last step.", ["model"], registry=registry
-        )
-        self.g = Gauge("raysep_g", "g of the headline metric, last step, unseen.", ["model"], registry=registry)
-        self.corrected_g = Gauge(
-            "raysep_corrected_g", "g after correction for selection bias.", ["model"], registry=registry
-        )
-        self.layer_g = Gauge("raysep_layer_g", "g_i of each layer.", ["model", "layer"], registry=registry)
-        self.sweep_cells = Gauge("raysep_sweep_cells", "Cells of the sweep.", ["sweep", "state"], registry=registry)
-        self.sweep_success = Gauge(
-            "raysep_sweep_last_success_timestamp_seconds",
-            "Unix time of the last successful round of the sweep.",
-            ["sweep"],
-            registry=registry,
-        )
-        self.regressions = Gauge(
-            "raysep_sweep_regressions", "Cells of the last round that regressed.", ["sweep"], registry=registry
-        )
+        self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, buckets=SECONDS, registry=self.registry)
+        self.build = Info("raysep_build", "Version and git revision.", registry=self.registry)
+        self.run = Info("raysep_run", "Name and directory of the run.", registry=self.registry)
+        self.progress = gauge("raysep_stage_progress_ratio", "Share of work done.", ["stage"])
+        self.progress_time = gauge("raysep_last_progress_timestamp_seconds", "Unix time of the last progress.")
+        self.running = gauge("raysep_running", "1 while a run, a sweep or a round of a schedule is working.", ["kind"])
+        self.failed = gauge("raysep_failed", "1 if it ended with an error.")
+        self.stage_seconds = gauge("raysep_stage_duration_seconds", "Wall-clock time of a stage so far.", ["stage"])
+        self.images = counter("raysep_images_embedded", "Images passed through a checkpoint.", ["model", "split"])
+        self.images_failed = counter("raysep_images_failed", "Unreadable images.", ["model", "split"])
+        self.bytes_read = counter("raysep_read_bytes", "Bytes read by workers.", ["stage"])
+        self.bytes_written = counter("raysep_written_bytes", "Bytes written by workers.", ["stage"])
+        self.batch = histogram("raysep_batch_seconds", "Time to read, decode and embed one batch.", ["model"])
+        self.forward = histogram("raysep_forward_seconds", "Forward pass time per batch.", ["model"])
+        waited = "Idle time of a worker before each piece of work."
+        self.waited = histogram("raysep_queue_wait_seconds", waited, ["stage"])
+        causes = "Retries, by cause: a lost worker, a transient storage error, GPU memory that ran out."
+        self.retries = counter("raysep_retries", causes, ["stage", "why"])
+        self.trials = gauge("raysep_trials", "Trials, by final state.", ["state"])
+        self.scores = counter("raysep_scores_computed", "Computed scores.", ["model", "split"])
+        self.layers_scored = counter("raysep_layers_scored", "Scored layers.", ["model", "split"])
+        self.kmeans_iterations = counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.")
+        self.gpu_peak = gauge("raysep_gpu_memory_peak_bytes", "Peak GPU memory of torch.", ["stage", "node"])
+        self.accuracy = gauge("raysep_seen_accuracy_ratio", "Accuracy on seen classes, last step.", ["model"])
+        self.g = gauge("raysep_g", "g of the headline metric, last step, unseen.", ["model"])
+        self.corrected_g = gauge("raysep_corrected_g", "g after correction for selection bias.", ["model"])
+        self.layer_g = gauge("raysep_layer_g", "g_i of each layer.", ["model", "layer"])
+        self.sweep_cells = gauge("raysep_sweep_cells", "Cells of the sweep.", ["sweep", "state"])
+        success = "Unix time of the last successful round of the sweep."
+        self.sweep_success = gauge("raysep_sweep_last_success_timestamp_seconds", success, ["sweep"])
+        regressed = "Cells of the last round that regressed."
+        self.regressions = gauge("raysep_sweep_regressions", regressed, ["sweep"])
         self._gpu_peaks: dict[tuple[str, str], int] = {}
 
     def absorb(self, stage: str, report: Report, model: str) -> None:

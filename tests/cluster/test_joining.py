@@ -83,8 +83,8 @@ def test_a_token_that_is_missing_or_wrong_is_said_at_once(head: Head, config: st
     ):
         began = time.monotonic()
         done = run(head, config, RAY_ADDRESS=head.gcs, **changes)
-        # Ray itself takes more than twenty.
-        assert time.monotonic() - began < 15
+        # Ray itself takes 40 s and more.
+        assert time.monotonic() - began < 35
         assert done.returncode == 1
         assert f"RAY_ADDRESS is {head.gcs}, {words}" in done.stderr
         assert "Traceback" not in done.stderr

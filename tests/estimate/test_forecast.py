@@ -11,7 +11,7 @@ from raysep.embed.shards import schema
 from raysep.errors import UsageError
 from raysep.estimate import forecast as module
 from raysep.estimate import speed
-from raysep.estimate.forecast import forecast, free_bytes
+from raysep.estimate.forecast import HEAD, forecast, free_bytes
 from raysep.models.layers import Layer
 from raysep.stages import validation
 from tests.conftest import TINY_CNN, TINY_VIT
@@ -37,9 +37,11 @@ def test_forecast_of_a_run(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert set(found.models) >= {"test_resnet", "test_vit", "test_vit--untrained", "test_vit--pixels"}
     assert [stage.name for stage in found.stages] == ["finetune", "embed", "score"]
     assert all(0 < seconds < 60 for seconds in found.seconds.values())
-    table = found.table()
-    assert table.row_count == 2 + 6 + 6
-    assert table.caption == "2 CPUs and 0 GPUs on 1 node(s); memory 4.0 GiB (limit of the control group) of 64.0 GiB"
+    rows = list(found.rows())
+    assert len(rows) == 2 + 6 + 6
+    assert {len(row) for row in rows} == {len(HEAD)}
+    assert [row[0] for row in rows if row[0]] == ["finetune", "embed", "score"]
+    assert found.caption == "2 CPUs and 0 GPUs on 1 node(s); memory 4.0 GiB (limit of the control group) of 64.0 GiB"
     # The dimensions are those of the real shards.
     dims = found.models["test_vit"].dims
     layers = [Layer(index, "l", 0.0, dim, "mean") for index, dim in enumerate(dims)]

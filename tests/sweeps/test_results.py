@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysep.report.tables import markdown_of
 from raysep.storage.store import Storage
 from raysep.sweeps import compare, leaderboard, results
 from raysep.sweeps.config import GateConfig
@@ -296,9 +297,9 @@ def test_models_are_ranked_by_corrected_g_for_each_question() -> None:
     assert b"'=1+1" in leaderboard.to_csv([hostile])
     assert b"'@x" in leaderboard.to_csv([hostile])
     assert [line["model"] for line in written] == ["vit", "cnn", "cnn"]
-    assert (
-        leaderboard.to_markdown(entries).splitlines()[2].startswith("| 1 | a | vit | 0.600 ± 0.100 (0.570 to 0.630) |")
-    )
+    markdown = markdown_of(leaderboard.HEAD, map(leaderboard.cells, entries), text=["question", "model"]).splitlines()
+    assert markdown[1] == "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert markdown[2].startswith("| 1 | a | vit | 0.600 ± 0.100 (0.570 to 0.630) |")
 
 
 def test_the_page_lists_failed_cells_and_escapes_them(tmp_path: Path) -> None:

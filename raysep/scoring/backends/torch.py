@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysep.process.environment import torch_device
 from raysep.scoring import torch_kmeans, torch_knn, torch_logistic
 from raysep.scoring.backend import Fold, Labels, Matrix, Positions, Starts
 from raysep.scoring.backends import backend
@@ -45,8 +46,7 @@ class TorchBackend:
     uses_gpu: ClassVar[bool] = True
 
     def __init__(self, device: str | None = None) -> None:
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch_device() if device is None else device
         self.name = "torch" if device == "cpu" else f"torch-{device}"
         self.device, self.gpu, self.iterations = device, device != "cpu", 0
 
