@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import timm
 import typer
 import yaml
+from PIL import Image
+from safetensors.torch import save_file
 
 from raysep import cli
 from raysep.config import reference
@@ -207,3 +213,34 @@ def test_ci_runs_the_command_for_the_tests() -> None:
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert TESTS in ci
     assert "pytest -m slow" in ci
+
+
+@pytest.mark.slow
+def test_the_commands_for_own_images_and_checkpoint_run(tmp_path: Path) -> None:
+    """Each command of the section, as it stands there; only the model is a smaller one."""
+    rng = np.random.default_rng(0)
+    for shade, name in enumerate(("heron", "egret", "stork", "duck")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = (60 * shade + rng.integers(0, 60, (32, 32, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    save_file(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "my_checkpoint.safetensors")
+    found = [
+        block for block in blocks(REPOSITORY / "README.md") if "my_checkpoint" in block.code or "mine" in block.code
+    ]
+    assert [block.language for block in found] == ["", "yaml", ""]
+    commands = []
+    for block in found:
+        block.code = block.code.replace("vit_base_patch16_224", "test_vit")
+        if block.language == "yaml":
+            (tmp_path / "mine.yaml").write_text(block.code)
+        else:
+            commands += list(block.commands)
+    assert len(commands) == 7
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+    assert (tmp_path / "runs" / "test_vit" / "report" / "index.html").exists()
+    assert (tmp_path / "runs" / "mine" / "summary.json").exists()
