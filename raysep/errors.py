@@ -2,7 +2,7 @@
 
 RaysepError                    exit code 1: the work was begun and failed
 ├── UsageError                 exit code 2: the request is wrong; nothing was started or written
-│   ├── ConfigError            the configuration, key by key
+│   ├── ConfigError            the configuration has problems; lists all of them
 │   └── RunDirError            the run directory belongs to another configuration or other data
 ├── NotComparableError         exit code 3: the work is done, but results of other images, another metric or
 │                              another protocol can't be compared
@@ -38,7 +38,7 @@ class UsageError(RaysepError):
 
 
 class ConfigError(UsageError):
-    """One or more problems of a configuration, all of them at once.
+    """All problems of a configuration, reported together in one error.
 
     Args:
         problems: one line each: key, expected value, actual value, what to do.
@@ -93,4 +93,5 @@ def write_error(path: str, error: OSError) -> str:
     else:
         todo = "check the disk or the network"
     why = os.strerror(number) if number else " ".join(str(error).split())
-    return f"{path} can't be written: {why}. What was finished before stays valid: {todo}, and run the same command."
+    text = f"{path} can't be written: {why}. Finished results stay valid. "
+    return text + f"To continue, {todo}, then run the same command."

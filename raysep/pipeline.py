@@ -49,13 +49,13 @@ def run(
 
     Args:
         config: the run.
-        stages: of `STAGES`, in their order.
+        stages: names from `STAGES`, in its order.
         config_name: name of the configuration, for messages.
         verbose: print Ray's own log lines.
         telemetry: reports the progress.
         share: the part of the cluster that this run may use; all of it if unset.
         executor: runs the work; Ray if unset.
-        fences: the leases of a sweep that this run is a cell of; checked in addition to the run's own lease.
+        fences: the leases of the sweep that this run belongs to; checked in addition to the run's own lease.
 
     Returns:
         The summary if `report` is among the stages.
@@ -124,7 +124,7 @@ def repair(config: RunConfig, telemetry: Telemetry) -> None:
         for finding in findings:
             telemetry.line("repair", f"{finding.path}: {finding.what}")
         removed = integrity.repair(storage, findings)
-    telemetry.line("repair", f"removed {len(removed)} file(s), to recompute what they hold")
+    telemetry.line("repair", f"removed {len(removed)} file(s); the next call recomputes them")
 
 
 def _perform(current: RunContext, stages: Sequence[str], begun: bool, share: Resources | None) -> None:
@@ -223,7 +223,7 @@ def _logged(current: RunContext, begun: bool) -> Iterator[None]:
 
 
 def _image_counts(config: RunConfig, split: pa.Table) -> str:
-    """Number of images of each role, by rotation if there are several, as text."""
+    """Number of images of each role of the split, as text; for each draw of unseen classes if there are several."""
     roles = [splits.SEEN_TRAIN, splits.SEEN_TEST, splits.UNSEEN, *(domain.name for domain in config.data.domains)]
     counts = {
         role: "/".join(str(splits.select(split, role, rotation).num_rows) for rotation in range(config.data.rotations))

@@ -68,7 +68,7 @@ def test_a_run_on_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(
         except StorageError as error:
             said = str(error)
         assert f"{small_disk}/run/" in said
-        assert "No space left on device. What was finished before stays valid: make room" in said
+        assert "No space left on device. Finished results stay valid. To continue, make room" in said
         if run.exists("config.yaml"):
             assert verify(run).findings == []
         assert run.temporary() == []

@@ -123,7 +123,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
     )
     pq.write_table(table.filter(pc.invert(gone)), run_dir / "scores.parquet")
     _, lines = go(found)
-    assert "2 of 58 layers new" in lines
+    assert "scored 2 of 58 layers" in lines
     # The report is written again, with the work in its bill.
     assert lines.count("nothing left to do") == 2
     assert scores(run_dir) == all_scores
@@ -132,7 +132,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
     gone_dir = next(run_dir.glob("embeddings/model=test_resnet/*/step=4/split=unseen"))
     shutil.rmtree(gone_dir)
     _, lines = go(found)
-    assert "1 of 16 shard sets new" in lines
+    assert "for 1 of 16 shard sets" in lines
     assert (gone_dir / "_manifest.json").is_file()
     assert scores(run_dir) == all_scores
 
@@ -140,7 +140,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
     next(run_dir.glob("checkpoints/test_resnet/trial=0/step=4/model.safetensors")).unlink()
     _, lines = go(found)
     assert "finetune" in lines
-    assert "shard sets new" not in lines
+    assert "shard sets" not in lines
     assert scores(run_dir) == all_scores
 
 

@@ -119,7 +119,7 @@ class MetricSpec:
     """A metric and its properties.
 
     Attributes:
-        name: in configurations and result files.
+        name: name in configurations and result files.
         compute: function from a `scoring.cache.LayerScores` to a `scoring.registry.Measured`.
         low: minimum value; the maximum is 1.
         shared: both protocols define it in the same way, so it is computed once for both.

@@ -21,7 +21,7 @@ def column_problems(schema: pa.Schema, image: str, label: str | None) -> list[st
     """Problems of the image and label columns, a sentence each, with advice.
 
     Args:
-        schema: of the table.
+        schema: schema of the table.
         image, label: column names; `label` is None if the labels are not in a column.
     """
     problems = []

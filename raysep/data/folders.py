@@ -36,7 +36,7 @@ class Layout:
 
         Args:
             images, directories: visible paths relative to the root.
-            depth: of the class directories below the root, or below the parts of a split; None: 1.
+            depth: depth of the class directories below the root, or below the parts of a split; None: 1.
         """
         # Top-level directories without images (for example annotations) are neither parts nor classes.
         used = {image.partition("/")[0] for image in images if "/" in image}
@@ -67,7 +67,7 @@ class Layout:
 
         Args:
             root: for messages.
-            depth: as configured.
+            depth: configured depth.
             others: files that are not images, with the suffix under which each is counted.
         """
         problems = [*self._half_parts(root), *self._without_classes(root, depth, others)]

@@ -44,9 +44,9 @@ class RoleSample:
     """Findings in a sample of a role's images.
 
     Attributes:
-        role: of the split.
+        role: role in the split.
         classes: number of images per class, in the first rotation.
-        ids: of the sampled images.
+        ids: ids of the sampled images.
         sizes, kinds: number of images by (width, height), and by format and mode.
         unreadable: error message by id.
         uniform, faint: ids of images of a single colour, and of those with less contrast than `MIN_CONTRAST`.
@@ -101,12 +101,12 @@ class RoleSample:
 
     @property
     def lossy(self) -> bool:
-        """Whether some formats compress lossily or may rescale their values."""
+        """Whether some sampled formats compress lossily, or may rescale the images' values."""
         return any(not kind.startswith(EXACT) for kind in self.kinds)
 
 
 def _all_bits(content: bytes, samples: Samples) -> Samples:
-    """The samples, with all 16 bits of colour images of which the decoder otherwise reads only the high byte."""
+    """The samples; with all 16 bits where the decoder alone reads only the high byte of a colour image."""
     try:
         wide = read_samples(content, 15)
     except UnreadableImageError:
@@ -191,13 +191,13 @@ def warnings(data: DataConfig, samples: Sequence[RoleSample]) -> Iterator[str]:
         capped = role.role == UNSEEN and (data.max_per_class.unseen or LEAST_HALVED) < LEAST_HALVED
         if tiny and role.role != SEEN_TRAIN:
             yield (
-                f"classes of {role.role} with under {LEAST_HALVED} images: {len(tiny)} of {len(role.classes)}: "
+                f"{len(tiny)} of {len(role.classes)} classes of {role.role} have under {LEAST_HALVED} images: "
                 f"{first_few(tiny)}; some scores are undefined for such classes"
                 + ("" if role.role == SEEN_TEST or capped else f" (data.min_per_class: {LEAST_HALVED} leaves them out)")
             )
     roles = {role.role for role in samples}
     if SEEN_TRAIN in roles and SEEN_TEST not in roles:
-        yield "no images of seen classes are held out, so there is no seen accuracy and no split `seen`"
+        yield "no images of seen classes are held out, so there is no accuracy on seen classes and no split `seen`"
     yield from _duplicates(data, samples)
 
 

@@ -45,7 +45,7 @@ class Remarks:
 
     Attributes:
         left_out: files that are ignored.
-        notes: interpretations of the source that could also be different.
+        notes: choices where the source allows several interpretations.
     """
 
     left_out: tuple[str, ...] = ()

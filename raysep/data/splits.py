@@ -52,7 +52,7 @@ def draw_split(
     """Assign a role and a label to each image, in each rotation.
 
     Labels count from 0 by class name: first the seen classes, whose labels index the classifier's outputs, then
-    unseen classes, then classes of domains only. Classes that are neither seen nor unseen are left out.
+    unseen classes, then classes found only in domains. Classes that are neither seen nor unseen are left out.
 
     Args:
         records: all images of the source.
@@ -113,7 +113,7 @@ def draw_split(
 
 
 def left_out(split: pa.Table) -> list[str]:
-    """Sentences about the classes that `draw_split` left out. Not stored in the file."""
+    """Sentences about the classes that `draw_split` left out. `from_parquet` does not restore them."""
     sentences: list[str] = json.loads((split.schema.metadata or {}).get(LEFT_OUT, b"[]"))
     return sentences
 
@@ -143,7 +143,7 @@ def select(split: pa.Table, role: str, rotation: int = 0) -> pa.Table:
 
 
 def seen_classes(split: pa.Table, rotation: int = 0) -> list[str]:
-    """Seen class names by label, the order of the classifier's outputs."""
+    """Names of the seen classes, in the order of their labels and of the classifier's outputs."""
     rows = pa.concat_tables([select(split, role, rotation) for role in (SEEN_TRAIN, SEEN_TEST)])
     return sorted(rows["class_name"].unique().to_pylist())
 
@@ -196,12 +196,13 @@ def _given_roles(records: Sequence[Record]) -> list[Assigned]:
     seen = {record.class_name for record in records if record.part in {"train", "test"}}
     both = sorted(seen & {record.class_name for record in records if record.part == "unseen"})
     if both:
-        raise ConfigError([f"data.source.path: both seen (train, test) and unseen: {', '.join(both)}"])
+        where = "data.source.path: classes both in the seen parts (train, test) and in the unseen part"
+        raise ConfigError([f"{where}: {', '.join(both)}"])
     return [(record, ROLE_OF_PART[record.part or ""]) for record in records]
 
 
 def _untrained(assigned: Sequence[Assigned]) -> list[str]:
-    """A problem if some seen classes have test images only."""
+    """The problem message if some seen classes have only test images; else empty."""
     trained = {record.class_name for record, role in assigned if role == SEEN_TRAIN}
     untrained = sorted({record.class_name for record, role in assigned if role == SEEN_TEST} - trained)
     return (
@@ -222,7 +223,7 @@ def _unseen_classes(records: Sequence[Record], config: SplitConfig) -> list[set[
     count = min(round(config.unseen_fraction * len(classes)), len(drawable))
     if config.rotations * count > len(drawable):
         raise ConfigError(
-            [f"data.split: {config.rotations} disjoint draws of {count} need more than {len(drawable)} classes"]
+            [f"data.split: {config.rotations} disjoint draws of {count} classes need more than {len(drawable)}"]
         )
     order = np.random.default_rng(config.seed).permutation(drawable).tolist()
     return [set(order[count * rotation : count * (rotation + 1)]) for rotation in range(config.rotations)]
@@ -249,7 +250,7 @@ def _drawn_roles(records: Sequence[Record], config: SplitConfig, unseen: set[str
 
 
 def _capped(assigned: Sequence[Assigned], caps: CapConfig, seed: int) -> list[Assigned]:
-    """A random subsample of each class and role with more images than its cap."""
+    """The images, randomly subsampled in each class and role that has more than its cap."""
     limits: dict[str, int | None] = dict(caps)
     groups: dict[tuple[str, str], list[Assigned]] = {}
     for pair in sorted(assigned, key=lambda pair: pair[0].image_id):

@@ -48,7 +48,7 @@ class Resources:
         return sum(gpus for _, gpus in self.reachable)
 
     def parts(self, wanted: int | None) -> int:
-        """Number of concurrent runs that the nodes are divided among: `wanted`, else one per GPU or per 4 CPUs.
+        """Number of concurrent runs to divide the nodes among: `wanted`, else one per GPU or per 4 CPUs.
 
         Every run gets a CPU, and a GPU if the cluster has any: results without one would come from another backend.
         """
@@ -56,7 +56,7 @@ class Resources:
         return max(1, min(most, wanted or int(self.gpus) or int(self.cpus) // 4))
 
     def share(self, position: int, of: int) -> "Resources":
-        """The share of one of `of` concurrent runs: whole nodes if there are enough, else a part of each node.
+        """The share of run number `position` among `of` concurrent ones: whole nodes if there are enough, else parts.
 
         Shares never overlap, so that concurrent runs can't deadlock.
         """
@@ -86,7 +86,7 @@ class Resources:
         """Number of processes of this size that the reachable nodes can run at once.
 
         Args:
-            cpus, gpus: of each process.
+            cpus, gpus: CPUs and GPUs of each process.
             memory: bytes of each process; ignored on nodes of unknown memory.
         """
 
@@ -97,7 +97,7 @@ class Resources:
         return sum(on(node, available) for node, available in zip(self.reachable, self._memory, strict=True))
 
     def memory_of(self, shape: Shape) -> int | None:
-        """Bytes for processes on the node of a shape with the least memory; None if unknown."""
+        """Least memory, in bytes for processes, of any node of a shape; None if unknown."""
         known = [memory for node, memory in zip(self.reachable, self._memory, strict=True) if node == shape and memory]
         return min(known, default=None)
 

@@ -104,7 +104,7 @@ def worker_loss_errors() -> tuple[type[Exception], ...]:
 
 
 def cause(error: BaseException | None) -> str:
-    """The error of a worker on one line, extracted from Ray's exception, which holds its traceback as text."""
+    """The error of a worker on one line, extracted from Ray's exception, which holds the worker's traceback as text."""
     if error is None:
         return "it never started"
     chain: list[BaseException] = [error]
@@ -143,7 +143,7 @@ def _run_on(nodes: Sequence[dict[str, Any]], task: Any) -> list[Any]:
 
 
 def gpu_memory() -> int | None:
-    """Memory in bytes of the smallest GPU that answers in `GPU_ANSWER_S`; None if none does."""
+    """Memory in bytes of the smallest GPU among those that answer within `GPU_ANSWER_S`; None without an answer."""
     import ray
     from ray.exceptions import RayError
 

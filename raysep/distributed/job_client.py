@@ -28,9 +28,9 @@ LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashbo
 
 @contextmanager
 def client_of(address: str) -> Iterator["JobSubmissionClient"]:
-    """Connect to a cluster's job server; its errors in the block become errors for users.
+    """Connect to a cluster's job server, and turn its errors within the block into errors for users.
 
-    Sends the token of Ray's usual sources if there is one; Ray itself does so only if RAY_AUTH_MODE is `token`.
+    Sends the token, if Ray's usual sources have one; Ray itself does so only if RAY_AUTH_MODE is `token`.
 
     Raises:
         UsageError: not an address of a job server, or a proxy would see the token.
@@ -47,7 +47,7 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
             f"{address} would be reached through the proxy {proxy}, which would see the cluster's token: add "
             f"{urlsplit(address).hostname} to NO_PROXY, or give an https:// address"
         )
-    where = f"{address}, through the proxy {proxy} (NO_PROXY goes around it)" if proxy else address
+    where = f"{address}, through the proxy {proxy} (NO_PROXY bypasses it)" if proxy else address
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -68,7 +68,7 @@ def client_of(address: str) -> Iterator["JobSubmissionClient"]:
 
 
 def _client(address: str) -> "JobSubmissionClient":
-    """Ray's client, with timeouts, which it lacks. Raises RaysepError if the server is not Ray's dashboard."""
+    """Ray's client with added timeouts; it has none itself. Raises RaysepError if the server is not Ray's dashboard."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):  # type: ignore[misc,unused-ignore]

@@ -27,7 +27,7 @@ class Job:
     """A run or sweep to submit.
 
     Attributes:
-        command: of raysep: `run` or `sweep`.
+        command: command of raysep, `run` or `sweep`.
         config: the resolved configuration as YAML.
         source: path of the configuration file.
         target: directory or URI of the results.
@@ -50,7 +50,7 @@ def submit(job: Job, job_id: str, address: str, code: str | None, python: str) -
     """Submit a job.
 
     Args:
-        address: of the cluster's job server: http://HOST:8265.
+        address: address of the cluster's job server, http://HOST:8265.
         code: a checkout whose package is uploaded and used instead of the installed one.
         python: command of the Python interpreter on the head.
 
@@ -85,7 +85,7 @@ def jobs(address: str) -> list["JobDetails"]:
 def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
     """Stop a job and wait for its end. Returns its status.
 
-    Sends the stop request before any other, since a command that is itself being stopped has little time.
+    Sends the stop request before any other request: if the calling command is being stopped too, it has little time.
 
     Raises:
         UsageError: the job does not exist.
@@ -108,7 +108,7 @@ def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
 
 
 def _entrypoint(python: str, job: Job, name: str, address: str) -> str:
-    """The job's shell command. On this machine it runs in the submitter's directory, so that relative paths work."""
+    """The job's shell command, which on this machine runs in the submitter's directory, so that relative paths work."""
     if not _is_loopback(address):
         return f"{python} -m raysep {job.command} {name}"
     # A loopback address may be a tunnel to another machine without this directory: ignore errors of cd.
@@ -127,8 +127,8 @@ def target_at(target: str, address: str) -> str:
         return target
     if not _is_loopback(address):
         raise UsageError(
-            f"results would go to {target}, a directory of this machine, but {address} is another: give a URI that all "
-            "nodes reach (s3://..., gs://...), or an absolute path that they all mount"
+            f"results would go to {target}, a directory of this machine, but {address} is another machine: give a URI "
+            "that all nodes reach (s3://..., gs://...), or an absolute path that they all mount"
         )
     return str(Path(target).absolute())
 

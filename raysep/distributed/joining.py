@@ -1,4 +1,6 @@
-"""Find the cluster to join, and check that this process can. `ray.init` would wait a minute, with a vaguer error.
+"""Find the cluster to join, and check that this process can join it.
+
+`ray.init` would wait a minute, and then raise a vaguer error.
 
 Addresses, tokens and versions are queried with Ray's own functions, so that raysep and Ray always agree. Some are
 private: `tests/distributed/test_joining.py` and `tests/cluster/test_joining.py` pin the behaviour that is used here.
@@ -90,7 +92,7 @@ def check_ray_address() -> str:
     host = urlsplit(named if separator else f"//{named}").hostname or "HOST"
     if separator and scheme in {"http", "https"}:
         raise UsageError(
-            f"RAY_ADDRESS is {named}: that is a dashboard, for jobs: `raysep submit CONFIG --address {named}`. "
+            f"RAY_ADDRESS is {named}, a dashboard, which takes jobs: run `raysep submit CONFIG --address {named}`. "
             f"To join the cluster itself, set RAY_ADDRESS={host}:6379 (the port that `ray start` prints), or {UNSET}"
         )
     if separator and scheme == "ray":

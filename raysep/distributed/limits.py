@@ -1,7 +1,7 @@
 """CPU and memory limits of this process, from control groups and CPU affinity. Doesn't import Ray.
 
-Control groups are nested, and the tightest limit holds: of a container, a Kubernetes pod, a systemd unit (CPUQuota,
-MemoryMax, MemoryHigh) or a Slurm job. Sources: cgroups(7), and in the kernel's documentation
+Containers, Kubernetes pods, systemd units (CPUQuota, MemoryMax, MemoryHigh) and Slurm jobs limit a process by nested
+control groups, of which the tightest limit holds. Sources: cgroups(7), and in the kernel's documentation
 admin-guide/cgroup-v2.rst, admin-guide/cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
 
 Public functions take `root`, the root directory of the file system, for tests.
@@ -84,8 +84,8 @@ def cpus(root: Path = ROOT) -> int:
 def ray_arguments(root: Path = ROOT) -> dict[str, Any]:
     """Arguments of `ray.init` that keep Ray within the limits.
 
-    Ray reads only the files of a container's own group: not nested groups, as of systemd and Slurm, nor the affinity;
-    and it rounds half a CPU down to none. Without a limit Ray's own defaults apply.
+    Ray reads only the files of a container's own group: not nested groups, such as those of systemd and Slurm, nor the
+    affinity; and it rounds half a CPU down to none. Without a limit Ray's own defaults apply.
 
     Returns:
         `num_cpus`, and `object_store_memory` and `_memory` (for processes) in bytes, each only if limited.
@@ -125,7 +125,8 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 def _with_ancestors(mount: Path, top: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
     """The directory of a group and its ancestors, up to the mount point; a container can't see more.
 
-    A group outside the mounted hierarchy is the mount point itself: a container may see its group's path on the host.
+    A group outside the mounted hierarchy is taken to be the mount point: a container may see the host's path of its
+        group.
     """
     inside = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
     if ".." in inside.parts:

@@ -90,7 +90,7 @@ def embed_plan(
     """An actor per GPU, with CPU actors that decode for it; without GPUs an actor per CPU, or fewer for little work.
 
     One thread per actor is the fastest use of CPUs, since decoding and the model then use all of them, but an actor
-    takes seconds to start. Actors that decode themselves may request all CPUs, since the pipeline has no other
+    takes seconds to start. Embedding actors that also decode may request all CPUs, since the pipeline has no other
     operator that could wait for one. Decoders start first and may take any CPU, so an actor with a GPU requests no
     CPU: it could wait forever for one that a decoder holds.
 
@@ -128,7 +128,7 @@ def _embed_on_cpus(compute: ComputeConfig, cluster: Resources, blocks: int, proc
 def score_pool(
     compute: ComputeConfig, cluster: Resources, config: ScoreConfig, layer_bytes: int = 0, gpu_bytes: int | None = None
 ) -> Pool:
-    """As many actors per GPU as its memory allows, if the backend may use it; else one per CPU.
+    """As many actors per GPU as its memory allows, if the backend may use GPUs; else one per CPU.
 
     The memory of the nodes limits their number, unless that is configured.
 

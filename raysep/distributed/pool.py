@@ -30,7 +30,7 @@ class Done(Generic[Task, Result]):
         result: returned by the worker; None if the task failed.
         error: reason of the failure; None if the task finished.
         lost: number of workers that were lost while running it.
-        seconds: since its first worker got it.
+        seconds: time since the first worker got the task.
     """
 
     task: Task
@@ -41,7 +41,7 @@ class Done(Generic[Task, Result]):
 
 
 class Worker:
-    """An actor with one function, which `build` creates in the actor's process, with its models and clients."""
+    """An actor with one function. `build` creates it, with its models and clients, in the actor's process."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self._function = build()
@@ -70,12 +70,12 @@ def run_tasks(
     """Run tasks on at most `size` actors; yields each task when it has finished or failed, in any order.
 
     An idle actor is killed at once, to free its resources for other runs on the cluster, and for actors of this run
-    that are not scheduled yet and hold its last tasks.
+    that are not scheduled yet but hold the run's last tasks.
 
     Args:
         build: maps the slot of an actor (0 to size - 1) to the function that creates the actor's function.
         options: Ray options of each actor: num_cpus, num_gpus, scheduling_strategy.
-        name: of the actors, in the process list and on the dashboard.
+        name: name of the actors, in the process list and on the dashboard.
         retries: maximum number of retries of a task whose worker is lost.
         on_retry: called before each retry.
     """

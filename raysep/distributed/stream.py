@@ -1,4 +1,4 @@
-"""Embed blocks with Ray Data: the input is references to images, the output names of finished shards.
+"""Embed blocks with Ray Data: the input is references to images, the output is names of finished shards.
 
 A block is a table of image references of one work group, and becomes one Parquet file per checkpoint. On CPUs pixels
 and embeddings stay inside one actor: only file names pass through the object store, and the plan has no read operator
@@ -73,7 +73,7 @@ def embed_all(
         config: batch size, storage type, rows of a block.
         plan: the actor pools; they must fit the cluster.
         verbose: show Ray Data's log.
-        done: blocks to skip, as the position of their first image, for each group.
+        done: per group, the positions of the first images of the blocks to skip.
     """
     if not verbose:
         DataContext.get_current().enable_progress_bars = False

@@ -1,4 +1,4 @@
-"""Embeds blocks of image references to one Parquet file per checkpoint. Plain classes, which Ray Data calls.
+"""Embeds each block of image references into one Parquet file per checkpoint. Plain classes, which Ray Data calls.
 
 For GPUs, decoding is a separate step on CPUs that outputs uint8 pixels; on CPUs, one step decodes and embeds.
 """
@@ -38,7 +38,7 @@ CountAttempt = Callable[[str], int]
 
 
 def first_attempt(step: str) -> int:  # noqa: ARG001
-    """Always 1: a single process can't lose a worker."""
+    """Return 1: a single process can't lose a worker."""
     return 1
 
 
@@ -56,15 +56,15 @@ def check_attempts(step: str, work: BlockWork, first_id: str, count: CountAttemp
     lost = count(f"{step} {work.group} {work.first}") - 1
     if lost > WORKER_RETRIES:
         raise StageError(
-            f"{lost} workers were lost on the block of {work.directories[0]} from image {work.first} ({first_id}) on: "
-            "possible causes are too little memory (reduce embed.batch_size, embed.shard_rows or the actors in section "
-            "compute) and an image that crashes the decoder"
+            f"{lost} workers were lost on the block of {work.directories[0]} starting at image {work.first} "
+            f"({first_id}): possible causes are too little memory (reduce embed.batch_size, embed.shard_rows or the "
+            "actors in section compute) and an image that crashes the decoder"
         )
     meter.again("process", lost)
 
 
 class Decoding:
-    """Decodes a block of references to a block of pixels, with a single row."""
+    """Decodes a block of references into a single-row block of pixels."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Decoding:
         return load_all(reader, paths, self._cached[1].preprocessing, self._batch_size)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Decode a block of references to a block of pixels."""
+        """Decode a block of references into a block of pixels."""
         with self._meter.piece():
             work, ids = work_of(block), block["image_id"].to_pylist()
             check_attempts("decode", work, ids[0], self._count, self._meter)
@@ -188,7 +188,7 @@ class Embedding:
 
 
 class CountingReader:
-    """A reader that counts the bytes read in a meter."""
+    """A reader that counts, in a meter, the bytes that it reads."""
 
     def __init__(self, reader: Reader, meter: Meter) -> None:
         self._reader, self._meter = reader, meter

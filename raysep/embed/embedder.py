@@ -31,7 +31,7 @@ class Decoded:
     Attributes:
         pixels: (n, C, H, W) uint8 of the readable images.
         good: positions of the readable images in the block.
-        failed: reason by position of each unreadable image.
+        failed: reason for each unreadable image, by position in the block.
     """
 
     pixels: torch.Tensor
@@ -56,7 +56,7 @@ class Embedded:
 
     Attributes:
         good: positions of the readable images in the block.
-        failed: reason by position of each unreadable image.
+        failed: reason for each unreadable image, by position in the block.
         vectors: (n, D) per checkpoint and layer, for the n readable images.
     """
 
@@ -72,7 +72,7 @@ class Embedder:
         store: the run directory of the checkpoints.
         metas: checkpoints of one model, with the same preprocessing.
         device: a torch device.
-        precision: of the forward pass.
+        precision: precision of the forward pass.
         compiled: compile the blocks with `torch.compile`.
     """
 

@@ -1,7 +1,7 @@
 """Ledger of an unfinished shard set: one small record per block, written after the block's shard file.
 
 A resumed run skips blocks with a record. Records are named by the position of the block's first image, so that a block
-written twice has one record, and the file of the other attempt is orphaned.
+written twice has one record, and the shard file that it doesn't name is orphaned.
 """
 
 from collections.abc import Iterable
@@ -24,9 +24,9 @@ class Record:
     Attributes:
         key: cache key of the shard set, as in its manifest.
         first: position of the block's first image in the split.
-        images: number of images, with unreadable ones.
+        images: number of images, including unreadable ones.
         file: the shard file; None where all images are unreadable.
-        failed: reason by image_id of each unreadable image.
+        failed: reason for each unreadable image, by image_id.
         layers: layers of the model.
     """
 
@@ -47,7 +47,7 @@ def write_record(store: Storage, directory: str, record: Record) -> None:
 
 
 def read_records(store: Storage, shard_set: ShardSet, key: str) -> dict[int, Record]:
-    """Read the records of a shard set by first image: those with this key and a complete file."""
+    """Read the records of a shard set that have this key and a complete file, by position of the first image."""
     sizes = store.sizes(shard_set.directory)
     records = {}
     for path in _records(sizes):
@@ -66,7 +66,7 @@ def read_records(store: Storage, shard_set: ShardSet, key: str) -> dict[int, Rec
 
 
 def forget(store: Storage, shard_set: ShardSet) -> None:
-    """Delete the records of a shard set that is complete, or that restarts."""
+    """Delete the records of a shard set, once it is complete or must restart."""
     for path in _records(store.sizes(shard_set.directory)):
         store.delete(path)
 

@@ -72,7 +72,7 @@ class Manifest:
         rows: number of embedded images.
         files: files of the shard set; others in the directory are ignored.
         layers: layers, in the order of the columns.
-        failed: reason by image_id of each unreadable image.
+        failed: reason for each unreadable image, by image_id.
         checkpoint_sha256: hash of the weights.
         versions: package versions at the time of embedding.
     """
@@ -121,7 +121,7 @@ def write_part(
     """Write one shard file with a unique name, so that repeated attempts at a block never overwrite each other.
 
     Args:
-        directory: of the shard set.
+        directory: directory of the shard set.
         ids, labels: (n,) image ids and labels.
         vectors: (n, D) per layer.
 

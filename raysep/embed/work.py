@@ -1,6 +1,6 @@
 """The work of the embedding stage: groups of images and checkpoints, cut into blocks, and the result of each block.
 
-Blocks travel as Arrow tables; what a worker needs beside the image references is JSON in a column.
+Blocks are sent as Arrow tables; one column holds, as JSON, what a worker needs besides the image references.
 """
 
 from collections.abc import Container, Iterator, Sequence
@@ -23,7 +23,7 @@ WORK, HEADER, PIXELS, RESULT = "work", "header", "pixels", "result"
 
 @dataclass(frozen=True)
 class WorkGroup:
-    """Checkpoints of one model and the images of one split: the unit that decodes each image once.
+    """Checkpoints of one model and the images of one split: the work in which each image is decoded once.
 
     Attributes:
         shard_sets, keys: shard set and its cache key, per checkpoint.
@@ -61,9 +61,9 @@ class DecodedHeader:
     """Metadata of a decoded block.
 
     Attributes:
-        ids, labels: (n,) image ids and labels, with unreadable images.
+        ids, labels: (n,) image ids and labels, including unreadable images.
         good: positions of the readable images, in the order of the pixels.
-        failed: reason by position of each unreadable image.
+        failed: reason for each unreadable image, by position.
         shape: shape of the pixels, (len(good), C, H, W).
     """
 
@@ -83,9 +83,9 @@ class BlockResult:
     Attributes:
         group: index of the work group.
         first: position of the block's first image in the group.
-        images: number of images, with unreadable ones.
+        images: number of images, including unreadable ones.
         files: shard file per shard set of the group; empty where all images are unreadable.
-        failed: reason by image_id of each unreadable image.
+        failed: reason for each unreadable image, by image_id.
         layers: layers of the model.
         uncompiled: blocks of the model that failed to compile.
         reports: worker reports, decoding first.
@@ -105,7 +105,7 @@ WORK_JSON, HEADER_JSON, RESULT_JSON = TypeAdapter(BlockWork), TypeAdapter(Decode
 
 
 def parse_result(text: str) -> BlockResult:
-    """The `BlockResult` in the JSON of an embedded block (its column `RESULT`)."""
+    """Parse the JSON from the column `RESULT` of an embedded block."""
     return RESULT_JSON.validate_json(text)
 
 
@@ -145,5 +145,5 @@ def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> 
 
 
 def work_of(block: pa.Table) -> BlockWork:
-    """The work of a block of references."""
+    """Parse the work of a block of references, from its column `WORK`."""
     return WORK_JSON.validate_json(block[WORK][0].as_py())

@@ -32,7 +32,7 @@ class Forecast:
         stages: sizes of the stages, in their order.
         seconds: wall-clock time of each stage, without the start-up of processes.
         cluster: resources that the processes run on.
-        memory: of this machine; None on a cluster of several nodes.
+        memory: memory of this machine; None on a cluster of several nodes.
     """
 
     images: dict[str, int]
@@ -67,7 +67,7 @@ class Forecast:
 
 
 def forecast(config: RunConfig, split: pa.Table, readers: dict[str, Reader], cluster: Resources) -> Forecast:
-    """Time every model on some images, and extrapolate to the whole run. Takes seconds.
+    """Time each model on a few images, and extrapolate to the whole run. The call takes seconds.
 
     Raises:
         UsageError: the run doesn't fit on the disk or in memory.

@@ -42,7 +42,7 @@ class Stage:
 
     Attributes:
         work: number of optimizer steps, forward passes of one image, or layers, by model id.
-        unit: of the work.
+        unit: unit of the work.
         stored_bytes: bytes written.
         process_bytes: memory of each process, without the activations of a forward pass.
         processes: number of concurrent processes.
@@ -62,9 +62,9 @@ class Evaluated:
 
     Attributes:
         checkpoints: number of checkpoints.
-        images: of all splits and rotations, each counted once per checkpoint.
+        images: number of images of all splits and rotations, counted once per checkpoint.
         sets: number of shard sets.
-        largest: images of the largest split.
+        largest: number of images of the largest split.
     """
 
     checkpoints: int
@@ -74,12 +74,12 @@ class Evaluated:
 
     @property
     def at_once(self) -> int:
-        """Checkpoints that share each decoded image."""
+        """Number of checkpoints that share each decoded image."""
         return min(CHECKPOINTS_AT_ONCE, self.checkpoints)
 
 
 def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> dict[str, Evaluated]:
-    """`Evaluated` by model id, for one chosen setting of the hyperparameters with every seed."""
+    """Count what is evaluated, by model id, for one chosen setting of hyperparameters with all seeds."""
     names = splits_of(config, split)
     chosen: dict[str, set[tuple[int, int]]] = {}
     steps = {trial.model.id: len(steps_of(config, trial)) for trial in trials}
@@ -162,16 +162,16 @@ def require_room(
     Args:
         free_bytes: free space on the disk of the run directory; None if unknown.
         memory_bytes: memory of the machine that all processes run on; None on several machines.
-        memory: that memory and its limit, for the message.
+        memory: the machine's memory and its limit, for the error message.
     """
     problems = []
     stored = sum(stage.stored_bytes for stage in estimates)
     if free_bytes is not None and stored > free_bytes:
         problems.append(
-            f"the run writes {in_units(stored)}, but its disk has {in_units(free_bytes)} left: take another --run-dir, "
-            "fewer of finetune.evaluate_at or models[].layers, or embed.dtype=float16"
+            f"the run writes {in_units(stored)}, but its disk has {in_units(free_bytes)} left: use another --run-dir, "
+            "fewer steps in finetune.evaluate_at, fewer models[].layers, or embed.dtype=float16"
         )
-    limit = f", by its control group's limit, of {in_units(memory.machine_bytes)}" if memory and memory.limited else ""
+    limit = f" (limit of its control group) of {in_units(memory.machine_bytes)}" if memory and memory.limited else ""
     problems += [
         f"{stage.name}: {stage.processes} process(es) need {in_units(stage.process_bytes)} each, but this machine has "
         f"{in_units(memory_bytes)} of memory{limit}: set compute.{COUNTS[stage.name]}, or use a larger machine"

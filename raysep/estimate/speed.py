@@ -57,7 +57,7 @@ class ModelProbe:
         return _second_time(lambda: load_batch(self._reader, self._rows, self._preprocessing)) / len(self._rows)
 
     def embedding(self, config: RunConfig) -> float:
-        """Seconds per image of a forward pass."""
+        """Seconds of a forward pass, per image."""
         pixels = self._batch()
         dtype = autocast_dtype(config.embed.precision, self._device)
         layout = fastest_layout(self._layered, self._image_size, self._device, dtype)
@@ -107,7 +107,7 @@ def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
 
 
 def _second_time(work: Callable[[], Any]) -> float:
-    """Seconds of a second call, since the first call also loads and allocates."""
+    """Seconds of the second of two calls, since the first also loads and allocates."""
     work()
     start = time.perf_counter()
     work()

@@ -47,7 +47,8 @@ class LabelledImages:
             self._cache |= loaded
         readable = [index for index in indices if index in cache or index in loaded]
         if not readable:
-            raise StageError(f"all {len(indices)} images of a batch are unreadable: {next(iter(self.failed.items()))}")
+            image, reason = next(iter(self.failed.items()))
+            raise StageError(f"none of the {len(indices)} images of a batch can be read, such as {image} ({reason})")
         return torch.stack([cache[i] if i in cache else loaded[i] for i in readable]), self._labels[readable]
 
 

@@ -1,7 +1,7 @@
 """Resumable training state of a running trial.
 
-The state is saved periodically to one file, which is deleted when the trial ends. A trial that is restarted, by Ray
-Tune in the same run or by the next run, resumes from it: on CPUs with bit-identical final weights.
+The state is saved periodically to one file, which is deleted when the trial ends. Ray Tune in the same run,
+or the next run, restarts an interrupted trial, which resumes from the file: on CPUs with bit-identical final weights.
 """
 
 import io
@@ -53,7 +53,7 @@ class TrainingState:
         self._saved_at = time.monotonic()
 
     def restore(self) -> Progress:
-        """Load the last saved state into all parts, and return its progress; without one, return step 0."""
+        """Load the last saved state into all parts, and return its progress; if none is saved, return step 0."""
         saved = load(self._store, self._trial)
         if saved is None:
             return Progress()

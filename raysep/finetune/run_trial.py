@@ -1,4 +1,4 @@
-"""Runs one trial to its `TrialResult`, under Ray Tune or in this process."""
+"""Run one trial, under Ray Tune or in this process, and create its `TrialResult`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def ended_result(trial: Trial, last: Progress | None, job: Job, error: str | Non
 
 
 def trial_result(trial: Trial, state: State, last: Progress, error: str | None = None) -> TrialResult:
-    """Create a result with the history of the last report."""
+    """Create a result from the history in the last report."""
     return TrialResult(
         model_id=trial.model.id,
         number=trial.number,

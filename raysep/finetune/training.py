@@ -34,7 +34,7 @@ class Evaluation:
         val_accuracy, seen_accuracy: between 0 and 1, on the validation images and on seen_test; None without images.
         loss: mean training loss since the last evaluation; None at the first.
         seconds: training time so far.
-        unreadable: reason by image_id of each unreadable image so far.
+        unreadable: reason for each unreadable image so far, by image_id.
     """
 
     step: int

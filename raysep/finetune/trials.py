@@ -41,7 +41,7 @@ class TrialResult:
         val_accuracy: by step, between 0 and 1, on the validation images held out from seen_train.
         seen_accuracy: by step, on seen_test; never used for selection.
         seconds: training time.
-        unreadable: reason by image_id of each unreadable image.
+        unreadable: reason for each unreadable image, by image_id.
         error: cause of failure, else None.
     """
 
@@ -140,8 +140,8 @@ def pixels_id(config: RunConfig, model: ModelConfig) -> str:
 def choose(results: Iterable[TrialResult]) -> list[TrialResult]:
     """Select the trials to evaluate: for each model, those with the best hyperparameters.
 
-    Settings rank by the number of finished trials, so that a setting with stopped or failed trials can't win by the
-    remaining ones; then by final validation accuracy, averaged over seeds and rotations; then by smaller learning rate.
+    Settings rank by the number of finished trials, so that a setting can't win because its worst trials failed or were
+    stopped; then by final validation accuracy, averaged over seeds and rotations; then by smaller learning rate.
     """
     by_model: dict[str, dict[tuple[tuple[str, float], ...], list[TrialResult]]] = {}
     for result in results:
@@ -168,7 +168,7 @@ def write_result(store: Storage, trial: Trial, result: TrialResult) -> None:
 
 
 def read_result(store: Storage, trial: Trial, steps: Sequence[int]) -> TrialResult | None:
-    """Read the result of a trial; None if it must be trained: unfinished, failed, or with a missing checkpoint."""
+    """Read the result of a trial; None if it must be trained, as it is unfinished, failed or lacks a checkpoint."""
     try:
         content = store.read_json(f"{trial.directory}/{RESULT}")
     except FileNotFoundError:

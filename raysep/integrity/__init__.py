@@ -43,10 +43,11 @@ def verify(store: Storage) -> Verification:
         return found
     data = splits.fingerprint(split)
     if manifest.get("data_sha256") != data:
-        found.findings.append(Finding(run_directory.SPLITS, "not the images that manifest.json was written for", None))
+        what = "the images differ from those recorded in manifest.json"
+        found.findings.append(Finding(run_directory.SPLITS, what, None))
     if manifest.get("config_sha256") != hashlib.sha256(store.read_bytes(run_directory.CONFIG)).hexdigest():
         found.findings.append(
-            Finding(run_directory.CONFIG, "not the configuration that manifest.json was written for", None)
+            Finding(run_directory.CONFIG, "the configuration differs from the one recorded in manifest.json", None)
         )
     metas = checkpoints(store, config, found)
     manifests: dict[ShardSet, Manifest] = {}
@@ -73,7 +74,8 @@ def repair(store: Storage, findings: Sequence[Finding]) -> list[str]:
     unrepairable = [finding for finding in findings if finding.remedy is None]
     if unrepairable:
         lines = [f"  - {finding.path}: {finding.what}" for finding in unrepairable]
-        raise RaysepError("\n".join([f"{store.display()} can't be repaired; take another --run-dir:", *lines]))
+        head = f"{store.display()} can't be repaired, so use another --run-dir; damaged:"
+        raise RaysepError("\n".join([head, *lines]))
     removed = list(dict.fromkeys(finding.remedy for finding in findings if finding.remedy is not None))
     for path in removed:
         store.delete(path)

@@ -35,7 +35,7 @@ def checkpoints(store: Storage, config: RunConfig, found: Verification) -> list[
 
 
 def _weights(store: Storage, config: RunConfig, result: TrialResult) -> Iterator[tuple[str, str]]:
-    """Path and description of each damage of the checkpoints of a finished trial."""
+    """Yield path and description of each fault in the checkpoints of a finished trial."""
     for step in worklist.steps_of(config, result):
         where = directory(result.model_id, result.number, step)
         try:
@@ -44,4 +44,4 @@ def _weights(store: Storage, config: RunConfig, result: TrialResult) -> Iterator
             yield f"{where}/{META}", short(error)
             continue
         if hashlib.sha256(store.read_bytes(f"{where}/{WEIGHTS}")).hexdigest() != meta.sha256:
-            yield f"{where}/{WEIGHTS}", "not the weights that meta.json was written for"
+            yield f"{where}/{WEIGHTS}", "the weights differ from those recorded in meta.json"

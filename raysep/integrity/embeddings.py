@@ -21,7 +21,7 @@ from raysep.storage.store import Storage
 def check_shard_set(
     store: Storage, config: RunConfig, meta: CheckpointMeta, name: str, split: pa.Table, data: str, found: Verification
 ) -> Manifest | None:
-    """Check a shard set; returns its manifest, which checks of scores need also after damage; None if unreadable."""
+    """Check a shard set; returns its manifest, even of a damaged set, for the checks of scores; None if unreadable."""
     shard_set = worklist.shard_set_of(meta, name)
     path = f"{shard_set.directory}/{MANIFEST}"
     try:
@@ -55,18 +55,18 @@ def check_shard_set(
 
 
 def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Table) -> Iterator[tuple[str, str]]:
-    """Path and description of each damage of the files of a shard set."""
+    """Yield path and description of each fault in the files of a shard set."""
     expected = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     ids: list[str] = []
     for file in manifest.files:
         where = f"{shard_set.directory}/{file.name}"
         content = store.read_bytes(where)
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            yield where, "not the content that the manifest was written for (SHA-256)"
+            yield where, "the content differs from the manifest's SHA-256"
             continue
         opened = pq.ParquetFile(io.BytesIO(content))
         if not opened.schema_arrow.equals(schema(manifest.layers, manifest.dtype)):
-            yield where, "columns other than image_id, label and the layers of the manifest"
+            yield where, "the columns are not image_id, label and the layers of the manifest"
             continue
         part = opened.read(columns=["image_id", "label"], use_threads=False)
         part_ids = part["image_id"].to_pylist()
@@ -74,7 +74,7 @@ def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Tabl
         if part.num_rows != file.rows:
             yield where, f"{part.num_rows} rows, {file.rows} in the manifest"
         if any(expected.get(image) != label for image, label in zip(part_ids, part["label"].to_pylist(), strict=True)):
-            yield where, "images or labels that are not those of the split"
+            yield where, "the images or labels differ from those of the split"
     path = f"{shard_set.directory}/{MANIFEST}"
     twice = [image for image, count in Counter([*ids, *manifest.failed]).items() if count > 1]
     if twice:

@@ -16,7 +16,7 @@ class Finding:
     """A damaged file.
 
     Attributes:
-        path: of the file, relative to the run directory.
+        path: path of the file, relative to the run directory.
         what: description of the damage.
         remedy: path of the file to delete so that `raysep run` recomputes the result; None if only a backup helps.
     """

@@ -1,1 +1,1 @@
-"""timm models: built, tapped at each layer, saved and loaded."""
+"""Build, save and load timm models, and read the output of each layer."""

@@ -88,9 +88,9 @@ def check_weights(config: ModelConfig) -> list[str]:
 
 
 def on_meta(work: Callable[[], T]) -> T:
-    """Call `work` on the meta device, which takes milliseconds for a network of any size.
+    """Call `work` on the meta device, where a network of any size takes milliseconds.
 
-    A few networks need tensor values during construction or the forward pass: fall back to the default device.
+    Falls back to the default device for the few networks that need tensor values in construction or forward pass.
     """
     try:
         with torch.device("meta"):

@@ -61,14 +61,14 @@ class CheckpointFile:
 
 
 def read_checkpoint(path: str, name: str) -> CheckpointFile:
-    """Read a safetensors file or a pickle of torch, detected by content, without running code in it.
+    """Read a safetensors file or a pickle of torch, detected by content. Runs no code of the file.
 
     Args:
         path: local path or URI.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
-        ConfigError: damaged, of another kind, or without named tensors.
+        ConfigError: the file is damaged, of another kind, or has no named tensors.
     """
     where = f"models: {name}: {path}"
     try:

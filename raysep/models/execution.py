@@ -58,7 +58,7 @@ class Execution:
         return sorted(taps, key=lambda tap: steps[tap.name])
 
     def _steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
-        """The step of each intermediate's output. One without a matching module gets a step before its successor's."""
+        """The step of each intermediate's output; without a matching module, a step before that of its successor."""
         ends = [self._end_of(tap.name) for tap in intermediates]
         steps: dict[str, float] = {}
         last = -1.0
@@ -83,7 +83,7 @@ class Execution:
         return max(ended) if ended else None
 
     def _passes(self, steps: Mapping[str, list[int]], layer: str) -> list[int]:
-        """Steps of the recorded forward pass at which a layer ran: of its own module, else of each module inside it."""
+        """Steps of the recorded pass at which a layer ran: those of its module, else those of each module inside it."""
         name, _, number = layer.partition("#")
         # timm's layer names differ from module names in wrapped encoders (no outer prefix), in two families (`block`
         # for `blocks` or `stages`), and in HRNet (`stage1` for `layer1`).

@@ -96,7 +96,7 @@ class Target:
         self._first = _names(cfg.get("first_conv"))
 
     def attempts(self, container: Container) -> Iterator[Attempt]:
-        """Match a container against the model, without each likely prefix."""
+        """Match a container against the model, once for each likely prefix, which is removed from the keys."""
         for prefix in _prefixes(container.tensors, self.expected):
             part = {
                 key.removeprefix(prefix): value.float() if value.is_floating_point() else value
@@ -204,7 +204,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _same_kind(expected: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether both are floats or both are not. Integers for floats are quantized weights without their scale."""
+    """Whether both tensors are floats, or neither is. Integers for floats: quantized weights without their scale."""
     return expected.is_floating_point() == value.is_floating_point() and not value.is_complex()
 
 

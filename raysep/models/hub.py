@@ -68,5 +68,5 @@ def loader_remarks(texts: Sequence[str], model: nn.Module, config: ModelConfig) 
                         "weights"
                     ]
                 )
-            lines.append(f"timm's weights lack {'; '.join(grouped(missing))}, which start from scratch")
+            lines.append(f"timm's weights lack {'; '.join(grouped(missing))}, which start from random values")
     return lines

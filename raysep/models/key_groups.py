@@ -50,7 +50,10 @@ def _prefix_length(text: str) -> tuple[int, str]:
 
 
 def _families(keys: Iterable[str]) -> list[tuple[str, tuple[int, ...], list[str]]]:
-    """(prefix, numbers, suffixes) by the first number in each name, or (module, (), tensors) without a number."""
+    """Group names into (prefix, numbers, suffixes), split at the first number in each name.
+
+    Names without a number are grouped into (module, (), tensors).
+    """
     numbers: dict[tuple[str, str], list[int]] = {}
     plain: dict[str, list[str]] = {}
     for key in dict.fromkeys(keys):

@@ -1,4 +1,4 @@
-"""The layer record of results and files. No torch import, so that reading results stays fast."""
+"""The record of a layer in results and files. No torch import, so that reading results stays fast."""
 
 from dataclasses import dataclass
 

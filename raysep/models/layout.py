@@ -16,7 +16,7 @@ def fastest_layout(
         model: a `LayeredModel` on its device, in evaluation mode.
         input_size: (channels, height, width).
         device: a torch device.
-        dtype: of mixed precision; None for plain float32.
+        dtype: dtype of mixed precision; None for plain float32.
     """
     if torch.device(device).type != "cpu" and dtype is None:
         return torch.contiguous_format

@@ -19,15 +19,15 @@ class CheckpointMeta:
     Attributes:
         model: the model's section of the configuration.
         classes: seen classes, in the order of the classifier's outputs.
-        preprocessing: of its images.
+        preprocessing: preprocessing of its images.
         trial: number, unique per model.
-        hyperparameters: of the trial.
-        seed: of the trial.
+        hyperparameters: hyperparameters of the trial.
+        seed: seed of the trial.
         step: number of optimizer steps.
-        val_accuracy: on the held-out part of seen_train.
-        seen_accuracy: on seen_test.
+        val_accuracy: accuracy on the held-out part of seen_train.
+        seen_accuracy: accuracy on seen_test.
         rotation: index of the draw of unseen classes.
-        sha256: of the weights file.
+        sha256: SHA-256 of the weights file.
     """
 
     model: ModelConfig

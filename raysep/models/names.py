@@ -33,7 +33,7 @@ class ModelName:
         architecture: timm's name of the network.
         has_weights: the name comes with pretrained weights.
         fixed_input_size: the network is built for one image size.
-        directory: of config.json and weights, for `local-dir:`.
+        directory: directory of config.json and weights, for `local-dir:`.
         renamed: the current name, if timm has renamed the model.
     """
 

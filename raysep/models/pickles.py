@@ -54,7 +54,7 @@ def unpickled(content: bytes) -> Any:
     """Load tensors, on the CPU, and plain values.
 
     Raises:
-        ValueError: damaged content, or content that would run code, with advice.
+        ValueError: the content is damaged, or would run code; the message has advice.
     """
     try:
         with torch.serialization.safe_globals(_SAFE):
@@ -65,7 +65,7 @@ def unpickled(content: bytes) -> Any:
 
 
 def _problem(content: bytes, error: Exception) -> str:
-    """Our message for an error of torch, whose own describes its options and contains terminal escapes."""
+    """A message for users instead of torch's own, which describes torch's options and contains terminal escapes."""
     text = str(error)
     if "TorchScript" in text:
         return f"it is a TorchScript archive, a program and not a state dict; from the original model, {_ADVICE}"

@@ -23,7 +23,7 @@ class Tap:
     """Where a layer is read: an intermediate of timm, or the input or output of a hooked module.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         intermediate: index into the result of `forward_intermediates`.
         module: name of the hooked module.
         at_input: read the module's input instead of its output.

@@ -81,7 +81,7 @@ class LayeredModel(nn.Module):
         """Compile each block at its first call, except blocks with hooks.
 
         Args:
-            options: of `torch.compile`.
+            options: options of `torch.compile`.
 
         Returns:
             Names of the blocks that are not compiled.
@@ -187,7 +187,7 @@ class LayeredModel(nn.Module):
         return [Layer(index, *row) for index, row in enumerate(rows)]
 
     def _dry_pass(self, x: Tensor) -> dict[str, list[Tensor]]:
-        """Run a first pass to sort the taps: up to the last intermediate, or including the head if needed."""
+        """Run a first pass, up to the last intermediate or including the head if needed, to sort the taps."""
         for self._include_head in (False, True):
             execution = Execution(self.model)
             steps: dict[str, int] = {}
@@ -203,7 +203,7 @@ class LayeredModel(nn.Module):
         else:
             raise ConfigError(
                 [
-                    f"models: no features pass through {', '.join(missing)}: expected layers, or modules before the "
+                    f"models: no features pass through {', '.join(missing)}: select layers, or modules before the "
                     "classifier"
                 ]
             )
@@ -228,7 +228,7 @@ def describe(config: ModelConfig) -> list[Layer]:
     """The layers of a model, without weights, and on the meta device if possible.
 
     Raises:
-        ConfigError: as `create` and `LayeredModel` do, or an unsupported image size.
+        ConfigError: for the reasons of `create` and `LayeredModel`, or an unsupported image size.
     """
     return on_meta(lambda: _described(config))
 

@@ -58,20 +58,21 @@ def load_weights(model: nn.Module, path: str, name: str) -> Loaded:
     """Load a safetensors file, or the tensors of a torch pickle, into `model`.
 
     The weights may be in any container (`state_dict`, `model_ema`, ...) and have any key prefix (`module.`, ...).
-    Preference among several matches: an average over steps (EMA), as in timm, then a teacher, then timm's order; a tie
-    between different weights is an error. timm's rules for the family rename keys of other libraries and resample
+    If several match, the order of preference is: an average over steps (EMA), as in timm; a teacher; timm's order. A
+    tie between different weights is an error. timm's rules for the family rename keys of other libraries and resample
     position embeddings; a first convolution of three channels is summed for models of grey images. The classifier is
     loaded only if its shape matches.
 
     Args:
         path: local path or URI.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
-        ConfigError: no such file, no weights in it, or none that match, with all unknown and missing keys.
+        ConfigError: no such file, no weights in it, or none that match (the message lists all unknown and missing
+            keys).
     """
     if not file_exists(path):
-        raise ConfigError([f"models: {name}: no weights at {path} (pretrained: a file of weights, true or false)"])
+        raise ConfigError([f"models: {name}: no weights at {path} (set `pretrained` to a weights file, true or false)"])
     file = read_checkpoint(path, name)
     target = Target(model, name)
     attempts = [attempt for container in file.containers for attempt in target.attempts(container)]
@@ -154,7 +155,7 @@ def _count(keys: Sequence[str]) -> str:
 
 
 def _depth(keys: Sequence[str]) -> int:
-    """The number of parts up to the first that differs between names."""
+    """The number of parts of a key, up to the first part that differs between the keys."""
     parts = [key.split(".") for key in keys]
     depth = 0
     while all(len(split) > depth + 1 and split[depth] == parts[0][depth] for split in parts):
@@ -166,7 +167,7 @@ def _mismatch(attempts: Sequence[Attempt], target: Target, path: str, name: str)
     """An error message with all unknown and missing keys of the closest state dict."""
 
     def distance(attempt: Attempt) -> tuple[bool, int, int]:
-        """Sort key: most known keys first, but after all others if a prefix yields less than half of the model."""
+        """Sort key: most known keys first; attempts whose prefix yields under half of the model last."""
         known = len(attempt.state) + len(attempt.shapes)
         return bool(attempt.unprefixed) and 2 * known < len(target.expected), -known, -attempt.prefixed
 

@@ -87,7 +87,7 @@ def torch_device() -> str:
 
 
 def lenient(file: TextIO) -> TextIO:
-    """Wrap a text file so that write errors, as of a broken pipe, are ignored."""
+    """Wrap a text file so that write errors, such as that of a broken pipe, are ignored."""
     return cast(TextIO, _Lenient(file))
 
 

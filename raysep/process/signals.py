@@ -24,8 +24,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupted(KeyboardInterrupt):
     """Raised in the main thread by the first signal.
 
-    A KeyboardInterrupt, since Ray's blocking calls swallow any other exception of a handler, and turn this one into a
-    plain KeyboardInterrupt: `caught` turns that back into `Interrupted`.
+    A subclass of KeyboardInterrupt: Ray's blocking calls swallow any other exception that a handler raises, and turn
+    this one into a plain KeyboardInterrupt, which `caught` turns back into `Interrupted`.
     """
 
     def __init__(self, number: int) -> None:

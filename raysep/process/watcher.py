@@ -1,4 +1,4 @@
-"""Report why a process died without a message: by Ray's C++ core, `kill -9`, or the kernel's out-of-memory killer.
+"""Report why a process died silently: killed by Ray's C++ core, `kill -9`, or the kernel's out-of-memory killer.
 
 `watched` runs this file as a child process, which holds the real stderr and reads a pipe. If the pipe closes before
 the block ends, the child prints a last line with the cause. It imports only the standard library, so it starts in
@@ -25,7 +25,7 @@ CAUSES = (
 )
 # Prefix of Ray's log lines: time, process and source line. Only their first sentence is reported.
 PREFIX = r"^\[[^]]*\] \S+: "
-UNKNOWN = "ended unexpectedly: by a library, by `kill -9`, or by the kernel for lack of memory (see `dmesg`)"
+UNKNOWN = "ended unexpectedly, killed by a library, by `kill -9`, or by the kernel for lack of memory (see `dmesg`)"
 _pipe: int | None = None
 
 
@@ -70,7 +70,7 @@ def expect(reason: str) -> None:
 
 
 def report(piped: str, log: str, kept: str) -> str | None:
-    """The last line for a user; None if the block ended.
+    """The line that reports how the process died; None if the block had ended.
 
     Args:
         piped: text that the process wrote to the pipe.
@@ -98,7 +98,7 @@ def _tail(log: str) -> str:
 
 
 def main() -> None:
-    """Entry point of the watcher: wait until the watched process closes its pipe, then print how that ended."""
+    """Entry point of the watcher: wait until the watched process closes its pipe, then print how the process ended."""
     log, kept = sys.argv[1:]
     line = report(sys.stdin.buffer.read().decode(errors="replace"), log, kept)
     if line is None:

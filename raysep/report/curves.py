@@ -1,4 +1,4 @@
-"""Curves of scores over layers: the mean over trials first, then the best layer.
+"""Curves of scores over layers: first average over trials, then find the best layer.
 
 T trials, L layers, S random splits of the images into halves.
 """
@@ -74,7 +74,7 @@ def _curve(key: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
 
 
 def _single_trial_se(group: Sequence[Row]) -> float | None:
-    """The standard error without split halves: unknown for several trials, whose errors are correlated."""
+    """The standard error of a single trial; None for several, whose errors are correlated."""
     se: float | None = group[0]["se"] if len(group) == 1 else None
     return se
 
@@ -88,7 +88,7 @@ def _last(layers: Sequence[list[Row]], best: int | None) -> int:
 def _selection(
     layers: Sequence[list[Row]], known: list[int], last: int, metric: str
 ) -> tuple[Selection | None, list[int]]:
-    """Compare the layers with split-half scores in every trial; also returns their positions in the curve."""
+    """Compare the layers that have split-half scores in every trial; also returns their positions in the curve."""
     trials = max((len(group) for group in layers), default=0)
     usable = [
         (position, group)

@@ -16,7 +16,7 @@ Interval = tuple[float, float]
 
 
 class Part(BaseModel):
-    """Base of all parts of the summary: frozen, without unknown keys."""
+    """Base of all parts of the summary: frozen; rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +31,7 @@ class LayerScore(Part):
     dim: int
     mean: float | None = Field(description="mean over trials")
     sd: float | None = Field(description="population standard deviation over trials; null for one trial")
-    se: float | None = Field(None, description="standard error over images, of the mean over trials")
+    se: float | None = Field(None, description="standard error interval over images of the mean over trials")
     interval: Interval | None = Field(None, description="over images, of the mean over trials")
     starts_sd: float | None = Field(None, description="spread over single k-means starts, mean over trials")
     shuffled: float | None = Field(
@@ -140,7 +140,7 @@ class ModelSummary(Part):
 class Findings(Part):
     """The paper's two findings, tested on this run."""
 
-    accuracy_g_correlation: float | None = Field(description="Spearman's, over models; null below 3 models")
+    accuracy_g_correlation: float | None = Field(description="rank correlation over models (Spearman); null below 3")
     accuracy_g_p_value: float | None = Field(description="two-sided; null below 3 models")
     models: int
     sentences: list[str]

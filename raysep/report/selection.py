@@ -51,7 +51,7 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
         halves: (T, L, S, 2) scores on split halves; all layers of a trial share the splits.
         se: (T, L) standard error of each score over images.
         N: number of images.
-        last: position of the last layer, as the curve may have layers of another pooling behind it.
+        last: position of the last layer; layers of another pooling may follow it in the curve.
     """
     mean, on_halves = values.mean(axis=0), halves.mean(axis=0)
     deviations = deviations_of(halves, se)
@@ -76,7 +76,8 @@ def select(metric: str, values: Floats, halves: Floats, se: Floats, N: int, last
 def deviations_of(halves: Floats, se: Floats) -> Floats:
     """Sampling deviations of the scores over images, drawn jointly for all layers.
 
-    The half differences of the splits give their correlation between layers, the standard errors their scale.
+    Differences between the halves of each split give the correlation between layers; the standard errors give the
+    scale.
 
     Args:
         halves: (T, L, S, 2) scores on split halves.

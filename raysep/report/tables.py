@@ -40,7 +40,7 @@ def cells(model: ModelSummary) -> list[str]:
 
 
 def paper_metrics(model: ModelSummary, protocol: str) -> list[str]:
-    """The metrics of the paper's tables that a model was scored with."""
+    """Those metrics of the paper's tables that the model has scores for."""
     return [m for m in TABLE_METRICS if any(c.metric == m and c.protocol == protocol for c in model.curves)]
 
 
@@ -158,7 +158,7 @@ def in_brackets(interval: Interval | None) -> str:
 
 
 def csv_of(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows as CSV, with formulas defused for spreadsheets."""
+    """Rows as CSV, with spreadsheet formulas escaped."""
     out = io.StringIO()
     csv.writer(out).writerows([_plain(value) for value in row] for row in rows)
     return out.getvalue().encode()

@@ -33,7 +33,7 @@ def headline(
         layers: number of layers.
         warnings: about the best layer.
         several_poolings: whether the layer's name is ambiguous without its pooling.
-        protocol: of the scores; the paper's uses a single k-means start.
+        protocol: protocol of the scores; the paper's uses a single k-means start.
         not_compared: reason why the layers were not compared.
     """
     if best is None:
@@ -74,7 +74,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
             f"{correlation:+.2f} (p = {p_value:.2f}): {_verdict(correlation, p_value)}"
         )
     else:
-        sentences.append(f"{len(pairs)} models with an accuracy: three are needed to rank accuracy against g.")
+        sentences.append(f"models with an accuracy: {len(pairs)}; three are needed to rank accuracy against g.")
     scored = [model for model in models if model.best is not None]
     for model in scored:
         assert model.best is not None
@@ -84,7 +84,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
     if scored:
         sentences.append(
             f"In {len(middle)} of {len(scored)} models the deepest layer is not the best one"
-            + (f", in {len(sure)} of them beyond the 95 % interval." if middle else ".")
+            + (f", in {len(sure)} of them significantly (95 % interval)." if middle else ".")
         )
     return Findings(
         accuracy_g_correlation=correlation, accuracy_g_p_value=p_value, models=len(pairs), sentences=sentences
@@ -135,7 +135,7 @@ def _ties(best: Choice, not_compared: str) -> str:
 
 
 def why_not_compared(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
-    """The reason why a metric can't compare layers, from too small classes or `resamples`; empty if it can.
+    """The reason why class sizes or `resamples` keep a metric from comparing layers; empty if they don't.
 
     Args:
         sizes: number of images by class.
@@ -147,7 +147,7 @@ def why_not_compared(metric: str, sizes: Mapping[str, int], resamples: int) -> s
     if not can_be_halved(counts):
         small = {name: count for name, count in sizes.items() if count < LEAST_HALVED}
         return (
-            f"split halves need two classes with at least {LEAST_HALVED} images, and as many per class on average; "
+            f"split halves need two classes with at least {LEAST_HALVED} images, and that many per class on average; "
             f"{class_counts(small)}"
         )
     shots = int(metric.rpartition("_")[2]) if metric.startswith("few_shot") else 0

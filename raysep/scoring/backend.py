@@ -123,7 +123,8 @@ def drop_self(neighbors: NDArray[np.int64], queries: Positions) -> NDArray[np.in
         queries: (Q,) positions of the query rows.
 
     Returns:
-        (Q, k). Where more than k duplicates crowd the query itself out of the list, its last neighbour is removed.
+        (Q, k). If a query is missing from its list because it has more than k duplicates, the last neighbour is
+        removed.
 
     >>> drop_self(np.array([[0, 2], [0, 2], [2, 1]]), np.arange(3)).ravel().tolist()
     [2, 0, 1]

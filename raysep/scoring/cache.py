@@ -45,7 +45,7 @@ class LayerScores:
         protocol: `paper` reproduces the reference code: one k-means++ start from random state 42 on raw features
             with scikit-learn, and purity over 500 neighbours of all images whatever the class sizes.
         shared: cache for both protocols of a layer.
-        overwrite: the backend may modify X, which saves a copy.
+        overwrite: the backend may modify X, which avoids a copy.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class LayerScores:
 
     @property
     def hits(self) -> NDArray[Any]:
-        """(Q, k) whether each neighbour has the label of its image; a share among equal vectors."""
+        """(Q, k) whether each neighbour has the label of its image; from 0 to 1 for a neighbour with duplicates."""
         k = self._counted_neighbors
         return self.cached("hits", k, compute=lambda: ties.hits(self.y, self.neighbors, self.groups, self.queries))
 
@@ -172,7 +172,7 @@ class LayerScores:
 
     @cached_property
     def halved(self) -> Positions | None:
-        """Positions of the images for clustering and few-shot classification of halves; None: all."""
+        """Positions of the images that clustering and few-shot classification use on halves; None for all images."""
         return subsample.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.config.seed + 1)
 
     @property

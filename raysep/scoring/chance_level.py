@@ -35,7 +35,7 @@ def of_neighbors(y: Labels, highest: float = 1.0) -> float:
 
     Args:
         y: (N,) labels, N >= 2.
-        highest: the highest possible purity: k over the divisor.
+        highest: the highest possible purity: k / divisor (`knn_purity`).
 
     >>> of_neighbors(np.array([0, 0, 1, 1]))
     0.3333333333333333
@@ -56,7 +56,7 @@ def of_r_precision(y: Labels) -> float:
 
 
 def of_few_shot(y: Labels) -> float:
-    """Chance level of few-shot accuracies: 1/K whatever the class sizes, as every class has as many labelled images.
+    """Chance level of few-shot accuracies: 1/K, as each class has the same number of labelled images.
 
     >>> of_few_shot(np.array([0, 0, 0, 1]))
     0.5

@@ -114,9 +114,10 @@ class NearestMeans:
     def _share_of_class(
         self, scores: NDArray[np.floating[Any]], squares: NDArray[np.floating[Any]], which: slice
     ) -> NDArray[np.float32]:
-        """(R, Q) the share of each query's class among its nearest class means, from scores (R, K, Q).
+        """(R, Q) 1/T where the class mean of a query is one of its T nearest class means, else 0.
 
         Args:
+            scores: (R, K, Q) of each class mean for each query, which decrease with the distance.
             squares: (R * K, 1) squared norms of the class means.
         """
         positions = self.queries[which]
@@ -127,11 +128,11 @@ class NearestMeans:
         return shares
 
     def classify(self, shots: int, seed: int) -> FewShot | None:
-        """Classify the other images from `shots` labelled images per class, over all draws if feasible, else many.
+        """Classify all images but `shots` labelled ones per class, over all possible draws if feasible, else many.
 
         Args:
             shots: labelled images per class.
-            seed: of the draws, which depend on y alone, so that all layers share them.
+            seed: seed of the draws, which depend on y alone, so that all layers share them.
 
         Returns:
             None for fewer than two classes, or where a class has at most `shots` images.

@@ -77,7 +77,7 @@ def estimated_classes(X: Matrix, backend: Backend, seed: int, largest: int) -> i
     Args:
         X: (N, D); a random sample of at most `SILHOUETTE_IMAGES` images is used.
         backend: clusters the sample.
-        seed: of the sample and of the k-means starts.
+        seed: seed of the sample and of the k-means starts.
         largest: largest number of clusters to try, limited to the number of images minus 1.
 
     Returns:

@@ -1,13 +1,15 @@
 """Standard errors and 95 % confidence intervals of scores, over images.
 
-N images, S splits into halves a and b (`split_half.py`), with d = (a - b) / 2 and m = (a + b) / 2 of each split.
+N images, S splits into halves a and b (`split_half.py`), and d = (a - b) / 2, m = (a + b) / 2 of their
+scores.
 
 - `smooth_se`, for smooth scores, which no single image changes much: var(d) - var(m), which equals -cov(a, b), and is
   unbiased for the variance of the mean over halves (Wang and Lindsay 2014, Statistica Sinica 24:1117, for
   U-statistics).
 - `nonsmooth_se`, for scores that jump when single images are left out (nearest neighbour, k-means in another local
   optimum): var(d), minus a part of var(m) for clusterings (`JUMP_SHARE`). Jumps of a and b are independent, so that
-  d and m get half of their variance each; on twice the images at most half of it remains, as jumps are rarer.
+  var(d) and var(m) each get half of the jump variance; with twice the images at most half of the jump variance remains,
+  as jumps are rarer.
 - `neighbor_se`, for purities of many neighbours: the smaller of `smooth_se` and a jackknife.
 - `few_shot_se`, for few-shot accuracies: a jackknife over the draws of labelled images.
 
@@ -44,7 +46,8 @@ Interval = tuple[float, float]
 def smooth_se(values: HalfValues) -> float:
     """Standard error of a smooth score.
 
-    The variance is at least var(d) / 2, that of a degenerate statistic, for which the estimate may be negative.
+    The estimated variance is at least var(d) / 2, the value for a degenerate statistic, where var(d) - var(m) may be
+    negative.
 
     Args:
         values: (S, 2) the score on the halves of each split.
@@ -107,9 +110,9 @@ def neighbor_se(
 def few_shot_se(result: FewShot, y: NDArray[np.integer[Any]], chance: float) -> float:
     """Standard error of a few-shot accuracy over images and draws: a jackknife (Efron and Stein 1981).
 
-    The leave-one-out accuracy of an image is the mean over the draws that don't label it, on the other images. The
-    noise of these means from few draws is subtracted; the variance of the mean over draws is added, unless the draws
-    are exhaustive. At chance level the jackknife doubles the variance, which is corrected.
+    The leave-one-out accuracy of an image is the mean accuracy on the other images, over the draws where it is
+    unlabelled. The noise of these means from few draws is subtracted; the variance of the mean over draws is added,
+    unless the draws are exhaustive. At chance level the jackknife doubles the variance, which is corrected.
 
     Where nearly all images of a class are labelled, hardly any remain for the jackknife to classify. Then the variance
     is at least that of a proportion of the images plus that of the draws.
@@ -156,7 +159,7 @@ def at_chance(value: float, chance: float, se: float) -> float:
 def interval(metric: str, value: float, se: float, N: int, span: float = math.inf) -> Interval:
     """The 95 % confidence interval of a score, clipped to the metric's range.
 
-    Proportions, means over images of values in [0, 1], get a Wilson interval (Wilson 1927,
+    Proportions (means over images of values in [0, 1]) get a Wilson interval (Wilson 1927,
     doi:10.1080/01621459.1927.10502953): their variance shrinks towards 0 and 1. Variance beyond that of a proportion of
     N images counts as independent of the value. Clusterings get the score plus or minus 1.96 standard errors.
 
@@ -168,7 +171,7 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
         value: the score.
         se: its standard error.
         N: number of images.
-        span: the range of the score over the halves, if known: the maximum width for clusterings. Proportions may be
+        span: the range of the score over the halves, if known. It limits the width for clusterings. Proportions may be
             as wide as the interval of a proportion of N images, as halves take few values near 0 and 1.
     """
     low, clustering = METRICS[metric].low, METRICS[metric].clustering

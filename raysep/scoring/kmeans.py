@@ -19,14 +19,14 @@ OUTSIDE = -1
 
 
 def kmeans_on_subsets(Z: Matrix, members: Mask, K: int, starts: int, seed: int) -> NDArray[np.int16]:
-    """Cluster each subset, and return the start with the lowest inertia.
+    """Cluster each subset, and return the clusters of its start with the lowest inertia.
 
     Args:
         Z: (N, D), mean-centred, to avoid cancellation in distances.
         members: (N, P) whether an image is in each subset; at least K images per subset.
         K: number of clusters.
         starts: number of starts per subset.
-        seed: of the starts.
+        seed: seed of the starts.
 
     Returns:
         (N, P) clusters, `OUTSIDE` for images outside the subset.
@@ -70,7 +70,7 @@ def _to_images(Z: Matrix, squares: Matrix, images: NDArray[np.int64]) -> Matrix:
 
 
 def _lloyd(Z: Matrix, members: Mask, centres: Matrix) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Run Lloyd's iterations: clusters, and inertia up to a constant of each subset."""
+    """Run Lloyd's iterations; return the clusters, and the inertia up to a constant per subset."""
     assigned = np.full(members.shape, OUTSIDE, dtype=np.int16)
     inertia = np.empty(members.shape[1])
     active, inside = np.arange(members.shape[1]), members

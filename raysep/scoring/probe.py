@@ -32,9 +32,9 @@ def linear_probe(
         on_device: N rows, from `Backend.to_device`.
         y: (N,) labels.
         backend: fits the regressions.
-        seed: of the folds.
+        seed: seed of the folds.
         strengths: values of C to choose from, strongest penalty first; a single value skips the inner folds.
-        sample: largest number of training images to choose the penalty on, with the same penalty per image.
+        sample: largest number of training images for the choice of the penalty; the penalty per image stays the same.
 
     Returns:
         (N,), with the accuracy as mean; None for fewer than two classes, or a class of fewer than four images, too few

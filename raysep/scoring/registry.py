@@ -80,7 +80,7 @@ def from_embeddings(
     at most 3,000 images. It should change little with any single image (`intervals.smooth_se`).
 
     Args:
-        name: of the registered metric.
+        name: name of the registered metric.
         score: maps (N, D) float32 embeddings and (N,) labels to a number.
     """
     measured = Measured(float(score(layer.rows, layer.y)), shuffled=float(score(layer.rows, layer.shuffled())))
@@ -97,7 +97,7 @@ def with_interval(name: str, measured: Measured, on_halves: HalfValues | None, s
     """Add standard error and 95 % interval to a score.
 
     Args:
-        name: of the registered metric.
+        name: name of the registered metric.
         on_halves: (S, 2) the score on both halves of each split.
         se: standard error of the score on all images.
         N: number of images.

@@ -51,7 +51,7 @@ def score_layer_with_fallback(
 
     Args:
         X: may be modified.
-        backends: in the order of preference. The scores name the backend that succeeded.
+        backends: backends in the order of preference. The scores name the backend that succeeded.
         on_fallback: called before each fallback.
     """
     for backend, fallback in pairwise([*backends, None]):

@@ -6,8 +6,8 @@ neighbours and join its cluster, which raises every score. The neighbours within
 full neighbour list that belong to it, so that one neighbour search serves all halves exactly.
 
 The halves of a split are disjoint, hence independent samples: a selection on one can be tested on the other
-(`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). Two things
-are computed once on all images and shared by the halves, to save time, so that these are not quite independent there:
+(`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). To save
+time, two things are computed once on all images and shared by the halves, which are not quite independent there:
 the fits of the linear probe, and the principal components in which wide embeddings are clustered.
 """
 
@@ -35,7 +35,9 @@ COMPONENTS, MOST_COMPONENTS = 32, 64
 
 
 def can_be_halved(sizes: NDArray[np.integer[Any]]) -> bool:
-    """Whether classes are large enough for split-halves: `LEAST_HALVED` images in two classes, and on average.
+    """Whether classes are large enough for split-halves.
+
+    At least two classes, and the average class, need `LEAST_HALVED` images.
 
     Args:
         sizes: (K,) number of images of each class.
@@ -50,7 +52,7 @@ def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
         y: (N,) labels. Equal labels in equal order get equal halves, so that layers, checkpoints and models are
             compared on the same images.
         resamples: 2 S, the number of halves.
-        seed: of the splits.
+        seed: seed of the splits.
 
     Returns:
         (N, S), True for half a. For classes of odd size, the extra image goes to a and b in turn.
@@ -70,7 +72,7 @@ def draw_halves(y: Labels, resamples: int, seed: int) -> NDArray[np.bool_]:
 def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
     """Mean of per-image scores over each half.
 
-    For scores of an image that hardly depend on the other images, such as the correctness of a classifier that was
+    Suits per-image scores that hardly depend on the other images, such as the correctness of a classifier that was
     fitted on thousands of them.
 
     Args:
@@ -85,7 +87,7 @@ def mean_on_halves(per_image: Floats, in_a: NDArray[np.bool_]) -> HalfValues:
 def purity_on_halves(
     hits: NDArray[Any], neighbors: Positions, k: Positions, in_a: NDArray[np.bool_], queries: Positions | None = None
 ) -> HalfValues:
-    """Neighbour purity within each half: over those of an image's k nearest that are in its half.
+    """Neighbour purity within each half: over an image's k nearest neighbours, as far as they are in its half.
 
     These are about k/2 neighbours, and the nearest ones within the half.
 
@@ -159,10 +161,10 @@ def few_shot_on_halves(classifier: NearestMeans, shots: int, in_a: NDArray[np.bo
     """Few-shot accuracy within each half: labelled and classified images belong to the same half.
 
     Args:
-        classifier: of the layer.
+        classifier: classifier of the layer.
         shots: labelled images per class.
         in_a: (N, S).
-        seed: of the draws, which depend on nothing but labels and halves.
+        seed: seed of the draws, which depend on nothing but labels and halves.
 
     Returns:
         None where a class has too few images in a half to leave any unlabelled.
@@ -177,15 +179,15 @@ def clusters_on_halves(
 ) -> dict[str, HalfValues]:
     """NMI, AMI and ARI of k-means on each half.
 
-    Each half is clustered independently. Clusters of all images depend on both halves, so that a selection on one half
-    would still be favoured on the other (measured: a quarter of the selection bias remains).
+    Each half is clustered independently. A clustering of all images would depend on both halves, so that a selection on
+    one half would still be favoured on the other (measured: a quarter of the selection bias remains).
 
     Args:
         rows: (N, D), mean-centred.
         y: (N,) labels.
         K: number of clusters.
         in_a: (N, S).
-        seed: of the k-means starts.
+        seed: seed of the k-means starts.
     """
     classes, labels = np.unique(y, return_inverse=True)
     one_hot = np.eye(len(classes), dtype=np.float32)[labels]

@@ -18,10 +18,10 @@ def stratified(y: Labels, size: int, seed: int) -> Positions | None:
     Args:
         y: (N,) labels.
         size: M.
-        seed: of the order. Equal labels give equal samples, so that layers are compared on the same images.
+        seed: seed of the random order. Equal labels give equal samples, so that layers are compared on the same images.
 
     Returns:
-        (M,) positions, sorted; None for all images, where M >= N.
+        (M,) positions, sorted; None, meaning all images, where M >= N.
     """
     if size >= len(y):
         return None
@@ -39,7 +39,7 @@ def balanced(y: Labels, size: int, least: int, seed: int) -> Positions | None:
         y: (N,) labels.
         size: approximate sample size.
         least: minimum per class; smaller classes are taken completely.
-        seed: of the sample.
+        seed: seed of the sample.
 
     Returns:
         Positions, sorted; None for all images, where size >= N.

@@ -56,7 +56,7 @@ class Task:
     """One layer of one shard set, and the scores to compute.
 
     Attributes:
-        seed: of the checkpoint's trial.
+        seed: seed of the checkpoint's trial.
         key: hash of the embeddings and the scoring configuration; rows with another key are outdated.
         wanted: (protocol, metric) of each score.
     """
@@ -132,7 +132,7 @@ def read(store: Storage, *, names_only: bool = False) -> list[Row]:
 
 
 def write(store: Storage, rows: Sequence[Row]) -> None:
-    """Replace the table atomically, sorted by `NAMES` without the key."""
+    """Replace the table atomically; sort its rows by the `NAMES` columns except the key."""
     names = ("model", "trial", "step", "split", "layer", "protocol", "metric")
     ordered = sorted(rows, key=lambda row: tuple(row[name] for name in names))
     sink = io.BytesIO()
@@ -154,7 +154,7 @@ def missing(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Task]:
 
 
 def belonging(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Row]:
-    """The rows that match a wanted score of a task, which drops outdated embeddings and settings."""
+    """The rows that match a wanted score of a task, without those of outdated embeddings and settings."""
     names = {(*_layer_key(task), protocol, metric) for task in tasks for protocol, metric in task.wanted}
     return [row for row in rows if _name(row) in names]
 

@@ -44,7 +44,7 @@ def kmeans(rows: Tensor, K: int, starts: int, seed: int) -> KMeansResult:
         rows: (N, D) float32, mean-centred, finite; N >= K.
         K: number of clusters.
         starts: S.
-        seed: of the numpy random state that all starts share.
+        seed: seed of the numpy random state that all starts share.
     """
     squares = squared_norms(rows)
     centres = _seeds(rows, squares, K, starts, seed)
@@ -148,7 +148,7 @@ def _move(rows: Tensor, sums: Tensor, labels: Tensor, new: Tensor, changed: Tens
 
 
 def _means(rows: Tensor, sums: Tensor, labels: Tensor, centres: Tensor, active: Tensor, K: int) -> Tensor:
-    """(A, K, D) cluster means of the active starts; an empty cluster gets the row furthest from its centre."""
+    """(A, K, D) cluster means of the active starts; an empty cluster gets the row furthest from its own centre."""
     totals = sums.reshape(-1, K, sums.shape[1])[active]
     sizes = torch.stack([torch.bincount(labels[start], minlength=K) for start in active.tolist()]).to(totals.dtype)
     for position in (sizes == 0).any(dim=1).nonzero().flatten().tolist():

@@ -54,7 +54,7 @@ def _search(rows: Tensor, squares: Tensor, block: Tensor, k: int) -> tuple[Tenso
 
 
 def _search_float64(rows: Tensor, block: Tensor, k: int) -> Tensor:
-    """Positions of the k nearest rows in float64, in chunks of candidates."""
+    """Positions of the k nearest rows, computed in float64 over chunks of candidates."""
     targets = rows[block].double()
     distances = torch.cat(
         [(chunk.square().sum(dim=1) - 2 * targets @ chunk.T) for part in rows.split(4096) for chunk in [part.double()]],

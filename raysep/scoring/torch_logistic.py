@@ -113,7 +113,7 @@ def fit_predict(rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: 
     Args:
         rows: (N, D) float32.
         y: (N,) int64 classes, 0 to K - 1.
-        curvature: of these or similar rows.
+        curvature: curvature of these or similar rows.
 
     Returns:
         (P, N) int64 predicted classes.

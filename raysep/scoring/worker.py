@@ -14,7 +14,7 @@ Scored = tuple[Task, list[Row], Report]
 
 
 class Scorer:
-    """Scores tasks with the backends of a configuration, one after another."""
+    """Scores tasks one after another, with the backends of a configuration."""
 
     def __init__(self, store: Storage, config: ScoreConfig, meter: Meter) -> None:
         self._store, self._config, self._meter = store, config, meter

@@ -19,7 +19,7 @@ class RunContext:
     """A validated run.
 
     Attributes:
-        readers: image readers, by role of the split and by name of the domain.
+        readers: image readers, by role of the split or name of the domain.
     """
 
     config: RunConfig

@@ -80,7 +80,7 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 if len(done[block.group]) == blocks_of[block.group]:
                     _commit_group(run, group, done[block.group])
     sets = len(metas) * len(worklist.splits_of(config, run.split))
-    telemetry.line("embed", f"{total} embeddings, {len(missing)} of {sets} shard sets new")
+    telemetry.line("embed", f"computed {total} embeddings for {len(missing)} of {sets} shard sets")
     run_directory.record(run.store, "embed", telemetry.node_work.get("embed"), shard_sets=sets)
     if "decode" in telemetry.node_work:
         run_directory.record(run.store, "decode", telemetry.node_work["decode"])
@@ -127,8 +127,8 @@ def _commit_group(run: RunContext, group: "WorkGroup", blocks: Sequence["BlockRe
         )
         if manifest.rows + len(failed) != group.rows.num_rows:
             raise StageError(
-                f"{shard_set.directory}: {manifest.rows} rows and {len(failed)} unreadable images of "
-                f"{group.rows.num_rows}: not committed"
+                f"{shard_set.directory} is not committed: expected {group.rows.num_rows} images, got {manifest.rows} "
+                f"rows and {len(failed)} unreadable images"
             )
         commit(run.store, shard_set, manifest)
         forget(run.store, shard_set)

@@ -29,13 +29,13 @@ class Executor(Protocol):
     """Runs trials, blocks and scoring tasks. Yields results in any order, unless stated otherwise.
 
     Attributes:
-        name: in the log.
+        name: name in the log.
     """
 
     name: ClassVar[str]
 
     def check(self) -> None:
-        """Raise UsageError for settings of the environment that it can't use, before any work."""
+        """Raise UsageError for environment settings that the executor can't use, before any work."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
         """Connect to the resources to plan with, for the duration of a block."""
@@ -185,7 +185,7 @@ class LocalExecutor:
 
 @contextmanager
 def _failure() -> Iterator[dict[str, str]]:
-    """Record the error of a trial, so that the other trials run. Storage errors affect all trials, and are raised."""
+    """Catch and record the error of a trial, so that others continue. Raise storage errors, which affect all trials."""
     failure: dict[str, str] = {}
     try:
         yield failure

@@ -68,7 +68,7 @@ class _Trials:
         self.failed: list[TrialResult] = []
 
     def train(self, trials: Sequence[Trial], job: "Job | None" = None) -> None:
-        """Train trials; with another job than the run's if given."""
+        """Train trials; `job`, if given, replaces the run's job."""
         run, config = self._run, self._run.config
         pool = placement.trial_pool(config.compute, self._cluster, len(trials))
         steps = sum(worklist.steps_of(config, trial)[-1] for trial in trials)
@@ -89,7 +89,7 @@ class _Trials:
             self._on_end(trial, result)
 
     def train_in_full(self, trials: Sequence[Trial]) -> None:
-        """Train to the end those trials of the chosen hyperparameters that ASHA stopped in favour of another seed."""
+        """Train the trials with the chosen hyperparameters in full, where ASHA stopped them for another seed."""
         _, results = worklist.trials_of(self._run.store, self._run.config)
         chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(results.values())}
         stopped = [

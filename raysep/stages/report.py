@@ -71,7 +71,7 @@ def perform(run: RunContext) -> Summary:
 
 
 def publish(summary: Summary, metrics: Metrics) -> None:
-    """Set the gauges of the results: accuracy and g of each model, and g_i of each layer."""
+    """Set the gauges of the results: accuracy and separability g of each model, and g_i of each layer."""
     for model in summary.models:
         if model.seen_accuracy is not None:
             metrics.accuracy.labels(model.model).set(model.seen_accuracy)
@@ -87,7 +87,7 @@ def publish(summary: Summary, metrics: Metrics) -> None:
 
 
 def _sizes(run: RunContext) -> dict[str, Counter[str]]:
-    """Number of images per class of each split, in the first rotation."""
+    """Number of images per class of each split, in the first draw of unseen classes."""
     return {
         name: Counter(splits.select(run.split, worklist.role_of(name))["class_name"].to_pylist())
         for name in worklist.splits_of(run.config, run.split)

@@ -36,8 +36,8 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
     """Whether the directory is a run of this configuration and these images; False if no run was begun in it.
 
     Raises:
-        RunDirError: the directory is a run of another configuration or other images, with the differences; or it
-            holds other files.
+        RunDirError: the directory is a run of another configuration or other images (the message lists the
+            differences); or it holds other files.
     """
     try:
         old = yaml.safe_load(store.read_bytes(CONFIG))
@@ -62,7 +62,7 @@ def check_belongs(store: Storage, config: RunConfig, split: pa.Table) -> bool:
         raise RunDirError(
             "\n".join(
                 [
-                    f"{store.display()} belongs to another configuration; take another --run-dir, or undo:",
+                    f"{store.display()} belongs to another configuration; use another --run-dir, or undo:",
                     *(f"  - {line}" for line in changed),
                 ]
             )
@@ -115,7 +115,7 @@ def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks |
     """Write the split, a first manifest, and last the resolved configuration, whose presence marks a run.
 
     Args:
-        remarks: on the images; stored, so that later calls report the same.
+        remarks: remarks on the images; stored, so that later calls report them too.
     """
     text = to_yaml(config)
     store.write_bytes(SPLITS, splits.to_parquet(split))
@@ -143,7 +143,7 @@ def begin(store: Storage, config: RunConfig, split: pa.Table, remarks: Remarks |
 
 
 def data_remarks(store: Storage) -> list[str]:
-    """Remarks on the images from the beginning of the run, a sentence each."""
+    """Remarks on the images, stored when the run began, one sentence each."""
     remarks = store.read_json(MANIFEST).get("data", {})
     return [*remarks.get("left_out", []), *remarks.get("notes", [])]
 
@@ -183,7 +183,7 @@ def record_retries(store: Storage, retries: Mapping[str, Mapping[Why, int]]) -> 
 
 
 def record_machines(store: Storage, kinds: Sequence[str]) -> None:
-    """Record the number of nodes of each kind, in the last call that had work."""
+    """Record the number of nodes of each kind, as of the last call that had work."""
     store.write_json(MANIFEST, {**store.read_json(MANIFEST), "machines": dict(Counter(kinds))})
 
 

@@ -64,5 +64,5 @@ def perform(run: RunContext, cluster: Resources) -> None:
         finally:
             # A call that is stopped or fails keeps the scores of all finished layers.
             table.write(run.store, rows)
-    telemetry.line("score", f"{len(missing)} of {len(tasks)} layers new, {len(rows)} scores")
+    telemetry.line("score", f"scored {len(missing)} of {len(tasks)} layers; {len(rows)} scores in total")
     run_directory.record(run.store, "score", telemetry.node_work.get("score"), layers=len(tasks), scores=len(rows))

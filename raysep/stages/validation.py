@@ -16,7 +16,7 @@ from raysep.storage.uris import file_exists
 
 
 def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
-    """`check_images`, and that seen classes exist if the run trains."""
+    """Run `check_images`, and check that seen classes exist if the run trains."""
     readers, split = check_images(config.data)
     if config.finetune is not None and SEEN_TRAIN not in split["role"].unique().to_pylist():
         raise ConfigError(["finetune: there are no images of seen classes to train on; set `finetune: null`"])
@@ -24,7 +24,7 @@ def check_data(config: RunConfig) -> tuple[dict[str, Reader], pa.Table]:
 
 
 def check_images(data: DataConfig) -> tuple[dict[str, Reader], pa.Table]:
-    """The reader of the images of each role, and the split. Raises ConfigError with all problems of the data."""
+    """Returns the reader of each role's images, and the split. Raises ConfigError with all problems of the data."""
     source = open_source(data.source, data.bit_depth)
     readers: dict[str, Reader] = dict.fromkeys((SEEN_TRAIN, SEEN_TEST, UNSEEN), source)
     others = {}

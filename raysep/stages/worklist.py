@@ -19,7 +19,7 @@ from raysep.storage.store import Storage
 
 
 def role_of(split: str) -> str:
-    """The role whose images a split evaluates: seen_test for `seen`; else the name of the split."""
+    """The role whose images a split evaluates: `seen_test` for the split `seen`, else the name of the split."""
     return splits.SEEN_TEST if split == "seen" else split
 
 
@@ -71,7 +71,7 @@ def chosen_checkpoints(store: Storage, config: RunConfig, results: Sequence[Tria
 
 
 def splits_of(config: RunConfig, split: pa.Table) -> list[str]:
-    """The splits to evaluate that have images: of unseen, seen, and the domains."""
+    """The splits to evaluate that have images, among unseen, seen and the domains."""
     roles = set(split["role"].unique().to_pylist())
     return [name for name in [*config.embed.splits, *(d.name for d in config.data.domains)] if role_of(name) in roles]
 
@@ -111,7 +111,7 @@ def pending_shard_sets(
 
 
 def wanted_of(config: RunConfig) -> list[Wanted]:
-    """Protocol and metric of every configured score of a layer, and its diagnostics."""
+    """Protocol and metric of every configured score, and every diagnostic, of a layer."""
     scores = [(protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics]
     return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
 
@@ -137,7 +137,7 @@ def score_tasks(
 
 
 def _split_content(config: RunConfig, split: str) -> object:
-    """A domain's section, since its corruption or source determines the images; else the name of the split."""
+    """The section of a domain, whose corruption or source determines the images; the name of any other split."""
     return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
 
 

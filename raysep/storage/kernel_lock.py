@@ -12,7 +12,7 @@ from raysep.storage.store import Storage
 
 @contextmanager
 def exclusive(store: Storage) -> Iterator[None]:
-    """Lock a local directory, which is created if missing, for the duration of a block; no lock elsewhere."""
+    """Lock a local directory, created if missing, for the duration of a block. No-op on other file systems."""
     if not store.is_local:
         yield
         return

@@ -1,6 +1,6 @@
 """A lease on a directory: one process at a time writes there, on any file system.
 
-To acquire it, a process writes its own lease file to `lock/`, then lists that directory: without another live lease it
+To acquire it, a process writes its own lease file to `lock/`, then lists that directory: if no other lease is live, it
 holds the directory. Of two processes that acquire it at the same moment, at least one sees the other's file, since the
 storage is read-after-write consistent (local disks under the kernel's lock of the directory; S3, GCS and Azure always).
 The holder renews its lease. The lease of a crashed holder expires after `LEASE_S`; a process on the same machine
@@ -9,7 +9,7 @@ detects the crash at once.
 The age of a lease is the difference of two modification times of the file system, so that clocks of machines don't
 matter, unless the file system has no modification times.
 
-The lease fences the store: after a holder fails to renew it in time, the holder stops, and writes through the store,
+The lease fences the store: after a holder fails to renew it in time, the holder stops; all writes through the store,
 stores made from it (`Storage.at`, `Storage.fenced`) and their copies in workers are refused. The check precedes the
 write, and is not atomic with it: pyarrow's file systems have no conditional writes.
 """
@@ -87,13 +87,13 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease file: its writer, and its modification time by the file system's clock, or else the writer's."""
+    """A lease file: its writer, and its modification time by the clock of the file system, else of the writer."""
 
     writer: dict[str, Any]
     at: float
 
     def live(self, now: float) -> bool:
-        """Whether the lease has not expired and its writer is not known to be dead."""
+        """Whether the lease is unexpired and its writer may be alive."""
         if (
             self.writer["host"] == socket.gethostname()
             and self.writer["pids"] == identity.pid_namespace() != identity.UNKNOWN
@@ -112,8 +112,8 @@ def held(store: Storage, what: str) -> Iterator[None]:
         what: description of the directory, for messages: `the run`.
 
     Raises:
-        RaysepError: another process holds the lease, with its PID, host and start; the directory can't be written to;
-            or this process could not renew its lease in time.
+        RaysepError: another process holds the lease (the message names its PID, host and start); the directory can't be
+            written to; or this process could not renew its lease in time.
     """
     with _identity() as mine:
         lease = Lease(store.full_uri, mine["id"], what)
@@ -179,7 +179,7 @@ def oldest(claims: Iterable[Claim]) -> dict[str, Any] | None:
 
 @contextmanager
 def _identity() -> Iterator[dict[str, Any]]:
-    """The content of a lease file of this process."""
+    """Yield the content of a new lease file of this process."""
     name = uuid.uuid4().hex
     mine = {
         "id": name,

@@ -90,7 +90,7 @@ class Storage:
 
         Raises:
             UsageError: the bucket does not exist.
-            RaysepError: the file system is unreachable, with what to check.
+            RaysepError: the file system is unreachable; the message says what to check.
         """
         try:
             if not self.is_local and not self.exists():
@@ -100,7 +100,7 @@ class Storage:
         except OSError as error:
             raise RaysepError(
                 f"{self.display()} can't be reached: {' '.join(str(error).split())}. Check the address, the bucket and "
-                "the credentials of this machine (and of the nodes: workers have the environment of `ray start`)."
+                "the credentials of this machine and of the nodes, whose workers have the environment of `ray start`."
             ) from None
 
     def path(self, relative: str) -> str:
@@ -172,7 +172,7 @@ class Storage:
         return content
 
     def read_with(self, relative: str, reader: Callable[[pa.NativeFile], T]) -> T:
-        """The result of a reader of an open file; retries call it again. Raises FileNotFoundError."""
+        """Open a file and return the result of `reader`, which retries call again. Raises FileNotFoundError."""
 
         def read() -> T:
             with self.fs.open_input_file(self.path(relative)) as file:
@@ -186,7 +186,7 @@ class Storage:
         Local disks: a temporary file in the same directory, then a rename. Object stores: a put is atomic.
 
         Raises:
-            StorageError: the file can't be written, with what to do; or a lease is lost.
+            StorageError: the file can't be written (the message says what to do); or a lease is lost.
         """
         self._check_fences(relative)
         try:
@@ -225,7 +225,7 @@ class Storage:
 
     @contextlib.contextmanager
     def understood(self, relative: str) -> Iterator[None]:
-        """Turn errors of parsing a file, in the block, into a StorageError that says that the file is damaged."""
+        """Context manager: turn parse errors of a file into a StorageError that says that the file is damaged."""
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -94,7 +94,7 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
         if not matrix:
             problems.append("exclude: no cell is left")
         if sweep.baseline is not None and any(cell.config.score.resamples == 0 for cell in cells):
-            problems.append("baseline: expected score.resamples > 0, as comparing g needs intervals, got 0")
+            problems.append("baseline: comparing g needs intervals: expected score.resamples > 0, got 0")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), f"sweep {sweep.name}")
     return cells
@@ -176,7 +176,7 @@ def _values(sweep: SweepConfig, coordinates: dict[str, str | int]) -> dict[str, 
 
 @lru_cache(maxsize=64)
 def _data(data: str) -> tuple[str, int]:
-    """Hash and number of the images of a `data` section, cached as many cells share it."""
+    """Hash and number of the images of a `data` section, cached because many cells share it."""
     _, split = validation.check_images(DataConfig.model_validate_json(data))
     return splits.fingerprint(split), split.num_rows
 

@@ -22,11 +22,11 @@ class Point:
 
     Attributes:
         sweep: its name; None for a single run.
-        g: separability of the best layer: without selection bias if that is known, else as measured.
+        g: separability of the best layer: corrected for selection bias if that value is known, else as measured.
         interval: 95 % interval of g.
         corrected: whether g is corrected for selection bias.
         data: hash of the images and their roles; None if unknown, as in rows of early versions.
-        metric, protocol: of g; None if unknown.
+        metric, protocol: metric and protocol of g; None if unknown.
     """
 
     sweep: str | None
@@ -129,7 +129,7 @@ def judge(gate: GateConfig, baseline: Sequence[Row], rows: Sequence[Row], histor
 
     Args:
         baseline: the baseline's last row of each cell.
-        rows: of this round.
+        rows: rows of this round.
         history: rows of earlier rounds, for the spread of the cells' seconds.
     """
     verdict = Verdict()

@@ -44,7 +44,7 @@ class Pattern(Section):
 class GateConfig(Section):
     """The regression gate: each cell is compared with the baseline, by default the cell's last result.
 
-    A cell regresses if g falls by more than both intervals together, or if it is slow.
+    A cell regresses if g falls by more than the margin of both intervals, or if its run is slow.
     """
 
     round: str | None = Field(

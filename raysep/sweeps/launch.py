@@ -1,7 +1,7 @@
 """Runs of a sweep's cells on the cluster: an actor per concurrent run, each with a share of the cluster.
 
 A failed cell or lost worker affects no other cell. The actors end with the driver, so that no orphaned cell runs
-beside its own restart.
+in parallel with its restart.
 """
 
 import io
@@ -48,7 +48,7 @@ def run_cells(
     """Run configurations, `parallel` at a time; yields index and outcome of each as it ends.
 
     Args:
-        fences: of the sweep's lease: without it, cells write nothing more.
+        fences: fences of the sweep's lease; once the lease is lost, cells can't write.
     """
     from raysep.distributed.pool import on_this_node, run_tasks
 

@@ -15,7 +15,7 @@ CSV, MARKDOWN, PAGE = "leaderboard.csv", "leaderboard.md", "index.html"
 
 @dataclass(frozen=True)
 class Entry:
-    """A model's rank among those that were evaluated on the same question.
+    """A model's rank among the models with the same domain, protocol and override.
 
     Attributes:
         question: domain, protocol and override.

@@ -90,7 +90,7 @@ class Table:
     def remarks(self, results: Storage) -> list[str]:
         """One line for each ignored file."""
         lines = [f"{results.display(path)} is damaged and left out: {why}" for path, why in self.damaged.items()]
-        lines += [f"{results.display(path)} is not a row of a sweep and left out" for path in self.foreign]
+        lines += [f"{results.display(path)} is not a row of a sweep, and is left out" for path in self.foreign]
         return [printable(line) for line in lines]
 
 
@@ -186,7 +186,7 @@ def quarantine(results: Storage, damaged: Iterable[str], sweep: str) -> dict[str
 
 
 def select(rows: Iterable[Row], *, round: str | None = None, date: str | None = None) -> list[Row]:  # noqa: A002
-    """The last row of each cell of each sweep, of all rows, a round or a day."""
+    """The last row of each cell of each sweep, among all rows or those of a round or a day."""
     last: dict[tuple[str, str], Row] = {}
     for row in rows:
         if (round is None or row["round"] == round) and (date is None or row["date"] == date):

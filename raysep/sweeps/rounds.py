@@ -271,7 +271,7 @@ def _verdict(sweep: SweepConfig, label: str, rows: Sequence[Row], history: Seque
 
 
 def _baseline(sweep: SweepConfig, label: str, history: Sequence[Row], began: datetime | None = None) -> list[Row]:
-    """The baseline row of each cell: the last one that is done, before this round or of the configured round or day.
+    """The baseline row of each cell: its last finished row of the configured round or day, else from before this round.
 
     Raises:
         ConfigError: the results lack the configured round or day.

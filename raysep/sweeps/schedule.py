@@ -162,7 +162,7 @@ class Schedule:
         self._telemetry.line("schedule", f"round {label} {ended}", round=label, exit_code=code)
 
     def _wait_for(self, child: subprocess.Popen[bytes]) -> int:
-        """The exit code of a round, which is terminated if the scheduler is stopping."""
+        """Wait for a round, or terminate it if the scheduler is stopping; return its exit code."""
         while not self._stopping:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(1)

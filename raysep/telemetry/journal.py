@@ -17,7 +17,7 @@ INTERVAL_S = 10.0
 class Journal:
     """Events in memory, and in a file after `keep_in`.
 
-    Fits in memory: a call logs thousands of lines, one per event, none per image.
+    They fit in memory: a call logs thousands of lines, one per event, none per image.
     """
 
     def __init__(self) -> None:

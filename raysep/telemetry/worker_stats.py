@@ -21,7 +21,7 @@ class Report:
         node: address of the worker's node.
         seconds: duration of the work.
         waited_s: idle time of the worker before the work, in seconds.
-        peak_gpu_bytes: of torch's allocator since the worker's start; None without a GPU.
+        peak_gpu_bytes: peak memory of torch's allocator since the worker's start; None without a GPU.
         counts: by name: `bytes_read`, `bytes_written`, `kmeans_iterations`.
         again: number of retries, by cause.
         samples: durations in seconds, by name: `batch`, `forward`.
@@ -36,7 +36,7 @@ class Report:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """As a dict, the inverse of `Report(**plain)`."""
+        """The report as a dict: `Report(**plain)` restores it."""
         return asdict(self)
 
 

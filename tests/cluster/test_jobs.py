@@ -52,7 +52,7 @@ def test_rays_own_client_and_ours_run_the_entry_point_and_exit_as_it_does(
     done = head.run(*submit, "python", "jobs/evaluate.py", config, "--run-dir", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    assert "layers new" in done.stdout
+    assert " layers; " in done.stdout
     summary = json.loads((out / "summary.json").read_text())
     assert {item["stage"] for item in summary["ran"]} == {"finetune", "embed", "score"}
 

@@ -171,5 +171,5 @@ def test_a_single_saved_data_set_has_one_split(tmp_path: Path) -> None:
         if works:
             assert len(source.records()) == 2
         else:
-            with pytest.raises(ConfigError, match=r"saved from the split test, without a split .*: remove `split`"):
+            with pytest.raises(ConfigError, match=r"saved from the split test alone, .* no split .*: remove `split`"):
                 source.records()

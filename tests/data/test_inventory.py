@@ -61,7 +61,7 @@ def test_the_inventory_lists_roles_classes_ids_and_ignored_files(tmp_path: Path)
         "  11 images sampled: 16 x 16 (10), 30 x 20 (1); PNG RGB (10), JPEG L (1)",
         "left out: files that are not decodable images: 2 .txt",
         "left out: hidden and system files: 1",
-        "note: classes of seen_test with under 4 images: 10 of 10: c (1), d (1), e (1), ...; "
+        "note: 10 of 10 classes of seen_test have under 4 images: c (1), d (1), e (1), ...; "
         "some scores are undefined for such classes",
         "note: 1 of 11 sampled images of unseen: a single colour: a/100.jpg",
     ]

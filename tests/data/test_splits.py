@@ -70,9 +70,9 @@ def test_a_split_tree_keeps_its_parts() -> None:
         (
             FIVE,
             SplitConfig(unseen_fraction=0.4, rotations=2, seen=["a", "b", "c"]),
-            "2 disjoint draws of 2 need more than 2 classes",
+            "2 disjoint draws of 2 classes need more than 2",
         ),
-        (records({"a": 5}, "train") + records({"a": 5, "b": 5}, "unseen"), None, "both seen"),
+        (records({"a": 5}, "train") + records({"a": 5, "b": 5}, "unseen"), None, "classes both in the seen parts"),
         (records({"a": 5}, "train") + records({"b": 5}, "test") + records({"c": 5}, "unseen"), None, "not in train: b"),
     ],
 )

@@ -322,7 +322,7 @@ def test_proxies_see_neither_loopback_requests_nor_tokens(head: Head) -> None:
         # For other hosts the proxy is used, and named in errors.
         elsewhere = jobs("http://10.255.255.1:8265", http_proxy=address)
         assert elsewhere.returncode == 1
-        assert f"through the proxy {address} (NO_PROXY goes around it)" in elsewhere.stderr
+        assert f"through the proxy {address} (NO_PROXY bypasses it)" in elsewhere.stderr
         assert len(seen) > 0
         # A token is never sent through it.
         seen.clear()

@@ -22,7 +22,7 @@ JOIN += "try:\n    print(j.cluster_to_join())\nexcept RaysepError as e:\n    pri
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ("http://127.0.0.1:8265", "that is a dashboard, for jobs: `raysep submit CONFIG --address http://127"),
+        ("http://127.0.0.1:8265", "a dashboard, which takes jobs: run `raysep submit CONFIG --address http://127"),
         ("https://head", "set RAY_ADDRESS=head:6379"),
         ("ray://head:10001", "Ray Tune doesn't work through Ray Client. Submit the run as a job"),
         ("127.0.0.1", "expected HOST:PORT, as in 127.0.0.1:6379"),

@@ -260,7 +260,7 @@ def test_a_block_that_kills_every_worker_fails(world: Any) -> None:
     embedding = Embedding([source], run, EmbedConfig(), "cpu", meter, attempts.count)
     for before in range(4):
         assert embedding.embed(block).reports[0].again.get("process", 0) == before
-    with pytest.raises(StageError, match=r"4 workers were lost on the block of .* from image 0 \(d/000.png\) on"):
+    with pytest.raises(StageError, match=r"4 workers were lost on the block of .* starting at image 0 \(d/000.png\)"):
         embedding(block)
 
 

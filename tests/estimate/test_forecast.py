@@ -52,7 +52,7 @@ def test_a_full_disk_is_refused_before_timing(loaded: Any, monkeypatch: pytest.M
     readers, split = validation.check_data(loaded)
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(speed, "scoring", lambda *_: pytest.fail("probed"))
-    with pytest.raises(UsageError, match="left: take another --run-dir"):
+    with pytest.raises(UsageError, match="left: use another --run-dir"):
         forecast(loaded, split, readers, DESK)
 
 

@@ -67,7 +67,7 @@ def test_runs_that_do_not_fit_are_refused() -> None:
         require_room([stage], 4 * 2**30, None)
     with pytest.raises(UsageError, match=r"score: 4 process\(es\) need 3.0 GiB .* set compute.score_actors"):
         require_room([stage], None, 11 * 2**30)
-    with pytest.raises(UsageError, match=r"has 11.0 GiB of memory, by its control group's limit, of 64.0 GiB: set"):
+    with pytest.raises(UsageError, match=r"has 11.0 GiB of memory \(limit of its control group\) of 64.0 GiB: set"):
         require_room([stage], None, 11 * 2**30, Memory(11 * 2**30, 64 * 2**30))
 
 

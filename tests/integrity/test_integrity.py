@@ -131,7 +131,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "a layer lost": (
         lambda root: rewrite(part(root), lambda t: t.drop(["layer_01"])),
         "part-",
-        "columns other than",
+        "the columns are not",
         f"{SHARDS}/_manifest.json",
     ),
     "embeddings of other weights": (
@@ -149,7 +149,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "a bit of the weights": (
         lambda root: flip(root / CHECKPOINT / "step=0" / "model.safetensors"),
         "model.safetensors",
-        "not the weights",
+        "the weights differ",
         f"{CHECKPOINT}/trial.json",
     ),
     "meta of a checkpoint": (
@@ -238,7 +238,7 @@ def test_damage_that_cannot_be_recomputed_is_an_error(run: Storage) -> None:
     (Path(run.root) / "splits.parquet").write_bytes(b"")
     (finding,) = verify(run).findings
     assert finding.remedy is None
-    with pytest.raises(RaysepError, match="take another --run-dir"):
+    with pytest.raises(RaysepError, match="use another --run-dir"):
         repair(run, [finding, Finding("x", "y", "x")])
     (Path(run.root) / "config.yaml").write_text("models: 3")
     with pytest.raises(UsageError, match="not a run's configuration"):

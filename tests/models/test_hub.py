@@ -47,7 +47,7 @@ def test_unused_blocks_are_reported() -> None:
 @pytest.mark.usefixtures("fetched")
 def test_a_norm_without_weights_after_the_blocks_is_reported() -> None:
     lines = check(global_pool="avg")
-    assert any("timm's weights lack fc_norm: weight, bias (2 keys), which start from scratch" in x for x in lines)
+    assert any("timm's weights lack fc_norm: weight, bias (2 keys), which start from random values" in x for x in lines)
 
 
 @pytest.mark.usefixtures("fetched")

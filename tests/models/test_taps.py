@@ -200,7 +200,7 @@ def test_modules_after_the_last_block_are_read() -> None:
 @pytest.mark.parametrize("classes", [0, 7])
 def test_the_classifier_output_is_not_a_layer(classes: int) -> None:
     model = timm.create_model("test_vit", num_classes=classes, img_size=32)
-    with pytest.raises(ConfigError, match="no features pass through head: expected layers"):
+    with pytest.raises(ConfigError, match="no features pass through head: select layers"):
         LayeredModel(model, (3, 32, 32), ["all", "head"])
 
 

@@ -27,7 +27,7 @@ with quiet({verbose}, "The run keeps all"):
             "error: raysep lost the head of the Ray cluster (last line of its log: Failed to connect to GCS within",
         ),
         ("", "std::bad_alloc\n", "error: raysep ran out of memory"),
-        ("", "", "error: raysep ended unexpectedly: by a library, by `kill -9`"),
+        ("", "", "error: raysep ended unexpectedly, killed by a library, by `kill -9`"),
         ("was stopped by SIGTERM, but did not end in time\n", "x", "error: raysep was stopped by SIGTERM"),
         (f"was stopped\n{watcher.DONE}\n", GCS, None),
     ],

@@ -147,7 +147,7 @@ def test_baselines_and_health_stand_beside_the_curves(summary: Summary) -> None:
         ("max", "blocks.2", "the images are alike .* or the layer is dead"),
         ("cls", "blocks.2", "the images are alike .* or the layer is dead"),
         ("cls", "stem", "before the first block the class token"),
-        ("token0", "stem", "before the first block the first token or corner"),
+        ("token0", "stem", "before the first block, the vector at the first position"),
         ("none", "pixels", r"the images are alike \(.*\)$"),
     ],
 )
@@ -273,7 +273,7 @@ def test_headlines(summary: Summary) -> None:
 
 def test_findings_rank_accuracy_against_g(summary: Summary) -> None:
     assert summary.findings.accuracy_g_correlation is None
-    assert "1 models with an accuracy: three are needed" in summary.findings.sentences[0]
+    assert "models with an accuracy: 1; three are needed" in summary.findings.sentences[0]
     model = summary.models[0]
     models = [
         model.model_copy(

@@ -1,4 +1,4 @@
-"""Image sources: each module defines the source of its name. To add a source, add a module and a test."""
+"""Image sources: each module defines the source of the same name. To add a source, add a module and a test."""
 
 from raysep.config.data import SourceConfig
 from raysep.config.registry import SOURCES

@@ -42,7 +42,7 @@ class HuggingFace(Source):
         return {"_config": self._config}
 
     def records(self) -> list[Record]:
-        """List all rows. Class names come from a ClassLabel column, or from other labels as text."""
+        """List all rows. Class names come from a ClassLabel column, else from the labels as text."""
         config, data = self._config, self._data
         schema = data.features.arrow_schema
         if problems := column_problems(schema, config.image_column, config.label_column):
@@ -55,7 +55,7 @@ class HuggingFace(Source):
         return [Record(f"{config.split}#{row:08d}", name or "", row=row) for row, name in enumerate(names)]
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (rows only)
-        """Read the stored image of a row, without decoding it if it is encoded."""
+        """Read the stored image of a row. An encoded image is not decoded."""
         value = self._data[row][self._config.image_column]
         if isinstance(value, dict):
             if value.get("bytes"):
@@ -90,8 +90,8 @@ class HuggingFace(Source):
                     # `train` is the default, so it may mean an unset split.
                     raise ConfigError(
                         [
-                            f"data.source: {config.path} is one data set, saved from the split {data.split}, without a "
-                            f"split {config.split}: remove `split`"
+                            f"data.source: {config.path} was saved from the split {data.split} alone, and has no split "
+                            f"{config.split}: remove `split`"
                         ]
                     )
             else:

@@ -40,7 +40,7 @@ class ImageFolder(Source):
             ge=1,
             le=16,
             description="depth of the class directories below `path` or each part: 2 for path/<group>/<class>/*, "
-            "with classes named group/class; all images below a class directory belong to the class; unset: 1, and a "
+            "with classes named group/class; all images below a class directory belong to the class; unset: 1, but a "
             "tree whose class directories contain only directories is refused",
         )
 
@@ -49,7 +49,7 @@ class ImageFolder(Source):
         self._remarks = Remarks()
 
     def records(self) -> list[Record]:
-        """List all images, by suffix or content. Raises ConfigError for a tree with ambiguous classes."""
+        """List all images, recognized by suffix or content. Raises ConfigError for a tree with ambiguous classes."""
         files, directories, hidden = self._listed()
         images, others = images_among(self.storage, files)
         layout = Layout.of(images, directories, self._depth)
@@ -61,7 +61,7 @@ class ImageFolder(Source):
         return sorted(records, key=lambda record: record.image_id)
 
     def remarks(self) -> Remarks:
-        """Ignored files by suffix, and the interpretation of the directories."""
+        """Remarks on ignored files, by suffix, and on the interpretation of the directories."""
         return self._remarks
 
     def read(self, path: str | None, row: int | None) -> bytes:  # noqa: ARG002  (paths only)

@@ -24,7 +24,7 @@ GROUPS_CACHED = 2
 class ParquetImages(Source):
     """One Parquet file, or all Parquet files below a directory or URI, with a column of encoded images.
 
-    The image_id is the file's path relative to the root and the row, so files may be added but not rewritten before a
+    The image_id is the row and the file's path relative to the root, so files may be added but not rewritten before a
     run is resumed.
 
     Args:
@@ -35,11 +35,11 @@ class ParquetImages(Source):
         """Parquet files with a column of encoded images and one of labels."""
 
         kind: Literal["parquet"] = "parquet"
-        path: str = Field(description="a file, or a directory or URI of them; relative to the working directory")
+        path: str = Field(description="a file, or a directory or URI of files; relative to the working directory")
         image_column: str = Field(
-            "image", description="bytes, or a struct with a field `bytes` as Hugging Face writes it"
+            "image", description="column of images: bytes, or a struct with a field `bytes` as Hugging Face writes it"
         )
-        label_column: str = Field("label", description="text or integers: the class names")
+        label_column: str = Field("label", description="column of class names, text or integers")
 
     def __init__(self, config: Config) -> None:
         self.storage = Storage(config.path)
@@ -94,11 +94,11 @@ class ParquetImages(Source):
             raise OSError(f"{self.storage.display(path)} is damaged: {' '.join(str(error).split())}") from None
 
     def remarks(self) -> Remarks:
-        """Ignored files by suffix."""
+        """Remarks on ignored files, by suffix."""
         return self._remarks
 
     def _listed(self) -> list[str]:
-        """Paths of Parquet files, by suffix or content."""
+        """Paths of Parquet files, recognized by suffix or content."""
         shown, hidden = visible(self.storage.files())
         files, others = tables_among(self.storage, shown)
         self._remarks = Remarks(left_out(others, hidden, "Parquet files"))
@@ -127,7 +127,7 @@ class ParquetImages(Source):
         """The class name of each row of a file. Appends to `problems` if the file is unusable.
 
         Args:
-            named: receives the file under True if its integer labels have class names, else False.
+            named: set to the file, under the key True if its integer labels have class names, else False.
         """
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"

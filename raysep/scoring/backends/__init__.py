@@ -58,7 +58,7 @@ def may_use_gpu(name: BackendName) -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means out of memory: torch and RMM raise a type, CUDA's libraries only a message."""
+    """Whether an error means out of memory: torch and RMM have a type for it, CUDA's libraries only a message."""
     import torch
 
     text = str(error).lower()

@@ -31,7 +31,7 @@ class CumlBackend:
 
     @staticmethod
     def problem() -> str | None:
-        """What is missing: the cuML package, or a GPU; None if nothing is."""
+        """Return what is missing, the cuML package or a GPU; None if nothing is missing."""
         if importlib.util.find_spec("cuml") is None:
             return "cuML is not installed: pip install 'raysep[gpu]'"
         import torch

@@ -43,7 +43,7 @@ class SklearnBackend:
         """Run `sklearn.cluster.KMeans` once per k-means++ start, otherwise with its defaults.
 
         All starts share one random state, as inside scikit-learn: the first start equals `n_init=1`, and the best
-        one equals `n_init` exactly, unless several are equally good.
+        one equals the result with `n_init` exactly, unless several are equally good.
         """
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning

@@ -31,7 +31,7 @@ class OnDevice:
 
     @cached_property
     def curvature(self) -> torch_logistic.Curvature:
-        """Curvature of all rows. Only preconditions the fits, so that test rows don't leak into their solutions."""
+        """Curvature of all rows. It only preconditions the fits, so that test rows don't leak into the solutions."""
         return torch_logistic.curvature_of(self.rows)
 
 
