@@ -81,5 +81,5 @@ def _cause_of_constant(row: Row) -> str:
     if row["layer_name"] == STEM and row["pooling"] == "cls":
         return "before the first block the class token is independent of the image"
     if row["layer_name"] == STEM and row["pooling"] == "token0":
-        return "before the first block, the vector at the first position is almost independent of the image"
+        return "before the first block, the vector of the first token or position is almost independent of the image"
     return f"either {alike}, or the layer is dead (mismatched weights, activations that are all 0)"

@@ -147,7 +147,7 @@ def test_baselines_and_health_stand_beside_the_curves(summary: Summary) -> None:
         ("max", "blocks.2", "the images are alike .* or the layer is dead"),
         ("cls", "blocks.2", "the images are alike .* or the layer is dead"),
         ("cls", "stem", "before the first block the class token"),
-        ("token0", "stem", "before the first block, the vector at the first position"),
+        ("token0", "stem", "before the first block, the vector of the first token"),
         ("none", "pixels", r"the images are alike \(.*\)$"),
     ],
 )
