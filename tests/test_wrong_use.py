@@ -77,7 +77,7 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("submit", ["none.yaml"], 2, UNREADABLE),
     ("submit", [QUICKSTART, "--address", "nonsense"], 2, "expected http://HOST:8265, the address of the dashboard"),
     ("submit", [QUICKSTART, "--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),
-    ("submit", [QUICKSTART, "--stop-on-exit"], 2, "--stop-on-exit goes with --wait"),
+    ("submit", [QUICKSTART, "--stop-on-exit"], 2, "--stop-on-exit requires --wait"),
     ("jobs", ["--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),
     ("stop", [], 2, "Missing argument 'ID'."),
     ("stop", ["x", "--address", UNREACHABLE], 1, "Is a cluster running there, with its dashboard?"),

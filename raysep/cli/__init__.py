@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         # Unexpected failures of a disk, a network or a service, named in the error.
         message = str(error) or "out of memory"
         if is_transient(error):
-            message = f"{message.rstrip('.')}. Finished work stays valid: when it answers again, run the same command"
+            todo = "Finished work stays valid: when the service answers again, run the same command"
+            message = f"{message.rstrip('.')}. {todo}"
         _print_error(f"error: {message}")
         sys.exit(1)
 

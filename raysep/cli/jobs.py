@@ -35,7 +35,7 @@ def submit(
 ) -> None:
     """Submit a run or a sweep as a job. The job keeps running if this command is stopped."""
     if stop_on_exit and not wait:
-        raise UsageError("--stop-on-exit goes with --wait: without it this command ends when the job is submitted")
+        raise UsageError("--stop-on-exit requires --wait: without --wait this command ends when the job is submitted")
     from raysep.config.load import load_config, to_yaml
     from raysep.distributed import job_log, jobs
     from raysep.process import signals

@@ -111,7 +111,8 @@ def compare(
     differences = comparing.differences(*sides)
     sweeps = [sorted({point.sweep for point in side if point.sweep}) for side in sides]
     if not differences:
-        owners = f": {a} is of {', '.join(sweeps[0])}, {b} of {', '.join(sweeps[1])}" if sweeps[0] != sweeps[1] else ""
+        one, other = (", ".join(names) for names in sweeps)
+        owners = f": {a} belongs to {one}, {b} to {other}" if one != other else ""
         raise UsageError(f"{a} and {b} have no model or cell in common{owners}")
     several_sweeps = len({*sweeps[0], *sweeps[1]}) > 1
     names = [f"{item.a.sweep}: {item.a.name}" if several_sweeps else item.a.name for item in differences]
@@ -120,7 +121,8 @@ def compare(
     pairs = [(name, item.incomparable) for name, item in zip(names, differences, strict=True) if item.incomparable]
     if pairs:
         lines = [f"  - {name}: not comparable: {why}" for name, why in pairs]
-        raise NotComparableError("\n".join([f"{a} and {b}: {len(pairs)} of {len(names)} are not comparable", *lines]))
+        head = f"{a} and {b}: {len(pairs)} of {len(names)} models or cells are not comparable"
+        raise NotComparableError("\n".join([head, *lines]))
 
 
 def _difference_row(name: str, item: "Difference") -> list[str]:
@@ -129,7 +131,7 @@ def _difference_row(name: str, item: "Difference") -> list[str]:
     if item.incomparable is not None:
         beyond = f"not comparable: {item.incomparable}"
     elif item.unknown:
-        beyond += f" (not known to be the same: {', '.join(item.unknown)})"
+        beyond += f" (unknown whether equal: {', '.join(item.unknown)})"
     return [
         name,
         _number(item.a.g),
@@ -151,14 +153,15 @@ def schedule(
         str,
         typer.Option(
             help="Five fields of crontab(5), such as '0 3 * * *', or a nickname such as @daily, in the sweep's zone. "
-            "If day of month and day of week are both restricted, either has to match; if one begins with `*`, both."
+            "If day of month and day of week are both restricted, one match is enough; if one begins with `*`, both "
+            "must match."
         ),
     ],
     root: Root = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Exit after this many rounds; unset: never.")] = None,
     log_format: LogFormat = LogFormat.text,
 ) -> None:
-    """Keep running, and start a round at each time of a cron expression. Missed times become one round."""
+    """Keep running, and start a round at each time of a cron expression. Missed times are merged into one round."""
     from raysep.sweeps.cells import cells_of
     from raysep.sweeps.config import load_sweep
     from raysep.sweeps.schedule import Schedule, command_of

@@ -24,7 +24,7 @@ REFUSED = {
     "output_fmt": _LAYERS,
     "input_size": "set models[].image_size (pixels), and in_chans: 1 for grey images",
     "crop_pct": "set models[].crop_pct",
-    "pruned": "timm sets it for the models that are pruned, which have names of their own",
+    "pruned": "timm sets it for its pruned models, which have their own names",
     "device": "raysep chooses the device; see the section compute",
     "dtype": "set embed.precision or finetune.precision",
     "model_cls": _INTERNAL,

@@ -42,7 +42,7 @@ class Section(BaseModel):
             items = value if isinstance(value, list) else [value]
             if field is None or _allows_booleans(field.annotation) or not any(isinstance(item, bool) for item in items):
                 continue
-            raise ValueError(f"`{key}` can't be true or false, which yes, no, on and off mean as well")
+            raise ValueError(f"`{key}` can't be true or false; YAML also reads yes, no, on and off as those")
         return values
 
 
@@ -61,10 +61,10 @@ def not_in_key(section: type[Section]) -> frozenset[str]:
 
 
 def key_fields(section: Section) -> dict[str, Any]:
-    """JSON values of the fields of a section that are part of its cache key."""
+    """JSON values, by name, of the fields that are part of a section's cache key."""
     return section.model_dump(mode="json", exclude=set(not_in_key(type(section))))
 
 
 def _allows_booleans(annotation: Any) -> bool:
-    """Whether a type allows booleans, or is text, which pydantic itself checks."""
+    """Whether a type allows booleans or is text (for text, pydantic itself refuses booleans)."""
     return annotation in (bool, Any, str) or any(_allows_booleans(inner) for inner in get_args(annotation))

@@ -41,13 +41,16 @@ class SplitConfig(Section):
     """Which classes are unseen, and which images of the seen ones are held out for testing."""
 
     unseen: list[ClassName] | Literal["all"] | None = Field(
-        None, description="class names; or `all`: nothing is trained on, each class is unseen"
+        None, description="class names; or `all`: no training, each class is unseen"
     )
     unseen_fraction: float | None = Field(None, gt=0, lt=1, description="share of classes drawn as unseen")
-    rotations: int = Field(1, ge=1, description="disjoint draws of unseen classes, each with trials of its own")
+    rotations: int = Field(1, ge=1, description="number of disjoint draws of unseen classes, each with its own trials")
     seen: list[ClassName] | None = Field(None, description="class names; unset: all that are not unseen")
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of each seen class held out, unless the source says which images are"
+        0.2,
+        gt=0,
+        lt=1,
+        description="held-out share of each seen class, unless the source itself defines the held-out images",
     )
     seed: int = Field(42, ge=0, description="of the draws")
 
@@ -61,7 +64,8 @@ class SplitConfig(Section):
             raise ValueError("`rotations` draws unseen classes: give `unseen_fraction` instead of `unseen`")
         if self.unseen_fraction is not None and self.rotations * self.unseen_fraction > 1:
             raise ValueError(
-                f"{self.rotations} disjoint draws of {self.unseen_fraction:g} of the classes are more than there are"
+                f"{self.rotations} disjoint draws of {self.unseen_fraction:g} of the classes need more classes than "
+                "exist"
             )
         if isinstance(self.unseen, list):
             for key, names in (("unseen", self.unseen), ("seen", self.seen or [])):
@@ -77,7 +81,7 @@ class SplitConfig(Section):
 
 
 class CapConfig(Section):
-    """At most this many images of a class, drawn with the split's seed; unset: all."""
+    """Limits of the number of images per class, drawn with the split's seed; unset: all."""
 
     seen_train: int | None = Field(None, ge=2, description="training images")
     seen_test: int | None = Field(None, ge=1, description="held-out images of seen classes")
@@ -95,7 +99,7 @@ class DomainConfig(Section):
     source: AnySource | None = Field(None, description="other images")
     corruption: Corruption | None = Field(None, description="of images of the run")
     severity: int = Field(3, ge=1, le=5, description="of the corruption")
-    of: Literal["unseen", "seen"] = Field("unseen", description="which images are corrupted; seen: seen_test")
+    of: Literal["unseen", "seen"] = Field("unseen", description="images to corrupt; `seen` means seen_test")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -122,14 +126,15 @@ class DataConfig(Section):
         None,
         ge=1,
         le=32,
-        description="bits of the pixel values, if the files have room for more: 12 if white is 4095; unset: as each "
-        "file declares, else all of its bits, and 0 to 1 for floats; 8-bit images are unchanged unless this is below 8",
+        description="significant bits of the pixel values, if the files could hold more: 12 if white is 4095; "
+        "unset: as each file declares, else all of its bits, and 0 to 1 for floats; 8-bit images are unchanged unless "
+        "this is below 8",
     )
     max_failed_share: Annotated[float, NOT_IN_KEY] = Field(
         0.01,
         ge=0,
         le=1,
-        description="share of unreadable images before the run fails; they are left out, counted and listed",
+        description="maximum share of unreadable images (more: the run fails); they are left out, counted and listed",
     )
 
     @field_validator("domains")

@@ -21,7 +21,7 @@ EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "expected a whole number"),
     **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "expected a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
-    "string_pattern_mismatch": "expected letters, digits and some of _ . -, a letter, digit or _ first",
+    "string_pattern_mismatch": "expected letters, digits, '_', '.' and '-', beginning with a letter, digit or '_'",
     "missing": "field required",
 }
 

@@ -53,8 +53,8 @@ class ModelConfig(Section):
     pooling: list[Pooling] = Field(
         ["auto"],
         min_length=1,
-        description="one or several, each of which gives separate layers; auto: the class token if the model has "
-        "one, else the mean",
+        description="one or several; each pooling of a layer counts as a separate layer; auto: the class token if "
+        "the model has one, else the mean",
     )
 
     @model_validator(mode="before")

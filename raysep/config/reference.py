@@ -66,7 +66,7 @@ def rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str,
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that the value of a field, or each of its items, is; None for other types, and unions with them."""
+    """The section class of a field's value, or of its items; None for other types, and unions with other types."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     options = [option for option in get_args(annotation) if option is not type(None)]

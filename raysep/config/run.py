@@ -24,7 +24,7 @@ class EmbedConfig(Section):
     splits: Annotated[list[Literal["unseen", "seen"]], NOT_IN_KEY] = Field(
         ["unseen", "seen"],
         min_length=1,
-        description="embedded beside the domains of `data`; seen is seen_test",
+        description="splits to embed besides the domains of `data`; `seen` means seen_test",
     )
     batch_size: Annotated[int, NOT_IN_KEY] = Field(64, ge=1, description="images of a forward pass")
     dtype: Dtype = Field("float32", description="storage of the embeddings")
@@ -55,10 +55,16 @@ class ScoreConfig(Section):
     metrics: Annotated[list[Metric], NOT_IN_KEY] = Field(
         default_factory=built_in_metrics, min_length=1, description="names of metrics; unset: all of this package"
     )
-    backend: BackendName = Field("auto", description="auto: cuML where it can be used, else torch; the scores name it")
+    backend: BackendName = Field(
+        "auto", description="auto: cuML where it can be used, else torch; the scores record the backend"
+    )
     seed: int = Field(42, ge=0, description="of k-means, halves and subsamples")
     resamples: int = Field(
-        200, ge=0, le=10_000, multiple_of=2, description="halves of the images, for intervals; 0: no intervals"
+        200,
+        ge=0,
+        le=10_000,
+        multiple_of=2,
+        description="number of half-samples of the images, for intervals; 0: no intervals",
     )
     sample: int | None = Field(
         10_000,

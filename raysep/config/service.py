@@ -49,5 +49,5 @@ class MonitoringConfig(Section):
         if self.textfile is not None and not self.textfile.endswith(".prom"):
             raise ValueError(f"node_exporter reads *.prom only: textfile is {self.textfile}")
         if self.pushgateway is not None and "@" in self.pushgateway:
-            raise ValueError("pushgateway is stored with the results, so it can't hold a password")
+            raise ValueError("the pushgateway URL is stored with the results, so it must not contain a password")
         return self

@@ -12,7 +12,7 @@ from raysep.errors import ConfigError
 
 
 def without_small_classes(records: Sequence[Record], min_size: int) -> tuple[Sequence[Record], dict[str, int]]:
-    """Records of classes with at min_size `min_size` images, and the sizes of the smaller classes by name."""
+    """Records of classes with at least `min_size` images, and the sizes of the smaller classes by name."""
     sizes = Counter(record.class_name for record in records)
     small = {name: count for name, count in sizes.items() if count < min_size}
     return [record for record in records if record.class_name not in small] if small else records, small

@@ -1,7 +1,7 @@
 """Image corruptions at severities 1 to 5, applied by a reader that wraps a source.
 
 Kinds and severities follow ImageNet-C (Hendrycks, Dietterich 2019, arXiv:1903.12261). The blur scales with the image
-size: a radius that large images survive would erase small ones.
+size: a radius that is mild on large images would erase small ones.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: A
 
 @corruption
 def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Rotate by a random angle of at most 10 to 180 degrees; fill the corners with the border's mean colour."""
+    """Rotate by up to 10 to 180 degrees, by severity; fill the corners with the border's mean colour."""
     limit = (10, 20, 45, 90, 180)[severity - 1]
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
@@ -66,7 +66,7 @@ def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 @corruption
 def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Scale and shift each channel by random amounts of at most 0.1 to 0.5 of the full range."""
+    """Scale and shift each channel by random amounts of up to 0.1 to 0.5 of the full range, by severity."""
     strength = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     scale, shift = 1 + rng.uniform(-strength, strength, 3), 255 * rng.uniform(-strength, strength, 3)
     pixels = np.asarray(image, dtype=np.float32) * scale + shift

@@ -221,7 +221,9 @@ def _wide_colours(content: bytes, image: Image.Image, rawmode: str) -> NDArray[n
     """(H, W, bands) 16-bit values. Pillow keeps only the high byte: decode again with swapped bytes for the low one."""
     order = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}[rawmode[-1]]
     if rawmode.startswith(("LA;", "RGBa;")):
-        raise UnreadableImageError("under 16 significant bits in a 16-bit file with alpha: convert to RGBA or grey")
+        raise UnreadableImageError(
+            "16-bit files with alpha and fewer significant bits are not supported: convert to 8-bit RGBA, or to grey"
+        )
     other = _open(content)
     layout, tiles = f"{rawmode[:-1]}{order}", []
     for tile in other.tile:  # type: ignore[attr-defined]

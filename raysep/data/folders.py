@@ -120,7 +120,7 @@ class Layout:
         return [] if same_name and len(inner) == len(nested) else nested
 
     def _half_parts(self, root: str) -> Iterator[str]:
-        """Directories named like the parts of a split, next to directories with other names."""
+        """Problem of directories named like the parts of a split, next to directories with other names."""
         holding = {image.partition("/")[0] for image in [*self.class_of, *self.outside] if image.count("/") > 1}
         like = sorted(name for name in holding if part_of(name))
         rest = sorted({image.partition("/")[0] for image in [*self.class_of, *self.outside] if "/" in image} - {*like})
@@ -145,14 +145,15 @@ class Layout:
         elif depth is None and len(top) == 1 and not self._has_images_in(top[0]) and len(self.directories) > 1:
             if not self.parts:
                 yield (
-                    f"{root} contains a single directory, {top[0]}, around the others: set the path to {root}/{top[0]}"
+                    f"{root} contains a single directory, {top[0]}, which holds the others: set the path to "
+                    f"{root}/{top[0]}"
                     f"{self._sketch(root)}"
                 )
         elif not self.classes:
             yield f"no directory at depth {self.depth}{self._sketch(root)}"
 
     def _above(self, root: str, depth: int) -> Iterator[str]:
-        """Images above the configured depth of the class directories, except at the top level."""
+        """Problem of images above the configured depth of the class directories, except at the top level."""
         above = [image for image in self.outside if image.count("/") > (1 if self.parts else 0)]
         if above:
             yield (

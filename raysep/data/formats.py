@@ -76,7 +76,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 @cache
 def formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow can decode; HEIF if `pillow_heif` is installed."""
+    """The `FORMATS` that the installed Pillow can decode; HEIF if `pillow_heif` is installed."""
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()

@@ -80,7 +80,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (base(data={"source": {"kind": "zip"}}), "'cifar100', 'digits', 'huggingface', 'image_folder'"),
         (base(data={"source": {"kind": "parquet"}}), "data.source.path: field required"),
         (base(data={**DIGITS, "split": {"unseen": [1, 2], "rotations": 2}}), "give `unseen_fraction`"),
-        (base(data={**DIGITS, "split": {"unseen_fraction": 0.4, "rotations": 3}}), "more than there are"),
+        (base(data={**DIGITS, "split": {"unseen_fraction": 0.4, "rotations": 3}}), "need more classes than exist"),
         (base(data={**DIGITS, "domains": [{"name": "seen", "corruption": "blur"}]}), "is a split already"),
         (base(data={**DIGITS, "domains": [{"name": "a"}]}), "either `source` or `corruption`"),
         (base(data={**DIGITS, "domains": [{"name": "a", "corruption": "blur"}] * 2}), "two domains are called a"),

@@ -184,7 +184,11 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         (tiff(filled(-5, np.int32)), 8, "integers from -5 to 0, expected none below 0"),
         (tiff(filled(5000, np.uint16)), 12, "integers from 0 to 5000, expected none above 4095"),
         (encoded(Image.fromarray(LEVELS)), 4, "integers from 0 to 255, expected none above 15"),
-        (png16(np.dstack([spread_over(12)] * 2)), 12, "under 16 significant bits in a 16-bit file with alpha"),
+        (
+            png16(np.dstack([spread_over(12)] * 2)),
+            12,
+            "16-bit files with alpha and fewer significant bits",
+        ),
         pytest.param(
             b"\x00\x00\x00\x18ftypheic" + bytes(40),
             None,

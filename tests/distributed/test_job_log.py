@@ -278,7 +278,7 @@ def test_stop_on_exit_requires_wait(config: str, capfd: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as ended:
         main(["submit", config, "--stop-on-exit"])
     assert ended.value.code == 2
-    assert "--stop-on-exit goes with --wait" in capfd.readouterr().err
+    assert "--stop-on-exit requires --wait" in capfd.readouterr().err
 
 
 class Recorder(BaseHTTPRequestHandler):
