@@ -134,7 +134,7 @@ def test_layers_of_a_model() -> None:
     assert done.stderr == ""
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
     assert [cell.strip() for cell in rows[0]] == ["0", "stem", "0.00", "192", "cls"]
-    assert [cell.strip() for cell in rows[-1]] == ["12", "blocks.11", "1.00", "192", "cls"]
+    assert [cell.strip() for cell in rows[-1]] == ["13", "head", "1.00", "192", "own"]
 
 
 def test_validate_accepts_a_valid_configuration(tmp_path: Path) -> None:

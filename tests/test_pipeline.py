@@ -89,9 +89,9 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
         assert model.best.interval[0] <= model.best.g <= model.best.interval[1]
         assert model.best.layer in model.best.tied_layers
         assert {baseline.kind for baseline in model.baselines} == {"untrained", "pixels"}
-    # 2 models with 5 and 4 layers, 2 steps and untrained, and their pixels; 2 splits; metrics and diagnostics.
+    # 2 models with 5 layers each, 2 steps and untrained, and their pixels; 2 splits; metrics and diagnostics.
     rows = scores(run_dir)
-    assert len(rows) == ((5 + 4) * 3 + 2) * 2 * (len(METRICS) + len(DIAGNOSTICS))
+    assert len(rows) == ((5 + 5) * 3 + 2) * 2 * (len(METRICS) + len(DIAGNOSTICS))
     assert {row["model"] for row in rows} == {
         "test_resnet",
         "test_vit",
@@ -123,7 +123,7 @@ def test_a_run_from_images_to_the_best_layer(finished: tuple[RunConfig, Path]) -
     )
     pq.write_table(table.filter(pc.invert(gone)), run_dir / "scores.parquet")
     _, lines = go(found)
-    assert "scored 2 of 58 layers" in lines
+    assert "scored 2 of 64 layers" in lines
     # The report is written again, with the work in its bill.
     assert lines.count("nothing left to do") == 2
     assert scores(run_dir) == all_scores
@@ -180,8 +180,8 @@ def test_rotations_domains_and_named_modules(tree: Path, tmp_path: Path) -> None
     (model,) = summary.models
     assert (model.trials, model.rotations, model.seeds) == (2, 2, [0])
     assert model.classes == {"unseen": 2, "seen": 3, "noisy": 2, "elsewhere": 2}
-    # Four places and three inner activations, each pooled in two ways.
-    assert model.layers == 14
+    # Four places and three inner activations, each pooled in two ways, and the head.
+    assert model.layers == 15
     rows = scores(tmp_path / "run")
     assert {row["split"] for row in rows} == {"unseen", "seen", "noisy", "elsewhere"}
     assert {row["n"] for row in rows if row["split"] == "unseen"} == {16}
@@ -224,7 +224,7 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
     go(found, "embed")
     summary, _ = go(found, "report")
     assert summary is not None
-    assert "4 of 4 layers are not scored yet" in summary.left_out
+    assert "5 of 5 layers are not scored yet" in summary.left_out
     go(found, "score")
     summary, _ = go(found, "report")
     assert summary is not None
@@ -232,6 +232,10 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
     assert (summary.unseen_classes, summary.unseen_images) == (5, 60)
     assert summary.models[0].seen_accuracy is None
     rows = scores(tmp_path / "run")
+    # The paper has no head: it keeps the paper's own layers.
+    layers = {p: {row["layer_name"] for row in rows if row["protocol"] == p} for p in ("default", "paper")}
+    assert layers["default"] - layers["paper"] == {"head"}
+    assert [c.choice.last_layer for c in summary.models[0].curves if c.choice] == [4, 4, 3, 3]
     assert {row["split"] for row in rows} == {"unseen"}
     assert {row["protocol"] for row in rows} == {"default", "paper", "diagnostic"}
 

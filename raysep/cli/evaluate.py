@@ -234,5 +234,10 @@ def layers(
         from raysep.models.taps import describe
 
         described = describe(config)
-    rows = [[str(item.index), item.name, f"{item.depth:.2f}", str(item.dim), item.pooling] for item in described]
+        from raysep.models.layers import label
+
+    rows = [
+        [str(item.index), label(item.name, item.same_as), f"{item.depth:.2f}", str(item.dim), item.pooling]
+        for item in described
+    ]
     print_table(["layer", "name", "depth", "dim", "pooling"], rows, model, right=["layer", "depth", "dim"])

@@ -47,8 +47,9 @@ class ModelConfig(Section):
     )
     layers: list[str] | Literal["all"] = Field(
         "all",
-        description="`all` stages or blocks, or names and patterns of layers and modules: `[all, blocks.*.mlp.act]`; "
-        "numbered in the order of execution: the last one is the last block, or a later module (norm, conv_head)",
+        description="`all` stages or blocks and the head (the network's own pooled embedding), or names and patterns "
+        "of layers and modules: `[all, blocks.*.mlp.act]`; `logits` for the classifier's output; numbered in the order "
+        "of execution, the head last",
     )
     pooling: list[Pooling] = Field(
         ["auto"],

@@ -142,6 +142,8 @@ class RunConfig(Section):
     def _parts_agree(self) -> Self:
         if self.report.metric not in self.score.metrics:
             raise ValueError(f"report.metric is {self.report.metric}, which is not in score.metrics")
+        if self.finetune is None and any("logits" in model.layers for model in self.models):
+            raise ValueError("the layer `logits` needs `finetune`: without it no classifier is trained")
         split = self.data.split
         if self.finetune is not None and split is not None and split.unseen == "all":
             raise ValueError("finetune needs seen classes, but data.split.unseen is `all`")

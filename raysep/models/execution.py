@@ -46,18 +46,7 @@ class Execution:
             for handle in handles:
                 handle.remove()
 
-    def ordered(self, taps: Sequence[Tap], intermediates: Sequence[Tap], hooked: Mapping[str, int]) -> list[Tap]:
-        """Sort taps by execution: modules inside a block come before the block.
-
-        Args:
-            taps: to be sorted.
-            intermediates: all intermediates of timm; they keep their relative order.
-            hooked: steps at which the hooks of the other taps fired, by tap name.
-        """
-        steps = {**hooked, **self._steps_of(intermediates)}
-        return sorted(taps, key=lambda tap: steps[tap.name])
-
-    def _steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
+    def steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
         """The step of each intermediate's output; without a matching module, a step before that of its successor."""
         ends = [self._end_of(tap.name) for tap in intermediates]
         steps: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
 
@@ -64,3 +65,26 @@ def tensor_of_batch(values: Any, batch: int) -> Tensor | None:
 
     visit(values)
     return tensors[0] if tensors else None
+
+
+# Operations of torch that keep all values, and that average.
+KEEPING = {"flatten", "view", "_unsafe_view", "reshape", "squeeze", "alias", "detach", "dropout", "permute", "clone"}
+MEANS = {"mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
+
+
+class OnlyPooling(TorchDispatchMode):
+    """Context manager that records the operations of torch, to tell whether they only average. Works on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._operations.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def only_mean(self) -> bool:
+        """Whether the operations average once, and otherwise keep all values."""
+        others = [name for name in self._operations if name not in KEEPING]
+        return len(others) == 1 and others[0] in MEANS

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from raysep.errors import ConfigError
-from raysep.models.layers import STEM
+from raysep.models.layers import HEAD, LOGITS, STEM
 
 # timm's names for the first block or stage, whose input is the stem's output.
 FIRST_BLOCK = re.compile(
@@ -20,7 +20,7 @@ FIRST_BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a layer is read: an intermediate of timm, or the input or output of a hooked module.
+    """Where a layer is read: an intermediate of timm, the input or output of a hooked module, or else the head.
 
     Attributes:
         name: name of the layer.
@@ -34,9 +34,14 @@ class Tap:
     module: str | None = None
     at_input: bool = False
 
+    @property
+    def after_features(self) -> bool:
+        """Whether the layer is the head or the logits."""
+        return self.intermediate is None and self.module is None
+
 
 def taps_of(model: nn.Module) -> list[Tap]:
-    """Taps of the stem and of timm's intermediates. Raises ConfigError if the model has none."""
+    """Taps of the stem, of timm's intermediates and of the head. Raises ConfigError if the model has none."""
     if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
         raise ConfigError(["models: timm has no intermediate layers for this model"])
     feature_info: Any = model.feature_info
@@ -47,7 +52,7 @@ def taps_of(model: nn.Module) -> list[Tap]:
         for index, name in enumerate(names)
     ]
     first = _first_block(model, names[0])
-    return [Tap(STEM, module=first, at_input=True), *taps] if first else taps
+    return [*([Tap(STEM, module=first, at_input=True)] if first else []), *taps, Tap(HEAD)]
 
 
 def _first_block(model: nn.Module, name: str) -> str | None:
@@ -68,7 +73,7 @@ def select(taps: Sequence[Tap], model: nn.Module, patterns: Sequence[str]) -> li
 
     Args:
         taps: the model's default layers.
-        patterns: names and glob patterns of layers and modules, or `all` for the default layers.
+        patterns: names and glob patterns of layers and modules; `all` for the default layers; `logits`.
 
     Raises:
         ConfigError: a pattern matches nothing.
@@ -78,6 +83,8 @@ def select(taps: Sequence[Tap], model: nn.Module, patterns: Sequence[str]) -> li
     problems = []
     for pattern in patterns:
         layers = {tap.name: tap for tap in taps if pattern == "all" or fnmatch.fnmatchcase(tap.name, pattern)}
+        if pattern == LOGITS:
+            layers = {LOGITS: Tap(LOGITS)}
         hooked = {name: Tap(name, module=name) for name in modules if fnmatch.fnmatchcase(name, pattern)}
         # `*` does not match dots: `blocks.*` selects the blocks but not the modules inside them.
         depth = pattern.count(".")

@@ -2,14 +2,15 @@
 
 B images, D features. Layer 0 is the output of the stem (for a ViT: patch embedding + position), followed by one layer
 per block (plain transformers) or stage (hierarchical networks), from timm's `forward_intermediates`; if timm's first
-intermediate is the stem, it is layer 0. Forward hooks read the outputs of further modules by name. Each layer is pooled
-to (B, D) as soon as it is computed. Layers are numbered in execution order: modules inside a block come before the
-block, and the last layer is the last block, or a selected module after it.
+intermediate is the stem, it is layer 0. The last layer is the head: the pooled embedding that the network itself gives
+(`forward_head(..., pre_logits=True)`), after its final norm and any layers of its own between the last block and the
+classifier. Forward hooks read the outputs of further modules by name. Each layer is pooled to (B, D) as soon as it is
+computed. Layers are numbered in execution order: modules inside a block come before the block.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,10 +20,13 @@ from raysep.config import ModelConfig, Pooling
 from raysep.errors import ConfigError
 from raysep.models.build import checked_forward, create, on_meta, preprocessing_of
 from raysep.models.execution import Execution
-from raysep.models.layers import Layer
+from raysep.models.layers import HEAD, LOGITS, OWN, Layer
 from raysep.models.pixels import LayeredPixels, Pixels
-from raysep.models.pooling import Layout, layout_of, pool, tensor_of_batch
+from raysep.models.pooling import Layout, OnlyPooling, layout_of, pool, tensor_of_batch
 from raysep.models.selection import select, taps_of
+
+# Name and pooling of a layer.
+Key = tuple[str, str]
 
 
 class LayeredModel(nn.Module):
@@ -48,22 +52,25 @@ class LayeredModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        intermediates = taps_of(model)
-        # A method of timm's models, unknown to the type of nn.Module.
-        self._intermediates: Callable[..., list[Any]] = model.forward_intermediates  # type: ignore[assignment]
+        default = taps_of(model)
+        # Methods of timm's models, unknown to the type of nn.Module.
+        self._intermediates: Callable[..., Any] = model.forward_intermediates  # type: ignore[assignment]
+        self._forward_head: Callable[..., Tensor] = model.forward_head  # type: ignore[assignment]
         # The class token is available only if timm can return the prefix tokens.
         options = inspect.signature(self._intermediates).parameters
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
-        self._has_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
-        self._has_cls = self._has_prefix and isinstance(getattr(model, "cls_token", None), nn.Parameter)
-        if "cls" in pooling and not self._has_cls:
+        has_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
+        self._arguments = {"return_prefix_tokens": True} if has_prefix else {}
+        has_cls = has_prefix and isinstance(getattr(model, "cls_token", None), nn.Parameter)
+        if "cls" in pooling and not has_cls:
             raise ConfigError(["models: pooling `cls`: the model has no class token; use `mean`, `token0` or `auto`"])
-        auto = "cls" if self._has_cls else "mean"
+        auto = "cls" if has_cls else "mean"
         self._poolings = list(dict.fromkeys(auto if name == "auto" else name for name in pooling))
-        self._taps = intermediates if layers == "all" else select(intermediates, model, layers)
+        self._taps = default if layers == "all" else select(default, model, layers)
         self._layouts: dict[str, Layout] = {}
-        # Whether a selected module comes after timm's last intermediate.
-        self._include_head = False
+        # Indices of timm's intermediates to return; None: all. The pass ends after the last one unless it is `_full`.
+        self._indices: list[int] | None = None
+        self._full = True
         self.layers = self._measure(input_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +82,8 @@ class LayeredModel(nn.Module):
         Returns:
             (B, sum of dims) float32; `split` separates the layers.
         """
-        return torch.cat([vector.float() for vector in self._vectors(x)], dim=1)
+        pooled = self._pooled(x)
+        return torch.cat([pooled[layer.name, layer.pooling].float() for layer in self.layers], dim=1)
 
     def compile_blocks(self, **options: Any) -> list[str]:
         """Compile each block at its first call, except blocks with hooks.
@@ -90,7 +98,7 @@ class LayeredModel(nn.Module):
         hooked = [tap.module for tap in self._taps if tap.module is not None]
         skipped = []
         for name in dict.fromkeys(
-            tap.name for tap in self._taps if tap.intermediate is not None and tap.name in modules
+            tap.name for tap in taps_of(self.model) if tap.intermediate is not None and tap.name in modules
         ):
             if any(module == name or module.startswith(f"{name}.") for module in hooked):
                 skipped.append(name)
@@ -102,28 +110,34 @@ class LayeredModel(nn.Module):
         """Split the output of `forward` into one (B, D) tensor per layer."""
         return list(torch.split(packed, [layer.dim for layer in self.layers], dim=1))
 
-    def _vectors(self, x: Tensor) -> list[Tensor]:
-        """The vectors of all layers: taps in execution order, and the poolings of each tap."""
-        pooled = self._pooled(x)
-        return [vector for tap in self._taps for vector in pooled[tap.name]]
+    def _pooled(
+        self, x: Tensor, fired: Callable[[str], None] = lambda _: None, head: OnlyPooling | None = None
+    ) -> dict[Key, Tensor]:
+        """Run a forward pass. Returns the vectors of all taps and poolings.
 
-    def _pooled(self, x: Tensor, fired: Callable[[str], None] = lambda _: None) -> dict[str, list[Tensor]]:
-        """Run a forward pass. Returns a vector per pooling, by tap name. Each hook calls `fired` once."""
-        pooled: dict[str, list[Tensor]] = {}
-        arguments = {"return_prefix_tokens": True} if self._has_prefix else {}
+        Args:
+            fired: called once by each hook.
+            head: records the operations of the head on the last intermediate.
+        """
+        pooled: dict[Key, Tensor] = {}
         with self._hooks(pooled, len(x), fired):
-            if self._include_head:
-                final, intermediates = self._intermediates(x, **arguments)
-                self.model.forward_head(final, pre_logits=True)  # type: ignore[operator]
+            if self._full:
+                final, intermediates = self._intermediates(x, indices=self._indices, **self._arguments)
+                with head if head is not None and final is intermediates[-1] else nullcontext():
+                    pooled[HEAD, OWN] = self._forward_head(final, pre_logits=True)
+                if any(tap.name == LOGITS for tap in self._taps):
+                    pooled[LOGITS, OWN] = self._forward_head(final)
             else:
-                intermediates = self._intermediates(x, intermediates_only=True, **arguments)
+                options = {"indices": self._indices, "stop_early": True, "intermediates_only": True}
+                intermediates = self._intermediates(x, **options, **self._arguments)
         for tap in self._taps:
             if tap.intermediate is not None:
-                pooled[tap.name] = self._pool_intermediate(intermediates[tap.intermediate])
+                position = tap.intermediate if self._indices is None else self._indices.index(tap.intermediate)
+                pooled |= self._pool_intermediate(tap.name, intermediates[position])
         return pooled
 
     @contextmanager
-    def _hooks(self, pooled: dict[str, list[Tensor]], batch: int, fired: Callable[[str], None]) -> Iterator[None]:
+    def _hooks(self, pooled: dict[Key, Tensor], batch: int, fired: Callable[[str], None]) -> Iterator[None]:
         """Register hooks for a single forward pass, so that no tensor outlives it."""
         handles = []
         modules = dict(self.model.named_modules())
@@ -133,10 +147,10 @@ class LayeredModel(nn.Module):
 
             def read(values: Any, name: str = tap.name) -> None:
                 # Only the first call of a module counts: some models call a block once per branch.
-                if name not in pooled:
+                if (name, self._poolings[0]) not in pooled:
                     value = tensor_of_batch(values, batch)
                     if value is not None:
-                        pooled[name] = self._pool_hooked(name, value)
+                        pooled.update(self._pool_hooked(name, value))
                         fired(name)
 
             module = modules[tap.module]
@@ -154,61 +168,78 @@ class LayeredModel(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _pool_intermediate(self, value: Any) -> list[Tensor]:
+    def _pool_intermediate(self, name: str, value: Any) -> dict[Key, Tensor]:
         """Pool an intermediate of timm: (B, D, H, W), optionally with the prefix tokens (B, P, D)."""
         spatial, prefix = value if isinstance(value, tuple | list) else (value, None)
-        return [
-            prefix[:, 0] if prefix is not None and pooling in {"cls", "token0"} else pool(spatial, "NCHW", pooling, 0)
+        return {
+            (name, pooling): prefix[:, 0]
+            if prefix is not None and pooling in {"cls", "token0"}
+            else pool(spatial, "NCHW", pooling, 0)
             for pooling in self._poolings
-        ]
+        }
 
-    def _pool_hooked(self, name: str, value: Tensor) -> list[Tensor]:
+    def _pool_hooked(self, name: str, value: Tensor) -> dict[Key, Tensor]:
         layout = self._layouts.setdefault(name, layout_of(value, self.model))
         # Token sequences (of ViT blocks and their modules) include the prefix tokens.
         prefix_tokens = self._prefix_tokens if layout == "NLC" else 0
-        return [pool(value, layout, pooling, prefix_tokens) for pooling in self._poolings]
+        return {(name, pooling): pool(value, layout, pooling, prefix_tokens) for pooling in self._poolings}
 
     def _measure(self, input_size: tuple[int, int, int]) -> list[Layer]:
-        """Sort the taps by execution, and measure their layers in a dry run."""
+        """Sort the taps by execution, measure their layers in a dry run, and plan where later passes end."""
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                pooled = self._dry_pass(torch.zeros(1, *input_size, device=device))
+                pooled, head = self._dry_pass(torch.zeros(1, *input_size, device=device))
         finally:
             self.model.train(training)
-        last = max(1, len(self._taps) - 1)
+        poolings = {tap.name: [OWN] if tap.after_features else self._poolings for tap in self._taps}
+        same_as = [tap for tap in taps_of(self.model) if tap.intermediate is not None][-1].name
+        if head.only_mean and {HEAD, same_as} <= poolings.keys() and "mean" in self._poolings:
+            poolings[same_as] = [pooling for pooling in self._poolings if pooling != "mean"]
+        else:
+            same_as = ""
+        taps = [tap for tap in self._taps if poolings[tap.name]]
+        last = max(1, len(taps) - 1)
         rows = [
-            (tap.name, position / last, vector.shape[1], pooling)
-            for position, tap in enumerate(self._taps)
-            for pooling, vector in zip(self._poolings, pooled[tap.name], strict=True)
+            (tap.name, position / last, pooled[tap.name, pooling].shape[1], pooling, same_as * (tap.name == HEAD))
+            for position, tap in enumerate(taps)
+            for pooling in poolings[tap.name]
         ]
         return [Layer(index, *row) for index, row in enumerate(rows)]
 
-    def _dry_pass(self, x: Tensor) -> dict[str, list[Tensor]]:
-        """Run a first pass, up to the last intermediate or including the head if needed, to sort the taps."""
-        for self._include_head in (False, True):
-            execution = Execution(self.model)
-            steps: dict[str, int] = {}
-
-            def fired(name: str, steps: dict[str, int] = steps, execution: Execution = execution) -> None:
-                steps[name] = execution.now()
-
-            with execution.recorded():
-                pooled = self._pooled(x, fired)
-            missing = [tap.name for tap in self._taps if tap.name not in pooled]
-            if not missing:
-                break
-        else:
+    def _dry_pass(self, x: Tensor) -> tuple[dict[Key, Tensor], OnlyPooling]:
+        """Run a full pass, to sort the taps by execution, and find where later passes can end."""
+        execution = Execution(self.model)
+        steps: dict[str, float] = {}
+        head = OnlyPooling()
+        with execution.recorded():
+            pooled = self._pooled(x, lambda name: steps.update({name: execution.now()}), head)
+        missing = [tap.name for tap in self._taps if tap.module is not None and tap.name not in steps]
+        if missing:
             raise ConfigError(
                 [
                     f"models: no features pass through {', '.join(missing)}: select layers, or modules before the "
                     "classifier"
                 ]
             )
-        self._taps = execution.ordered(self._taps, taps_of(self.model), steps)
-        return pooled
+        intermediates = [tap for tap in taps_of(self.model) if tap.intermediate is not None]
+        ends = execution.steps_of(intermediates)
+        # The head is the last layer.
+        steps |= ends | {LOGITS: float("inf"), HEAD: float("inf")}
+        self._taps = sorted(self._taps, key=lambda tap: (steps[tap.name], tap.name == HEAD))
+        needed: set[int | None] = {tap.intermediate for tap in self._taps if tap.intermediate is not None}
+        for tap in self._taps:
+            if tap.intermediate is None:
+                # A hooked module runs before the next intermediate ends.
+                later = (other.intermediate for other in intermediates if ends[other.name] > steps[tap.name])
+                needed.add(next(later, None))
+        self._full = None in needed
+        indices = sorted(index for index in needed if index is not None)
+        # timm returns at least one intermediate.
+        self._indices = None if len(indices) == len(intermediates) else indices or [0]
+        return pooled, head
 
 
 def open_layers(

@@ -11,6 +11,7 @@ import numpy as np
 
 from raysep.config.names import DIAGNOSTIC
 from raysep.config.registry import METRICS
+from raysep.models.layers import OWN
 from raysep.report.schema import Choice, Curve, LayerScore
 from raysep.report.selection import Selection, select
 from raysep.scoring.intervals import interval
@@ -57,6 +58,7 @@ def _curve(key: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
                 layer=row["layer"],
                 name=row["layer_name"],
                 pooling=row["pooling"],
+                same_as=row["same_as"],
                 depth=row["depth"],
                 dim=row["dim"],
                 mean=mean,
@@ -80,9 +82,9 @@ def _single_trial_se(group: Sequence[Row]) -> float | None:
 
 
 def _last(layers: Sequence[list[Row]], best: int | None) -> int:
-    """Position of the last layer with the pooling of the best layer."""
+    """Position of the head, else of the last layer with the pooling of the best layer."""
     pooling = layers[best if best is not None else -1][0]["pooling"]
-    return max(position for position, group in enumerate(layers) if group[0]["pooling"] == pooling)
+    return max(position for position, group in enumerate(layers) if group[0]["pooling"] in {pooling, OWN})
 
 
 def _selection(
@@ -125,6 +127,7 @@ def _choice(
         layer=point.layer,
         name=point.name,
         pooling=point.pooling,
+        same_as=point.same_as,
         depth=point.depth,
         g=point.mean,
         g_sd=point.sd,

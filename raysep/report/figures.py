@@ -56,10 +56,10 @@ def steps(model: ModelSummary, protocol: str) -> bytes | None:
 
 def _line(ax: Axes, curve: Curve, colour: str, label: str, model: ModelSummary) -> None:
     """Draw one curve, a line per pooling."""
-    poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
+    poolings = curve.poolings
     for pooling, style in zip(poolings, ("-", "--", ":", "-."), strict=False):
-        known = [layer for layer in curve.layers if layer.mean is not None and layer.pooling == pooling]
-        x = [_position(layer, len(poolings)) for layer in known]
+        known = [layer for layer in curve.pooled(pooling) if layer.mean is not None]
+        x = [_position(layer, curve) for layer in known]
         y = [layer.mean or 0.0 for layer in known]
         name = label if len(poolings) == 1 else f"{label}, {pooling}"
         errors = [layer.sd or 0.0 for layer in known]
@@ -90,16 +90,15 @@ def _baselines(ax: Axes, model: ModelSummary, protocol: str, metric: str) -> Non
 
 def _grey_line(ax: Axes, curve: Curve, field: str, style: str, label: str) -> None:
     """Draw a baseline, a line per pooling, with one legend entry."""
-    poolings = list(dict.fromkeys(layer.pooling for layer in curve.layers))
-    for pooling in poolings:
-        known = [layer for layer in curve.layers if layer.pooling == pooling and getattr(layer, field) is not None]
-        x, y = [_position(layer, len(poolings)) for layer in known], [getattr(layer, field) for layer in known]
-        ax.plot(x, y, style, color=GREY, lw=1.2, label=label if pooling == poolings[0] else None)
+    for pooling in curve.poolings:
+        known = [layer for layer in curve.pooled(pooling) if getattr(layer, field) is not None]
+        x, y = [_position(layer, curve) for layer in known], [getattr(layer, field) for layer in known]
+        ax.plot(x, y, style, color=GREY, lw=1.2, label=label if pooling == curve.poolings[0] else None)
 
 
-def _position(layer: LayerScore, poolings: int) -> int:
+def _position(layer: LayerScore, curve: Curve) -> int:
     """x coordinate of a layer: the poolings of one feature map share it."""
-    return layer.layer // poolings
+    return sorted({other.depth for other in curve.layers}).index(layer.depth)
 
 
 def _split_colours(model: ModelSummary) -> list[str]:

@@ -3,7 +3,7 @@
 from matplotlib import pyplot as plt
 
 from raysep.report.plotting import GREY, PALETTE, cycle, finish, panels, plain, png
-from raysep.report.schema import ModelSummary, Summary
+from raysep.report.schema import Curve, ModelSummary, Summary
 from raysep.report.tables import TABLE_METRICS, paper_metrics
 
 FEW_SHOT = "few_shot_"
@@ -59,8 +59,8 @@ def compared(summary: Summary, split: str) -> bytes | None:
             # With several poolings, only that of the best layer.
             known = [
                 layer
-                for layer in (curve.layers if curve and curve.choice else [])
-                if layer.mean is not None and curve and curve.choice and layer.pooling == curve.choice.pooling
+                for layer in (curve.pooled(_pooling(curve)) if curve and curve.choice else [])
+                if layer.mean is not None
             ]
             ax.errorbar(
                 [layer.depth for layer in known],
@@ -79,6 +79,12 @@ def compared(summary: Summary, split: str) -> bytes | None:
     finish(figure, axes, len(metrics))
     figure.suptitle(f"{split} classes: separability over depth (protocol {protocol})", fontsize=11)
     return png(figure)
+
+
+def _pooling(curve: Curve) -> str:
+    """The pooling of the best layer; the first one if that is behind the last block."""
+    best = curve.choice.pooling if curve.choice is not None else ""
+    return best if best in curve.poolings else curve.poolings[0]
 
 
 def accuracy_against_g(summary: Summary) -> bytes | None:

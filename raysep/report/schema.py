@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raysep.config.names import Metric, Protocol
+from raysep.models.layers import OWN
 from raysep.storage.retries import Why
 
 FILE = "summary.json"
@@ -26,7 +27,8 @@ class LayerScore(Part):
 
     layer: int
     name: str
-    pooling: str
+    pooling: str = Field(description="cls, mean, token0 or max; own for head and logits; none for pixels")
+    same_as: str = Field("", description="the last block or stage, if this layer is the head and only pools it")
     depth: float
     dim: int
     mean: float | None = Field(description="mean over trials")
@@ -47,6 +49,7 @@ class Choice(Part):
     layer: int
     name: str
     pooling: str
+    same_as: str = ""
     depth: float
     g: float = Field(description="the highest g_i; biased upwards, as the same images select and score the layer")
     g_sd: float | None = Field(description="over trials")
@@ -57,7 +60,7 @@ class Choice(Part):
     corrected_interval: Interval | None = None
     p_best: float | None = None
     tied_layers: list[int] | None = Field(None, description="confidence set of the best layer, 95 %")
-    last_layer: int
+    last_layer: int = Field(description="the head, where it is scored")
     last_g: float | None
     loss: float | None = Field(
         None, description="corrected g minus g_i of the last layer; null if the last layer is the best"
@@ -74,6 +77,16 @@ class Curve(Part):
     step: int
     layers: list[LayerScore]
     choice: Choice | None = Field(None, description="null where no layer has a value")
+
+    @property
+    def poolings(self) -> list[str]:
+        """The configured poolings of the layers; that of head and logits only without others."""
+        poolings = list(dict.fromkeys(layer.pooling for layer in self.layers))
+        return [pooling for pooling in poolings if pooling != OWN] or poolings
+
+    def pooled(self, pooling: str) -> list[LayerScore]:
+        """The layers of one pooling, and those behind the last block, whose pooling is the network's own."""
+        return [layer for layer in self.layers if layer.pooling in {pooling, OWN}]
 
 
 class LayerHealth(Part):

@@ -86,7 +86,7 @@ def _model(
     layers = len(curve.layers) if curve is not None else 0
     best_health = [h for h in health if best and (h.split, h.step, h.layer) == ("unseen", steps[-1], best.layer)]
     warnings = [warning for layer in best_health for warning in layer.warnings]
-    several_poolings = curve is not None and len({layer.pooling for layer in curve.layers}) > 1
+    several_poolings = curve is not None and len(curve.poolings) > 1
     accuracy, accuracy_sd = accuracies[steps[-1]]
     kinds: list[tuple[Literal["untrained", "pixels"], str]] = [
         ("untrained", f"{model.id}--untrained"),

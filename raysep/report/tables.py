@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
+from raysep.models.layers import label
 from raysep.report.schema import Choice, Interval, LayerScore, ModelSummary, Summary
 
 # The metrics of the paper's tables, shown as far as a run has them.
@@ -27,13 +28,14 @@ def cells(model: ModelSummary) -> list[str]:
     if best is None:
         return [model.model, accuracy, "-", "-", "-", "-", "-"]
     tied = "-" if best.tied_layers is None else " ".join(str(i) for i in best.tied_layers if i != best.layer) or "none"
+    warned = " (!)" if model.warnings(best.layer, "unseen", model.step) else ""
     loss = "-" if best.layer == best.last_layer else number(best.loss) + in_brackets(best.loss_interval)
     return [
         model.model,
         accuracy,
         number(best.g, best.g_sd),
         number(best.corrected_g) + in_brackets(best.corrected_interval),
-        f"{best.layer} ({best.name}){' (!)' if model.warnings(best.layer, 'unseen', model.step) else ''}",
+        f"{best.layer} ({label(best.name, best.same_as)}){warned}",
         tied,
         loss,
     ]

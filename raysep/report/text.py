@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from raysep.config.names import LEAST_HALVED
+from raysep.models.layers import OWN, label
 from raysep.report.schema import Choice, Findings, Interval, ModelSummary
 from raysep.scoring.split_half import can_be_halved
 
@@ -38,7 +39,9 @@ def headline(
     """
     if best is None:
         return f"{model}: no layer could be scored."
-    where = f"{best.name}, {best.pooling} pooled" if several_poolings else best.name
+    where = label(best.name, best.same_as)
+    if several_poolings and best.pooling != OWN:
+        where += f", {best.pooling} pooled"
     text = f"{model}: layer {best.layer} of 0 to {layers - 1} ({where}), with {metric} {best.g:.3f}"
     if best.shuffled is not None and best.shuffled >= SHOWN_CHANCE:
         text += f" where chance gives {best.shuffled:.3f}"

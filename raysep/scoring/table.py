@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         ("depth", pa.float64()),
         ("dim", pa.int32()),
         ("pooling", pa.string()),
+        # The last layer, if the head only pools it.
+        ("same_as", pa.string()),
         ("protocol", pa.string()),
         ("metric", pa.string()),
         ("value", pa.float64()),
@@ -88,6 +90,7 @@ class Task:
             "depth": self.layer.depth,
             "dim": self.layer.dim,
             "pooling": self.layer.pooling,
+            "same_as": self.layer.same_as,
             "key": self.key,
         }
         return [{**shared, **_numbers(score)} for score in scores]

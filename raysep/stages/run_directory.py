@@ -26,7 +26,7 @@ from raysep.storage.store import LEASES, Storage, is_uri
 
 CONFIG, MANIFEST, SPLITS = "config.yaml", "manifest.json", "splits.parquet"
 # Version of the layout of run directories and of their cache keys. Other versions are refused.
-FORMAT = 2
+FORMAT = 3
 # Pieces of work and worker seconds, by node.
 NodeWork = dict[str, dict[str, float]]
 PACKAGES = ("ray", "torch", "torchvision", "timm", "scikit-learn", "numpy", "pyarrow", "pillow", "cuml-cu13")

@@ -12,6 +12,7 @@ from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.data import splits
 from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
 from raysep.finetune.trials import Trial, TrialResult, baseline_models, choose, plan, read_result
+from raysep.models.layers import OWN, Layer
 from raysep.models.meta import META, CheckpointMeta, directory, read_meta
 from raysep.scoring import table
 from raysep.stages.context import RunContext
@@ -110,9 +111,15 @@ def pending_shard_sets(
     return pending, manifests
 
 
-def wanted_of(config: RunConfig) -> list[Wanted]:
-    """Protocol and metric of every configured score, and every diagnostic, of a layer."""
-    scores = [(protocol, metric) for protocol in config.score.protocols for metric in config.score.metrics]
+def wanted_of(config: RunConfig, layer: Layer | None = None) -> list[Wanted]:
+    """Protocol and metric of every configured score, and every diagnostic, of a layer.
+
+    The paper has no layers behind the last block, so that protocol `paper` doesn't score them.
+    """
+    protocols = config.score.protocols
+    if layer is not None and layer.pooling == OWN and not layer.same_as:
+        protocols = [protocol for protocol in protocols if protocol != "paper"]
+    scores = [(protocol, metric) for protocol in protocols for metric in config.score.metrics]
     return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
 
 
@@ -120,7 +127,6 @@ def score_tasks(
     config: RunConfig, metas: Sequence[CheckpointMeta], manifests: dict[ShardSet, Manifest]
 ) -> list[table.Task]:
     """A task for each layer of each shard set, with every configured score."""
-    wanted = wanted_of(config)
     seeds = {(meta.model.id, meta.trial): meta.seed for meta in metas}
     return [
         table.Task(
@@ -129,7 +135,7 @@ def score_tasks(
             layer=layer,
             seed=seeds[shard_set.model_id, shard_set.trial],
             key=key_of(embedding=manifest.key, score=key_fields(config.score)),
-            wanted=wanted,
+            wanted=wanted_of(config, layer),
         )
         for shard_set, manifest in manifests.items()
         for layer in manifest.layers

@@ -47,20 +47,15 @@ def world(tree: Path, tmp_path: Path) -> Any:
 
 
 def plain_loop(run: Storage, meta: CheckpointMeta, tree: Path, ids: list[str]) -> dict[str, np.ndarray]:
-    """The last layer's features by a plain loop with timm's own transform."""
-    model = load_checkpoint(run, meta)
+    """The model's own embeddings by a plain loop with timm's own transform."""
+    model: Any = load_checkpoint(run, meta)
     transform = create_transform(**resolve_data_config({"img_size": 32}, model=model), is_training=False)
     found = {}
     for image_id in ids:
         x = transform(Image.open(tree / image_id).convert("RGB"))[None]
         with torch.inference_mode():
-            intermediates = model.forward_intermediates(x, intermediates_only=True, **PREFIX.get(meta.model.id, {}))
-        last = intermediates[-1]
-        found[image_id] = (last[1][:, 0] if isinstance(last, tuple) else last.mean(dim=(2, 3)))[0].numpy()
+            found[image_id] = model.forward_head(model.forward_features(x), pre_logits=True)[0].numpy()
     return found
-
-
-PREFIX = {"test_vit": {"return_prefix_tokens": True}}
 
 
 def embedded(embedder: Embedder, source: Any, places: Any, batch_size: int, meter: Meter | None = None) -> Embedded:

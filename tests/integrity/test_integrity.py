@@ -98,7 +98,7 @@ def with_first(rows: list[table.Row], **values: Any) -> list[table.Row]:
 def test_a_finished_run_is_valid(run: Storage) -> None:
     found = verify(run)
     assert (found.findings, found.unfinished, found.strays) == ([], [], [])
-    assert found.counts == {"trials": 1, "shard sets": 1, "rows": 35, "scores": 4 * (2 + 7)}
+    assert found.counts == {"trials": 1, "shard sets": 1, "rows": 35, "scores": 5 * (2 + 7)}
 
 
 CHECKPOINT = "checkpoints/test_vit/trial=0"

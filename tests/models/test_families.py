@@ -148,11 +148,20 @@ def test_a_forward_pass_returns_all_described_layers(family: str) -> None:
     preprocessing = preprocessing_of(model, config)
     layered = LayeredModel(model, (preprocessing.channels, *preprocessing.size))
     assert layered.layers == described
+    images = torch.randn(2, preprocessing.channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        packed = layered(
-            torch.randn(2, preprocessing.channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
-        )
+        packed = layered(images)
+        own = model.forward_head(model.forward_features(images), pre_logits=True)
     assert packed.shape == (2, sum(layer.dim for layer in described))
     assert torch.isfinite(packed).all()
     for layer, vectors in zip(described, layered.split(packed), strict=True):
         assert vectors.shape == (2, layer.dim)
+    # The last layer is the network's own embedding.
+    assert (described[-1].name, described[-1].depth) == ("head", 1.0)
+    torch.testing.assert_close(layered.split(packed)[-1], own, rtol=0, atol=1e-5)
+    # A pass that ends early gives the same vectors.
+    early = LayeredModel(model, (preprocessing.channels, *preprocessing.size), [described[1].name, described[0].name])
+    with torch.inference_mode():
+        vectors_of = zip(early.split(early(images)), layered.split(packed), strict=False)
+    for vectors, expected in vectors_of:
+        torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-5)

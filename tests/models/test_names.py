@@ -74,7 +74,7 @@ def test_deprecated_names_resolve_to_current_ones() -> None:
     assert found.fixed_input_size
     assert found.has_weights
     layers = describe(ModelConfig(name="vit_base_patch16_224_in21k", image_size=64, pretrained=False))
-    assert len(layers) == 13
+    assert len(layers) == 14
     assert look_up("tf_efficientnet_b0_ns").architecture == "tf_efficientnet_b0"
 
 
@@ -123,7 +123,7 @@ def test_a_local_directory_defines_network_weights_and_preprocessing(directory: 
     assert not torch.equal(create(config.model_copy(update={"pretrained": False})).pos_embed, model.pos_embed)  # type: ignore[arg-type]
     larger = ModelConfig(name=form.format(directory), id="net", image_size=64)
     assert create(larger).pos_embed.shape[1] == 1 + (64 // 16) ** 2
-    assert describe(larger)[-1].name == "blocks.5"
+    assert describe(larger)[-2].name == "blocks.5"
 
 
 def test_a_local_directory_with_separate_weights(directory: Path, tmp_path: Path) -> None:
@@ -206,4 +206,4 @@ def test_a_hub_model_is_built_from_its_config(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(names, "load_model_config_from_hf", fetched)
     monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", fetched)
     layers = describe(ModelConfig(name="HF-Hub:a/b", image_size=32, pretrained=False))
-    assert [layer.name for layer in layers] == ["stem", "blocks.0", "blocks.1"]
+    assert [layer.name for layer in layers] == ["stem", "blocks.0", "blocks.1", "head"]

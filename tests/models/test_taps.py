@@ -27,8 +27,9 @@ def layers_of(model: nn.Module, x: torch.Tensor = X, **options: Any) -> dict[str
 def test_a_vit_by_hand() -> None:
     model = vit()
     found = layers_of(model)
-    assert list(found) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    assert list(found) == ["stem", "blocks.0", "blocks.1", "blocks.2", "head"]
     with torch.no_grad():
+        torch.testing.assert_close(found["head"], model.forward_head(model.forward_features(X), pre_logits=True))
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
         torch.testing.assert_close(found["stem"], tokens[:, 0])
         for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
@@ -47,10 +48,17 @@ def test_a_resnet_by_hand_starts_at_its_stem() -> None:
         x = model.act1(model.bn1(model.conv1(X)))
         torch.testing.assert_close(found["act1"], x.mean(dim=(2, 3)))
         x = model.maxpool(x)
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            x = getattr(model, name)(x)
+        # The head only pools layer4, which is left out.
+        for module, name in (("layer1", "layer1"), ("layer2", "layer2"), ("layer3", "layer3"), ("layer4", "head")):
+            x = getattr(model, module)(x)
             torch.testing.assert_close(found[name], x.mean(dim=(2, 3)))
     assert len(found) == 5
+    layers = LayeredModel(model, (3, 32, 32), pooling=["mean", "max"]).layers
+    assert [(layer.name, layer.pooling, layer.same_as, layer.depth) for layer in layers[-3:]] == [
+        ("layer3", "max", "", 0.6),
+        ("layer4", "max", "", 0.8),
+        ("head", "own", "layer4", 1.0),
+    ]
 
 
 def test_register_tokens_are_neither_class_tokens_nor_patches() -> None:
@@ -124,11 +132,11 @@ def test_modules_inside_a_block_come_before_it() -> None:
     model = vit()
     layered = LayeredModel(model, (3, 32, 32), ["all", "blocks.*.mlp.act"])
     blocks = [name for index in range(3) for name in (f"blocks.{index}.mlp.act", f"blocks.{index}")]
-    assert [layer.name for layer in layered.layers] == ["stem", *blocks]
-    assert [layer.depth for layer in layered.layers] == pytest.approx([index / 6 for index in range(7)])
+    assert [layer.name for layer in layered.layers] == ["stem", *blocks, "head"]
+    assert [layer.depth for layer in layered.layers] == pytest.approx([index / 7 for index in range(8)])
     with torch.no_grad():
         tokens = model.blocks(model.norm_pre(model._pos_embed(model.patch_embed(X))))
-        torch.testing.assert_close(layered.split(layered(X))[-1], tokens[:, 0])
+        torch.testing.assert_close(layered.split(layered(X))[-2], tokens[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,14 @@ def test_registration_order_does_not_matter() -> None:
     first = dict(model.named_children())
     # Register the final norm first.
     model._modules = {"norm": first.pop("norm"), **first}
-    assert list(layers_of(model, layers=["norm", "all"])) == ["stem", "blocks.0", "blocks.1", "blocks.2", "norm"]
+    assert list(layers_of(model, layers=["norm", "all"])) == [
+        "stem",
+        "blocks.0",
+        "blocks.1",
+        "blocks.2",
+        "norm",
+        "head",
+    ]
 
 
 def test_modules_after_the_last_block_are_read() -> None:
@@ -197,11 +212,49 @@ def test_modules_after_the_last_block_are_read() -> None:
         torch.testing.assert_close(found["blocks.2"], layers_of(model)["blocks.2"])
 
 
-@pytest.mark.parametrize("classes", [0, 7])
-def test_the_classifier_output_is_not_a_layer(classes: int) -> None:
-    model = timm.create_model("test_vit", num_classes=classes, img_size=32)
-    with pytest.raises(ConfigError, match="no features pass through head: select layers"):
-        LayeredModel(model, (3, 32, 32), ["all", "head"])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"])
+def test_logits_are_read_on_request_and_the_head_stays_last(name: str) -> None:
+    model = timm.create_model(name, num_classes=7).eval()
+    x = torch.rand(2, 3, 160, 160)
+    found = layers_of(model, x, layers=["head", "logits", "all"])
+    assert list(found)[-2:] == ["logits", "head"]
+    with torch.no_grad():
+        torch.testing.assert_close(found["logits"], model(x))
+        torch.testing.assert_close(found["head"], model.forward_head(model.forward_features(x), pre_logits=True))
+
+
+def test_modules_without_features_are_refused() -> None:
+    model = timm.create_model("test_vit", num_classes=7, img_size=32)
+    model.unused = nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="no features pass through unused: select layers"):
+        LayeredModel(model, (3, 32, 32), ["all", "unused"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks"),
+    [
+        (["blocks.0"], 1),
+        (["stem"], 1),
+        (["blocks.1", "stem"], 2),
+        (["blocks.1.mlp.act"], 2),
+        (["blocks.2"], 3),
+        (["norm"], 3),
+        (["blocks.0", "head"], 3),
+    ],
+)
+def test_the_pass_ends_after_the_last_layer(layers: list[str], blocks: int) -> None:
+    model = vit()
+    found = layers_of(model, layers=layers)
+    layered = LayeredModel(model, (3, 32, 32), layers)
+    calls = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        layered(X)
+    assert len(calls) == blocks
+    everything = layers_of(model, layers=["all", *layers])
+    for name, vectors in found.items():
+        torch.testing.assert_close(vectors, everything[name])
 
 
 def test_wildcards_do_not_match_dots() -> None:
@@ -226,8 +279,9 @@ def test_all_layers_cost_one_forward_pass() -> None:
 
 def test_layers_are_described_without_weights() -> None:
     layers = describe(ModelConfig(name="vit_giant_patch14_dinov2", image_size=98))
-    assert len(layers) == 41
+    assert len(layers) == 42
     assert (layers[0].name, layers[0].depth, layers[-1].depth, layers[20].dim) == ("stem", 0.0, 1.0, 1536)
+    assert layers[-1].name == "head"
 
 
 def test_the_training_mode_is_restored() -> None:

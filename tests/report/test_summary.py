@@ -36,6 +36,7 @@ NMI = {0: [0.3, 0.6, 0.1], 1: [0.3, 0.4, 0.7]}
 def row(model: str, trial: int, step: int, split: str, layer: int, metric: str, value: float | None) -> dict:
     identity = {"model": model, "trial": trial, "seed": trial, "step": step, "split": split, "layer": layer}
     rest = {"layer_name": f"l{layer}", "depth": layer / 2, "dim": 4, "pooling": "mean", "protocol": "default"}
+    rest["same_as"] = ""
     uncertainty = {"se": 0.02, "starts_sd": 0.01, "shuffled": 0.1, "n": 100, "halves": halves_of(value, layer)}
     return {**identity, **rest, **uncertainty, "metric": metric, "value": value}
 
@@ -175,6 +176,19 @@ def test_several_poolings_of_one_feature_map() -> None:
         rows += [{**r, "layer": 2 * r["layer"]}, {**r, "layer": 2 * r["layer"] + 1, "pooling": "max", "value": 0.1}]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert (model.best.layer, model.best.pooling, model.best.last_layer) == (2, "mean", 4)
+    assert figures.curves(model, "default").startswith(b"\x89PNG")
+
+
+def test_the_head_is_the_last_layer_and_joins_the_line_of_each_pooling() -> None:
+    rows = [{**r, "layer_name": "head", "pooling": "own", "same_as": "l2"} if r["layer"] == 2 else r for r in ROWS]
+    rows += [{**r, "layer": 3 + r["layer"], "pooling": "max", "value": 0.1} for r in ROWS if r["layer"] < 2]
+    model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
+    curve = model.curve("default", "nmi", "unseen", 10)
+    assert curve.poolings == ["mean", "max"]
+    assert [layer.name for layer in curve.pooled("max")] == ["head", "l0", "l1"]
+    assert model.best.last_layer == 2
+    best = model.best.model_copy(update={"name": "head", "same_as": "l2", "pooling": "own"})
+    assert "(head = l2)" in headline("a", "nmi", best, 5, [], several_poolings=True)
     assert figures.curves(model, "default").startswith(b"\x89PNG")
 
 
