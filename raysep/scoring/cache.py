@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
-from raysep.scoring import split_half, subsample, ties
+from raysep.scoring import knn, split_half, subsample, ties
 from raysep.scoring.backend import Backend, Starts
 from raysep.scoring.backends.sklearn import SklearnBackend
 from raysep.scoring.few_shot import FewShot, NearestMeans
@@ -95,8 +95,15 @@ class LayerScores:
         return int(self.class_sizes.min()) - 1
 
     @property
+    def mean(self) -> NDArray[np.float32]:
+        """(D,) mean of X, as it came."""
+        return self.cached("mean", compute=lambda: self.X.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+    @property
     def on_device(self) -> Any:
         """X on the backend's device."""
+        # Computed before the backend may overwrite X.
+        _ = self.mean
         return self.cached("on_device", compute=lambda: self.backend.to_device(self.X, self._overwrite))
 
     @property
@@ -138,6 +145,24 @@ class LayerScores:
         """(Q, k) neighbours, with the largest k that any metric needs."""
         k = self._counted_neighbors
         return self.cached("neighbors", k, compute=lambda: self.backend.neighbors(self.on_device, k, self.queries))
+
+    @property
+    def cosine_votes(self) -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
+        """Neighbours by cosine similarity, (Q, k) positions, and the weights of their votes."""
+
+        def search() -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
+            # X may be overwritten by its mean-centred rows.
+            unit = knn.unit_rows(self.rows + self.mean)
+            k = min(knn.SEARCHED, len(self.y) - 1)
+            found = self.backend.neighbors(self.backend.to_device(unit), k, self.queries)
+            return found, knn.vote_weights(unit, found, self.query_positions)
+
+        return self.cached("cosine_votes", compute=search)
+
+    @property
+    def query_positions(self) -> Positions:
+        """(Q,) positions of the query images."""
+        return np.arange(len(self.y)) if self.queries is None else self.queries
 
     @property
     def groups(self) -> Positions:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysep.scoring import chance_level, formulas, intervals, split_half
+from raysep.scoring import chance_level, formulas, intervals, knn, split_half
 from raysep.scoring.probe import OUTER_FOLDS, STRENGTHS, linear_probe
 from raysep.scoring.registry import Measured, metric, with_interval
 from raysep.scoring.split_half import HalfValues
@@ -89,6 +89,28 @@ def r_precision(layer: "LayerScores") -> Measured:
         return Measured(None)
     _, index, sizes = np.unique(layer.y, return_inverse=True, return_counts=True)
     return _purity("r_precision", layer, value, None, chance_level.of_r_precision(layer.y), sizes[index] - 1)
+
+
+@metric(
+    "knn_accuracy",
+    "Leave-one-out accuracy of 20 nearest neighbours by cosine similarity, weighted as in the evaluations of DINO.",
+    least_images=2,
+    large=True,
+)
+def knn_accuracy(layer: "LayerScores") -> Measured:
+    """See `knn`. The chance level is the accuracy on labels shuffled once."""
+    neighbors, weights = layer.cosine_votes
+    queries, k = layer.query_positions, min(knn.K_NEIGHBORS, neighbors.shape[1])
+    y, shuffled = (np.unique(labels, return_inverse=True)[1] for labels in (layer.y, layer.shuffled()))
+    value, chance = (
+        float(knn.right_votes(labels, neighbors[:, :k], weights[:, :k], queries).mean()) for labels in (y, shuffled)
+    )
+    measured = Measured(value, k, shuffled=chance)
+    if layer.in_a is None:
+        return measured
+    on_halves = knn.accuracy_on_halves(y, neighbors, weights, queries, layer.in_a)
+    se = intervals.nonsmooth_se(on_halves, value, chance)
+    return with_interval("knn_accuracy", measured, on_halves, se, len(queries))
 
 
 def _purity(

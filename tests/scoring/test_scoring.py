@@ -49,6 +49,7 @@ def test_the_default_protocol_uses_the_best_of_ten_starts_and_k_of_the_smallest_
     assert scores["nmi"].measured.value == normalized_mutual_info_score(y, clusters)
     assert {m: s.measured.k for m, s in scores.items()} == {
         "nmi": 2,
+        "knn_accuracy": 20,
         "ami": 2,
         "ari": 2,
         "knn_purity": 29,
@@ -68,7 +69,7 @@ def test_shared_metrics_are_computed_once_for_both_protocols() -> None:
     X, y = blobs([30, 30])
     wanted = [(p, m) for p in ("default", "paper") for m in METRICS]
     scores = {(s.protocol, s.metric): s for s in score_layer(X, y, wanted, SklearnBackend(), ScoreConfig(seed=42))}
-    assert len(scores) == 24
+    assert len(scores) == 26
     assert scores["paper", "linear_probe"].seconds < scores["default", "linear_probe"].seconds / 2
     alone = score_layer(X, y, [("paper", "linear_probe")], SklearnBackend(), ScoreConfig(seed=42))[0].measured
     together = [scores[protocol, "linear_probe"].measured for protocol in ("paper", "default")]
