@@ -1,4 +1,4 @@
-"""Command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 not comparable, 130 stopped."""
+"""Command line. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 results not comparable, 130 stopped."""
 
 import sys
 from typing import Annotated

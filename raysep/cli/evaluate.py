@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Mode:
-    """Options of execution and output."""
+    """How a command runs, and what it prints."""
 
     verbose: bool
     log_format: LogFormat
@@ -108,7 +108,7 @@ def run(
 
 @app.command()
 def verify(run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory or URI of a run.")]) -> None:
-    """Check the files of a run against its manifests: checksums, and every image and score exactly once."""
+    """Check the files of a run against its manifests: checksums, and that every image and score occurs exactly once."""
     from raysep.integrity import verify as verify_run
     from raysep.storage.store import Storage
 

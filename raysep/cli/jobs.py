@@ -27,7 +27,9 @@ def submit(
     run_dir: RunDir = None,
     address: Address = DEFAULT_ADDRESS,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log, and exit with the job's exit code.")] = False,
-    code: Annotated[str | None, typer.Option(help="Checkout to upload and run, instead of the nodes' version.")] = None,
+    code: Annotated[
+        str | None, typer.Option(help="raysep checkout to upload and run, instead of the nodes' version.")
+    ] = None,
     python: Annotated[str, typer.Option(help="Python command on the head node.")] = "python",
     stop_on_exit: Annotated[
         bool, typer.Option("--stop-on-exit", help="With --wait: stop the job if this command is stopped.")
@@ -106,7 +108,7 @@ def stop(
 
 
 def _leave(job_id: str, address: str, stop_on_exit: bool) -> str:
-    """Stop the job if `stop_on_exit`; returns a message about its state and how to stop it."""
+    """Stop the job if `stop_on_exit`; returns a message: its state and, if it goes on, how to stop it."""
     from raysep.distributed.jobs import stop as stop_job
 
     command = f"`raysep stop {job_id} --address {address}` stops it"

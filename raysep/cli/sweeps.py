@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 SweepPath = Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file of the sweep.")]
 Root = Annotated[str | None, typer.Option("--root", help="Directory or URI of the sweep.")]
-Label = Annotated[str | None, typer.Option("--round", help="Label of the round; unset: from `round` and the date.")]
+Label = Annotated[
+    str | None, typer.Option("--round", help="Label of the round; unset: from the key `round` and the date.")
+]
 
 
 @app.command()
@@ -68,7 +70,7 @@ def history(
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
 ) -> None:
-    """Show g over time, a row per cell of each round."""
+    """Show the score g over time, a row per cell of each round."""
     rows = [row for row in _rows(uri) if model is None or row["model"] == model]
     if not rows:
         raise UsageError(f"{uri}: the results have no row" + (f" of {model}" if model else ""))
@@ -101,7 +103,7 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The same, to compare with A.")],
     sweep: Annotated[str | None, typer.Option(help="For rounds and dates: a sweep's file or results table.")] = None,
 ) -> None:
-    """Compare two runs, rounds or dates, and show which changes of g exceed their intervals.
+    """Compare two runs, rounds or dates, and show which changes of the score g exceed their intervals.
 
     Exit code 3 if a pair is not comparable: other images, another metric or another protocol.
     """
@@ -112,7 +114,7 @@ def compare(
     sweeps = [sorted({point.sweep for point in side if point.sweep}) for side in sides]
     if not differences:
         one, other = (", ".join(names) for names in sweeps)
-        owners = f": {a} belongs to {one}, {b} to {other}" if one != other else ""
+        owners = f": {a} belongs to the sweep {one}, {b} to {other}" if one != other else ""
         raise UsageError(f"{a} and {b} have no model or cell in common{owners}")
     several_sweeps = len({*sweeps[0], *sweeps[1]}) > 1
     names = [f"{item.a.sweep}: {item.a.name}" if several_sweeps else item.a.name for item in differences]
@@ -153,8 +155,7 @@ def schedule(
         str,
         typer.Option(
             help="Five fields of crontab(5), such as '0 3 * * *', or a nickname such as @daily, in the sweep's zone. "
-            "If day of month and day of week are both restricted, one match is enough; if one begins with `*`, both "
-            "must match."
+            "If neither day of month nor day of week begins with `*`, one match is enough; else both must match."
         ),
     ],
     root: Root = None,

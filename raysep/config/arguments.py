@@ -107,6 +107,6 @@ def _overlay_problems(overlay: Any) -> list[str]:
             if value not in known:
                 problems.append(f"{where}.{key}: expected one of {', '.join(known)}, got {value!r}")
         else:
-            instead = REFUSED.get(str(key), "it describes the weights, which models[] sets")
+            instead = REFUSED.get(str(key), "it describes the weights; those are set in models[]")
             problems.append(f"{where}.{key}: {instead}; the keys here are {', '.join(OVERLAY)}")
     return problems

@@ -81,7 +81,7 @@ class SplitConfig(Section):
 
 
 class CapConfig(Section):
-    """Limits of the number of images per class, drawn with the split's seed; unset: all."""
+    """Limits of the number of images per class; the images are drawn with the split's seed; unset: all."""
 
     seen_train: int | None = Field(None, ge=2, description="training images")
     seen_test: int | None = Field(None, ge=1, description="held-out images of seen classes")
@@ -115,11 +115,13 @@ class DataConfig(Section):
 
     source: Annotated[AnySource, NOT_IN_KEY]
     split: Annotated[SplitConfig | None, NOT_IN_KEY] = Field(
-        None, description="leave out where the source is a split already"
+        None, description="leave out if the source is already split"
     )
     max_per_class: Annotated[CapConfig, NOT_IN_KEY] = CapConfig()
     min_per_class: Annotated[int, NOT_IN_KEY] = Field(
-        1, ge=1, description="classes with fewer images are left out and reported; with 4, all scores are defined"
+        1,
+        ge=1,
+        description="classes with fewer images are left out and reported; with 4 or more, all scores are defined",
     )
     domains: Annotated[list[DomainConfig], NOT_IN_KEY] = Field(default_factory=list)
     bit_depth: int | None = Field(
@@ -127,7 +129,8 @@ class DataConfig(Section):
         ge=1,
         le=32,
         description="significant bits of the pixel values, if the files could hold more: 12 if white is 4095; "
-        "unset: as each file declares, else all of its bits, and 0 to 1 for floats; 8-bit images are unchanged unless "
+        "unset: as each file declares, else all of its bits; floats range from 0 to 1; 8-bit images are unchanged "
+        "unless "
         "this is below 8",
     )
     max_failed_share: Annotated[float, NOT_IN_KEY] = Field(

@@ -117,7 +117,7 @@ def _keys_at(key: Key, root: type[BaseModel]) -> list[str]:
 
 
 def _sections_at(key: Key, root: type[BaseModel]) -> list[type[BaseModel]]:
-    """The possible sections at a key of pydantic's."""
+    """The possible sections at one of pydantic's keys."""
     sections: list[type[BaseModel]] = [root]
     for part in key:
         tagged = [section for section in sections if _tag(section) == part]

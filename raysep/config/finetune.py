@@ -73,7 +73,9 @@ class FinetuneConfig(Section):
     )
     weight_decay: Hyperparameter = Field(0.01, description="of AdamW: as `learning_rate`")
     num_samples: int = Field(
-        4, ge=1, description="draws from the search spaces: uniform, loguniform, quniform, qloguniform, choice"
+        4,
+        ge=1,
+        description="number of draws from the search spaces: uniform, loguniform, quniform, qloguniform, choice",
     )
     warmup_steps: int = Field(0, ge=0, description="linear warm-up")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate after the warm-up")

@@ -55,7 +55,7 @@ class _AsWritten(yaml.SafeLoader):
     """Loads all scalars as text. Refuses duplicate keys of a mapping, of which YAML would use only the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Check for duplicate keys, before the base class adds the keys of merges."""
+        """Check for duplicate keys, before the base class adds the keys of `<<` merges."""
         scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := repeated(key.value for key in scalars if not key.tag.endswith("merge")):
             raise yaml.constructor.ConstructorError(None, None, f"duplicate keys: {', '.join(twice)}", node.start_mark)
@@ -216,7 +216,7 @@ def apply(values: dict[str, Any], override: str) -> None:
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in place. Raises ConfigError if the key doesn't exist."""
+    """Set a dotted key in place. Raises ConfigError if a list of the file lacks the item, or a value has no keys."""
     node: Any = values
     parts = key.split(".")
     for depth, part in enumerate(parts):

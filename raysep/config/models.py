@@ -34,7 +34,8 @@ class ModelConfig(Section):
     kwargs: dict[str, Any] = Field(
         default_factory=dict,
         description="further arguments of timm.create_model: `{drop_path_rate: 0.1}`; `{in_chans: 1}` for grey images, "
-        "with the mean of the colour means and deviations; arguments that raysep sets (num_classes, ...) are refused",
+        "normalized by the averages of the colour means and deviations; arguments that raysep sets (num_classes, "
+        "...) are refused",
     )
     pretrained: Annotated[bool | str, NOT_IN_KEY] = Field(
         True,

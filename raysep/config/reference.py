@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 
 def reference() -> str:
-    """The sections of a run, and of each kind of source."""
+    """Tables of the sections of a run, and of each kind of source."""
     parts = ["### A run", "", table(RunConfig)]
     for section in sorted(source_sections(), key=lambda section: str(section.model_fields["kind"].default)):
         kind = section.model_fields["kind"].default
@@ -32,7 +32,7 @@ def reference() -> str:
 
 def metrics() -> str:
     """A row for each metric of this package."""
-    rows = ["| metric | range | classes need | protocols | meaning |", "|---|---|---|---|---|"]
+    rows = ["| metric | range | each class needs | protocols | meaning |", "|---|---|---|---|---|"]
     for name in METRICS.built_in:
         spec = METRICS[name]
         images = f"{spec.least_images} image{'s' if spec.least_images > 1 else ''}"

@@ -124,7 +124,8 @@ class MetricSpec:
         low: minimum value; the maximum is 1.
         shared: both protocols define it in the same way, so it is computed once for both.
         clustering: compares labels and clusters, so it is not a mean over images, and its interval is symmetric.
-        shared_fits: split halves share fitted models, so their spread does not give the interval's width.
+        shared_fits: the halves of the images share fitted models, so the halves' spread does not give the interval's
+            width.
         least_images: minimum images of each class for the metric to be defined.
         large: has large intermediate results, so it is computed last.
         summary: one sentence for the documentation.

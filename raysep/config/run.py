@@ -29,7 +29,7 @@ class EmbedConfig(Section):
     batch_size: Annotated[int, NOT_IN_KEY] = Field(64, ge=1, description="images of a forward pass")
     dtype: Dtype = Field("float32", description="storage of the embeddings")
     shard_rows: Annotated[int, NOT_IN_KEY] = Field(
-        1024, ge=1, description="rows of a Parquet file, and images of one unit of work"
+        1024, ge=1, description="rows per Parquet file, and equally images per unit of work"
     )
     precision: Precision = Field("float32", description="of the forward pass")
     compile: bool = Field(
@@ -69,7 +69,8 @@ class ScoreConfig(Section):
     sample: int | None = Field(
         10_000,
         ge=1000,
-        description="maximum of images for queries of the neighbour search, the fit of k-means and the choice of "
+        description="maximum number of images used for queries of the neighbour search, the fit of k-means and the "
+        "choice of "
         "a probe's penalty; more are subsampled; null: no limit",
     )
     max_classes: int | None = Field(
@@ -90,7 +91,7 @@ class ScoreConfig(Section):
 
 
 class BaselinesConfig(Section):
-    """Baselines of each curve. The chance level, from shuffled labels, is always computed."""
+    """Baselines of the layer scores. The chance level, from shuffled labels, is always computed."""
 
     untrained: bool = Field(True, description="the same networks with random weights")
     pixels: int | None = Field(
@@ -99,7 +100,7 @@ class BaselinesConfig(Section):
 
 
 class ReportConfig(Section):
-    """The headline of the report."""
+    """The main metric of the report."""
 
     metric: Metric = Field("nmi", description="the metric whose maximum over layers is g")
 

@@ -16,7 +16,7 @@ class NodeShape(Section):
 
 
 class ComputeConfig(Section):
-    """CPUs and GPUs of processes, and their numbers. Unset values are planned from the cluster."""
+    """CPUs and GPUs per process, and the numbers of processes. Unset values are planned from the cluster."""
 
     cpus_per_trial: float | None = Field(None, gt=0, description="CPUs of a training process")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs of a training process")

@@ -33,7 +33,7 @@ def headline(
         best: the best layer; None if no layer could be scored.
         layers: number of layers.
         warnings: about the best layer.
-        several_poolings: whether the layer's name is ambiguous without its pooling.
+        several_poolings: whether layers have several poolings, so that the name must tell which.
         protocol: protocol of the scores; the paper's uses a single k-means start.
         not_compared: reason why the layers were not compared.
     """
@@ -53,14 +53,14 @@ def headline(
         text += _in_brackets(best.interval)
     text += _against_last(best) + _ties(best, not_compared)
     if protocol == "paper" and best.starts_sd:
-        text += f" These intervals exclude the spread over k-means starts: standard deviation {best.starts_sd:.3f}."
+        text += f" These intervals leave out the variance over k-means starts: standard deviation {best.starts_sd:.3f}."
     if warnings:
         text += f" Warnings about this layer: {'; '.join(warnings)}."
     return text
 
 
 def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
-    """The paper's two findings: the correlation of accuracy and g over models, and the depth of the best layer."""
+    """The paper's two findings: the rank correlation of accuracy and g over models, and the depth of the best layer."""
     pairs = [
         (model.seen_accuracy, model.best.g)
         for model in models
@@ -77,7 +77,7 @@ def findings(models: Sequence[ModelSummary], metric: str) -> Findings:
             f"{correlation:+.2f} (p = {p_value:.2f}): {_verdict(correlation, p_value)}"
         )
     else:
-        sentences.append(f"models with an accuracy: {len(pairs)}; three are needed to rank accuracy against g.")
+        sentences.append(f"models with an accuracy: {len(pairs)}; three are needed to correlate accuracy with g.")
     scored = [model for model in models if model.best is not None]
     for model in scored:
         assert model.best is not None
@@ -130,7 +130,7 @@ def _against_last(best: Choice) -> str:
 
 def _ties(best: Choice, not_compared: str) -> str:
     if best.tied_layers is None:
-        return f" Layers were not compared: {not_compared or 'some lack split-half scores in some trial'}."
+        return f" Layers were not compared: {not_compared or 'a layer lacks split-half scores in some trial'}."
     others = [layer for layer in best.tied_layers if layer != best.layer]
     if not others:
         return " No other layer is tied with it at 95 %."
@@ -138,7 +138,7 @@ def _ties(best: Choice, not_compared: str) -> str:
 
 
 def why_not_compared(metric: str, sizes: Mapping[str, int], resamples: int) -> str:
-    """The reason why class sizes or `resamples` keep a metric from comparing layers; empty if they don't.
+    """Why layers can't be compared by this metric, given class sizes and `resamples`; empty if they can.
 
     Args:
         sizes: number of images by class.
@@ -150,7 +150,8 @@ def why_not_compared(metric: str, sizes: Mapping[str, int], resamples: int) -> s
     if not can_be_halved(counts):
         small = {name: count for name, count in sizes.items() if count < LEAST_HALVED}
         return (
-            f"split halves need two classes with at least {LEAST_HALVED} images, and that many per class on average; "
+            f"split halves need two classes with at least {LEAST_HALVED} images, and an average of {LEAST_HALVED} "
+            "per class; "
             f"{class_counts(small)}"
         )
     shots = int(metric.rpartition("_")[2]) if metric.startswith("few_shot") else 0

@@ -32,7 +32,7 @@ class Starts:
     def best(self) -> Labels:
         """(N,) clusters of the first start whose inertia is the minimum, up to float32 rounding.
 
-        scikit-learn compares without a tolerance, so that rounding decides between equally good starts.
+        scikit-learn compares without a tolerance, so there, rounding decides between equally good starts.
         """
         within = self.inertia <= self.inertia.min() * (1 + SAME_INERTIA)
         labels: Labels = self.labels[int(within.argmax())]
@@ -41,7 +41,7 @@ class Starts:
 
 @dataclass(frozen=True)
 class Fold:
-    """A train/test split, and the penalties to fit with.
+    """A train/test split, and the inverse penalties C to fit with.
 
     Attributes:
         train, test: row positions.
@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
     def to_device(self, X: Matrix, overwrite: bool = False) -> Any:
-        """Copy X to the device once, in the form that all other methods take.
+        """Copy X to the device once, in the form that other methods take as `on_device`.
 
         Args:
             X: (N, D) float32, finite.
@@ -110,7 +110,7 @@ class Backend(Protocol):
         Features are standardised with the mean and variance of the fold's training rows.
 
         Returns:
-            For each fold, labels of shape (strengths, test rows).
+            For each fold, predicted labels of shape (strengths, test rows).
         """
         ...
 
@@ -123,7 +123,7 @@ def drop_self(neighbors: NDArray[np.int64], queries: Positions) -> NDArray[np.in
         queries: (Q,) positions of the query rows.
 
     Returns:
-        (Q, k). If a query is missing from its list because it has more than k duplicates, the last neighbour is
+        (Q, k). If a query is missing from its list because it has more than k duplicates, its last (farthest) one is
         removed.
 
     >>> drop_self(np.array([[0, 2], [0, 2], [2, 1]]), np.arange(3)).ravel().tolist()
@@ -136,7 +136,7 @@ def drop_self(neighbors: NDArray[np.int64], queries: Positions) -> NDArray[np.in
 
 
 def check(X: Any, more_than: int) -> None:
-    """Raise ValueError for input that crashes cuML or gives wrong results."""
+    """Raise ValueError unless X has `more_than` rows or more and is finite: cuML would crash or give wrong results."""
     if len(X) <= more_than:
         raise ValueError(f"expected more than {more_than} rows, got {len(X)}")
     if not np.isfinite(X).all():

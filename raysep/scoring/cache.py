@@ -1,4 +1,4 @@
-"""A layer under one protocol: X, y, and the intermediates that scores share, computed lazily and cached."""
+"""A layer under one protocol: embeddings X, labels y, and cached intermediate results that scores share."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -41,7 +41,7 @@ class LayerScores:
         X: (N, D) float32.
         y: (N,) labels.
         backend: computes clusters, neighbours and probes.
-        config: seeds, resamples, sample.
+        config: seeds, number of half-samples, and size of the subsample.
         protocol: `paper` reproduces the reference code: one k-means++ start from random state 42 on raw features
             with scikit-learn, and purity over 500 neighbours of all images whatever the class sizes.
         shared: cache for both protocols of a layer.
@@ -68,7 +68,7 @@ class LayerScores:
         self._sample = len(y) if self.paper or config.sample is None else min(len(y), config.sample)
 
     def cached(self, *name: Any, compute: Callable[[], T]) -> T:
-        """A result by name, computed once for all protocols with equal backend, seed and sample."""
+        """The result of that name, computed once and shared by protocols with equal backend, seed and sample."""
         key = (*name, self.backend.name, self.seed, self._sample)
         if key not in self._shared:
             self._shared[key] = compute()
@@ -126,7 +126,7 @@ class LayerScores:
 
     @property
     def starts(self) -> Starts:
-        """k-means from ten starts, with as many clusters as classes. Protocol `paper` scores the first start."""
+        """k-means from ten starts, with as many clusters as classes. Protocol `paper` scores the first of them."""
         fitted = subsample.uniform(len(self.y), max(self._sample, self.n_classes), self.config.seed)
         return self.cached(
             "starts", compute=lambda: self.backend.kmeans(self.on_device, self.n_classes, STARTS, self.seed, fitted)
@@ -171,7 +171,7 @@ class LayerScores:
 
     @property
     def hits(self) -> NDArray[Any]:
-        """(Q, k) whether each neighbour has the label of its image; from 0 to 1 for a neighbour with duplicates."""
+        """(Q, k) whether each neighbour has the label of its image; a share for a neighbour with duplicates."""
         k = self._counted_neighbors
         return self.cached("hits", k, compute=lambda: ties.hits(self.y, self.neighbors, self.groups, self.queries))
 
@@ -192,12 +192,12 @@ class LayerScores:
 
     @cached_property
     def in_a(self) -> NDArray[np.bool_] | None:
-        """(N, S) masks of half a; None without resamples, or where classes are too small for split-halves."""
+        """(N, S) masks of half `a`; None without resamples, or where classes are too small for split-halves."""
         return self._halves_of(self.y)
 
     @cached_property
     def halved(self) -> Positions | None:
-        """Positions of the images that clustering and few-shot classification use on halves; None for all images."""
+        """Positions of the images that are halved for clustering and few-shot classification; None for all images."""
         return subsample.balanced(self.y, HALVED_IMAGES, HALVED_PER_CLASS, self.config.seed + 1)
 
     @property
@@ -231,7 +231,7 @@ class LayerScores:
         return self.cached("of_halved", compute=lambda: (self.rows[self.halved], self.y[self.halved]))
 
     def halved_images(self) -> tuple[NDArray[np.float32], Labels, NDArray[np.bool_]] | None:
-        """Rows (n, D), labels (n,) and masks of half a (n, S) of the images in `halved`; None without halves."""
+        """Rows (n, D), labels (n,) and masks (n, S) of half `a`, for the images in `halved`; None without halves."""
         rows, y = self._of_halved
         in_a = self._halves_of(y)
         return None if in_a is None else (rows, y, in_a)

@@ -35,7 +35,7 @@ def of_neighbors(y: Labels, highest: float = 1.0) -> float:
 
     Args:
         y: (N,) labels, N >= 2.
-        highest: the highest possible purity: k / divisor (`knn_purity`).
+        highest: the highest possible purity, k / divisor in `knn_purity`.
 
     >>> of_neighbors(np.array([0, 0, 1, 1]))
     0.3333333333333333
@@ -45,7 +45,7 @@ def of_neighbors(y: Labels, highest: float = 1.0) -> float:
 
 
 def of_r_precision(y: Labels) -> float:
-    """Chance level of `r_precision`: as `of_neighbors`, over images of classes with two images or more.
+    """Chance level of `r_precision`: as `of_neighbors`, but averaged over images of classes with two images or more.
 
     >>> of_r_precision(np.array([0, 0, 0, 1]))
     0.6666666666666666

@@ -1,4 +1,4 @@
-"""Diagnostics of a layer, computed by `health.py`: rows of protocol `diagnostic` in the score table."""
+"""Diagnostics of a layer, computed by `health.py`: they have protocol `diagnostic` in the score table."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """Few-shot nearest-class-mean classification, over all possible draws of labelled images, or many random ones.
 
 N images, D features, K classes, R draws, Q classified images. The classifier needs nothing but dot products between
-images, which are computed once for all draws, numbers of shots, and split-halves.
+images, which are computed once for all draws, shot counts and split-halves.
 """
 
 import itertools
@@ -31,7 +31,7 @@ class FewShot:
     """Results of few-shot classification.
 
     Attributes:
-        right: (R, Q) whether an image is classified correctly in a draw: 1, 0, or 1/T where the mean of its class is
+        right: (R, Q) whether an image is classified correctly in a draw; 1/T where the mean of its class is
             one of T equally near class means; 0 for labelled images.
         labelled: (R, N) the labelled images of each draw, which don't count.
         queries: (Q,) positions of the classified images.
@@ -117,7 +117,7 @@ class NearestMeans:
         """(R, Q) 1/T where the class mean of a query is one of its T nearest class means, else 0.
 
         Args:
-            scores: (R, K, Q) of each class mean for each query, which decrease with the distance.
+            scores: (R, K, Q) closeness of each class mean to each query: falls with the distance.
             squares: (R * K, 1) squared norms of the class means.
         """
         positions = self.queries[which]
@@ -128,7 +128,8 @@ class NearestMeans:
         return shares
 
     def classify(self, shots: int, seed: int) -> FewShot | None:
-        """Classify all images but `shots` labelled ones per class, over all possible draws if feasible, else many.
+        """Classify all images but `shots` labelled ones per class, over all possible draws if feasible, else many
+        random ones.
 
         Args:
             shots: labelled images per class.
@@ -155,7 +156,7 @@ class NearestMeans:
         """(P,) mean accuracy with labelled and classified images from the same subset.
 
         Args:
-            subsets: (N, P) masks. Requires that all images are queries.
+            subsets: (N, P) masks. Requires `queries` unset (all images).
             shots, draws, seed: as for `classify`; `draws` per subset.
 
         Returns:

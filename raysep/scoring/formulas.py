@@ -87,7 +87,7 @@ def knn_purity(y: Labels, hits: Hits, k: int, divisor: int | None = None) -> flo
     if k < 1 or not _two_classes(y):
         return None
     if hits.shape[1] < k:
-        raise ValueError(f"expected {k} neighbours of each image, got {hits.shape[1]}")
+        raise ValueError(f"expected {k} or more neighbours of each image, got {hits.shape[1]}")
     return float(hits[:, :k].sum(axis=1, dtype=np.float64).mean() / (divisor or k))
 
 
@@ -120,7 +120,7 @@ def r_precision(y: Labels, hits: Hits, queries: NDArray[np.int64] | None = None)
     if not _two_classes(y) or R.max() < 1:
         return None
     if hits.shape[1] < R.max():
-        raise ValueError(f"expected {R.max()} neighbours of each image, got {hits.shape[1]}")
+        raise ValueError(f"expected {R.max()} or more neighbours of each image, got {hits.shape[1]}")
     width = int(R.max())
     matches = (hits[:, :width] * (np.arange(width) < R[:, None])).sum(axis=1, dtype=np.float64)
     counted = R > 0

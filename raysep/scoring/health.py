@@ -78,7 +78,7 @@ def estimated_classes(X: Matrix, backend: Backend, seed: int, largest: int) -> i
         X: (N, D); a random sample of at most `SILHOUETTE_IMAGES` images is used.
         backend: clusters the sample.
         seed: seed of the sample and of the k-means starts.
-        largest: largest number of clusters to try, limited to the number of images minus 1.
+        largest: largest number of clusters to try; at most the number of images minus 1 is tried.
 
     Returns:
         2 or more; None for fewer than three images, or where all are the same.

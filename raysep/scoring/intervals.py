@@ -46,8 +46,8 @@ Interval = tuple[float, float]
 def smooth_se(values: HalfValues) -> float:
     """Standard error of a smooth score.
 
-    The estimated variance is at least var(d) / 2, the value for a degenerate statistic, where var(d) - var(m) may be
-    negative.
+    The estimated variance is at least var(d) / 2, as for a degenerate statistic (see above), where var(d) - var(m) may
+    be negative.
 
     Args:
         values: (S, 2) the score on the halves of each split.
@@ -61,7 +61,7 @@ def nonsmooth_se(values: HalfValues, value: float = 1.0, chance: float = 0.0, ju
 
     Args:
         values: as for `smooth_se`.
-        value, chance: the score on all images and its chance level: the nearer they are, the more of var(m) is noise
+        value, chance: the score on all images and its chance level. The nearer they are, the more of var(m) is noise
             that falls as 1/N^2.
         jump_share: the share of var(m) to subtract, as in `JUMP_SHARE`.
     """
@@ -81,9 +81,10 @@ def neighbor_se(
     """Standard error of a purity of many neighbours: the smaller of `smooth_se` and a jackknife.
 
     `smooth_se` is accurate at chance level and too large for well separated classes, since the halves reuse the
-    neighbourhoods of all images. The jackknife (Efron and Stein 1981, doi:10.1214/aos/1176345462) is accurate there and
+    neighbourhoods of all images. The jackknife (Efron and Stein 1981, doi:10.1214/aos/1176345462) is accurate for those
+    and
     too large at chance level. Leaving out an image removes its own purity, and in each neighbourhood that contains it,
-    the k-th neighbour counts twice instead.
+    the k-th neighbour counts again in its place.
 
     Args:
         values: (S, 2) the score on the halves of each split.
@@ -111,8 +112,9 @@ def few_shot_se(result: FewShot, y: NDArray[np.integer[Any]], chance: float) -> 
     """Standard error of a few-shot accuracy over images and draws: a jackknife (Efron and Stein 1981).
 
     The leave-one-out accuracy of an image is the mean accuracy on the other images, over the draws where it is
-    unlabelled. The noise of these means from few draws is subtracted; the variance of the mean over draws is added,
-    unless the draws are exhaustive. At chance level the jackknife doubles the variance, which is corrected.
+    unlabelled. The noise that few draws cause in these means is subtracted; the variance of the mean over draws is
+    added,
+    unless the draws are exhaustive. At chance level the jackknife doubles the variance; this is corrected.
 
     Where nearly all images of a class are labelled, hardly any remain for the jackknife to classify. Then the variance
     is at least that of a proportion of the images plus that of the draws.
@@ -161,7 +163,7 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
 
     Proportions (means over images of values in [0, 1]) get a Wilson interval (Wilson 1927,
     doi:10.1080/01621459.1927.10502953): their variance shrinks towards 0 and 1. Variance beyond that of a proportion of
-    N images counts as independent of the value. Clusterings get the score plus or minus 1.96 standard errors.
+    N images is taken as constant in the value. Clusterings get the score plus or minus 1.96 standard errors.
 
     With a standard error of 0, a proportion of 0 or 1 gets the interval of a proportion of N images; other values, such
     as the score of a constant layer, get an interval of zero width.
@@ -171,8 +173,9 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
         value: the score.
         se: its standard error.
         N: number of images.
-        span: the range of the score over the halves, if known. It limits the width for clusterings. Proportions may be
-            as wide as the interval of a proportion of N images, as halves take few values near 0 and 1.
+        span: the range of the score over the halves, if known. It limits the width for clusterings. The interval of a
+            proportion may be as wide as the interval of a proportion of N images, as halves take few values near 0 and
+            1.
     """
     low, clustering = METRICS[metric].low, METRICS[metric].clustering
     proportion, error = (value - low) / (1 - low), se / (1 - low)
@@ -195,12 +198,12 @@ def interval(metric: str, value: float, se: float, N: int, span: float = math.in
 
 
 def span_of(metric: str, values: HalfValues) -> float:
-    """The range of a score over its halves, for `interval`; infinite for the probe, whose halves share their fits."""
+    """The range of a score over its halves, for `interval`; infinite for the probe, whose halves share fits."""
     return math.inf if METRICS[metric].shared_fits else float(np.ptp(values))
 
 
 def _compatible(proportion: float, n: float, constant: float) -> Interval:
-    """The values t with |proportion - t| <= Z * sqrt(t * (1 - t) / n + constant)."""
+    """The interval of values t with |proportion - t| <= Z * sqrt(t * (1 - t) / n + constant)."""
     centre = (proportion + Z**2 / (2 * n)) / (1 + Z**2 / n)
     square = (proportion**2 - Z**2 * constant) / (1 + Z**2 / n)
     half = math.sqrt(max(0.0, centre**2 - square))
@@ -208,13 +211,13 @@ def _compatible(proportion: float, n: float, constant: float) -> Interval:
 
 
 def _variances(values: HalfValues) -> tuple[float, float]:
-    """Variances of d and m over splits."""
+    """Variances of d and m (see the module) over splits."""
     a, b = values[:, 0], values[:, 1]
     return float(((a - b) / 2).var(ddof=1)), float(((a + b) / 2).var(ddof=1))
 
 
 def _within_classes(influence: NDArray[np.floating[Any]], y: NDArray[np.integer[Any]]) -> float:
-    """The variance of a sum over images, stratified by class."""
+    """The variance of the sum of images' influences, stratified by class."""
     _, index, sizes = np.unique(y, return_inverse=True, return_counts=True)
     means = np.bincount(index, weights=influence) / sizes
     squares = np.bincount(index, weights=(influence - means[index]) ** 2)

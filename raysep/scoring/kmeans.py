@@ -2,7 +2,7 @@
 
 N images, D features, P subsets, K clusters, C candidates. Each subset is clustered independently, by greedy
 k-means++ (Arthur and Vassilvitskii 2007, with several candidates per step as in scikit-learn) and Lloyd's
-iterations, so that disjoint subsets have independent clusters.
+iterations. Disjoint subsets thus have independent clusters.
 """
 
 import math
@@ -70,7 +70,7 @@ def _to_images(Z: Matrix, squares: Matrix, images: NDArray[np.int64]) -> Matrix:
 
 
 def _lloyd(Z: Matrix, members: Mask, centres: Matrix) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Run Lloyd's iterations; return the clusters, and the inertia up to a constant per subset."""
+    """Run Lloyd's iterations; return the clusters, and each subset's inertia up to a constant."""
     assigned = np.full(members.shape, OUTSIDE, dtype=np.int16)
     inertia = np.empty(members.shape[1])
     active, inside = np.arange(members.shape[1]), members

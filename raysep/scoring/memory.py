@@ -1,4 +1,4 @@
-"""Return freed memory to other processes."""
+"""Make freed memory available to other processes."""
 
 import ctypes
 import sys

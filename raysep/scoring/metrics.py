@@ -39,7 +39,8 @@ for _name, _low, _summary in (
     (
         "nmi",
         0.0,
-        "Normalized mutual information of classes and k-means clusters, as many clusters as classes: the paper's g_i.",
+        "Normalized mutual information of classes and k-means clusters, with as many clusters as classes: the "
+        "paper's g_i.",
     ),
     (
         "ami",
@@ -58,7 +59,7 @@ for _name, _low, _summary in (
     least_images=2,
 )
 def knn_purity(layer: "LayerScores") -> Measured:
-    """See `formulas.knn_purity`. Protocol `paper` uses k of at most 500, and always the divisor 500."""
+    """See `formulas.knn_purity`. Protocol `paper` counts up to 500 neighbours, and always divides by 500."""
     k, divisor = layer.purity_k, PAPER_K if layer.paper else None
     highest = k / divisor if divisor else 1.0
     value = formulas.knn_purity(layer.y, layer.hits, k, divisor)
@@ -122,7 +123,7 @@ def _purity(
     counted: split_half.Positions,
     highest: float = 1.0,
 ) -> Measured:
-    """Add the interval to a neighbour purity.
+    """A neighbour purity with its interval.
 
     Args:
         counted: (N,) number of neighbours of each image that count.
@@ -157,7 +158,7 @@ def probe(layer: "LayerScores") -> Measured:
     """See `probe.linear_probe`. The chance level is the accuracy of the strongest penalty on labels shuffled once.
 
     The standard error is that of a proportion of N images. At chance level, where predictions depend on the training
-    images alone, the variance is larger by the ratio of test to training images (Nadeau, Bengio 2003,
+    images alone, the variance is multiplied by 1 plus the ratio of test to training images (Nadeau, Bengio 2003,
     doi:10.1023/A:1024068626366).
     """
     correct = layer.probed

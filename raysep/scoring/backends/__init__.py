@@ -38,12 +38,12 @@ def open_backend(name: BackendName) -> Backend:
     kind: type[Backend] = BACKENDS[name]
     problem = kind.problem()
     if problem is not None:
-        raise UsageError(f"score.backend is {name}: {problem}; or take `auto`")
+        raise UsageError(f"score.backend is {name}: {problem}; or set `auto`")
     return kind()
 
 
 def open_with_fallback(name: BackendName) -> list[Backend]:
-    """The configured backend and, if it uses a GPU, torch on the CPU as fallback. Raises as `open_backend`."""
+    """The configured backend, then, if it uses a GPU, torch on the CPU as fallback. Raises as `open_backend`."""
     first = open_backend(name)
     if not first.gpu:
         return [first]

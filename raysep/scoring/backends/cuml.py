@@ -109,7 +109,7 @@ def in_batches(search: Callable[[Positions], NDArray[np.int64]], queries: Positi
     """Run a search in batches, halving the batch size when GPU memory runs out.
 
     Raises:
-        MemoryError: a single query doesn't fit.
+        MemoryError: one query alone doesn't fit in it.
     """
     neighbors, first = [], 0
     while first < len(queries):

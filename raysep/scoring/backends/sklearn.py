@@ -72,7 +72,7 @@ class SklearnBackend:
         return drop_self(model.kneighbors(on_device[queries], return_distance=False), queries)
 
     def predict(self, on_device: Matrix, y: Labels, folds: Sequence[Fold]) -> list[Labels]:
-        """Fit `sklearn.linear_model.LogisticRegression` (L-BFGS) along the penalties, with warm starts."""
+        """Fit `sklearn.linear_model.LogisticRegression` (L-BFGS) penalty by penalty, each from the last solution."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler

@@ -110,7 +110,7 @@ class TorchBackend:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a fold's fits.
+    """Some of the fits of one fold.
 
     Attributes:
         fold: index of the fold.
@@ -124,7 +124,7 @@ class _Piece:
 
 
 def _pieces(folds: Sequence[Fold], y: Labels, bytes_per_fit: int) -> Iterator[_Piece]:
-    """Split the fits of all folds into pieces of at most `FIT_BYTES`, or a single fit."""
+    """Split the fits of all folds into pieces of at most `FIT_BYTES`, or one larger fit."""
     at_most = max(1, FIT_BYTES // bytes_per_fit)
     for position, fold in enumerate(folds):
         # For two classes scikit-learn fits one weight vector and we fit two: half the C gives the same classifier.
@@ -135,7 +135,7 @@ def _pieces(folds: Sequence[Fold], y: Labels, bytes_per_fit: int) -> Iterator[_P
 
 
 def _in_memory(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Group pieces into batches of at most `FIT_BYTES`, or a single piece."""
+    """Group pieces into batches of at most `FIT_BYTES`, or one larger piece."""
     groups: list[list[_Piece]] = [[]]
     size = 0
     for piece in pieces:
