@@ -93,7 +93,7 @@ class World:
         self.split = draw_split(source.records(), SplitConfig(unseen="all"))
         self.source, self.metas = source, [self.checkpoint(number) for number in (0, 1)]
 
-    def checkpoint(self, number: int, layers: Any = "all") -> CheckpointMeta:
+    def checkpoint(self, number: int, layers: Any = "stages") -> CheckpointMeta:
         """An untrained model."""
         config = ModelConfig(name=self.case.model, pretrained=False, image_size=self.case.pixels, layers=layers)
         prepare(Trial(config, number, seed=number), self.run, self.split)

@@ -220,7 +220,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, run_dir: RunDir = None
 def layers(
     model: Annotated[str, typer.Argument(help="Name of a timm model.")],
     image_size: Annotated[int | None, typer.Option(help="In pixels; unset: the default of the model.")] = None,
-    layer: Annotated[list[str] | None, typer.Option(help="Name or pattern of layers, as in models[].layers.")] = None,
+    layer: Annotated[list[str] | None, typer.Option(help="As models[].layers: stages, blocks, or patterns.")] = None,
     pooling: Annotated[str, typer.Option(help="auto, cls, mean, token0 or max.")] = "auto",
 ) -> None:
     """List the layers of a timm model, without loading weights."""
@@ -228,7 +228,7 @@ def layers(
     from raysep.config.load import validated
     from raysep.process.stderr_capture import quiet
 
-    values = {"name": model, "image_size": image_size, "layers": layer or "all", "pooling": pooling}
+    values = {"name": model, "image_size": image_size, "layers": layer or "stages", "pooling": pooling}
     config = validated(ModelConfig, {**values, "pretrained": False}, "options")
     with quiet(False):
         from raysep.models.taps import describe

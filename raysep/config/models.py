@@ -46,11 +46,13 @@ class ModelConfig(Section):
     crop_pct: float | None = Field(
         None, gt=0, le=1, description="share of the resized image that the centre crop keeps; unset: the model's own"
     )
-    layers: list[str] | Literal["all"] = Field(
-        "all",
-        description="`all` stages or blocks and the head (the network's own pooled embedding), or names and patterns "
-        "of layers and modules: `[all, blocks.*.mlp.act]`; `logits` for the classifier's output; numbered in the order "
-        "of execution, the head last",
+    layers: list[str] = Field(
+        ["stages"],
+        min_length=1,
+        description="`stages`: each stage of a hierarchical network or block of a plain transformer, and the head (the "
+        "network's own pooled embedding); `blocks`: each residual block, and the head; or a list of these, of names "
+        "and patterns of layers and modules (`[stages, blocks.*.mlp.act]`), and of `logits`, the classifier's output; "
+        "numbered in the order of execution, the head last",
     )
     pooling: list[Pooling] = Field(
         ["auto"],
@@ -88,10 +90,17 @@ class ModelConfig(Section):
             raise ValueError("expected letters, digits, '.', '_' and '-', since it names a directory")
         return value
 
-    @field_validator("pooling", mode="before")
+    @field_validator("layers", "pooling", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _current_names(cls, value: list[str]) -> list[str]:
+        if "all" in value:
+            raise ValueError("`all` is called `stages` since format 3")
+        return value
 
     @field_validator("pooling")
     @classmethod
@@ -117,10 +126,3 @@ class ModelConfig(Section):
                 f"image_size is {self.image_size} and kwargs.img_size {self.kwargs['img_size']}: set image_size alone"
             )
         return self
-
-    @field_validator("layers")
-    @classmethod
-    def _some_layers(cls, value: list[str] | Literal["all"]) -> list[str] | Literal["all"]:
-        if value == []:
-            raise ValueError("expected `all` or at least one layer name")
-        return value

@@ -16,6 +16,11 @@ FIRST_BLOCK = re.compile(
     r"^(.*\.)?(blocks|block|stages|layers|levels|network|transformers|dense_stages|features)\.0$"
     r"|^(serial_blocks1|stage1|level0)$"
 )
+# Blocks of the families for which timm names none.
+OTHER_BLOCKS = (
+    r"^(blocks|blocks_token_only|(stages|transformers)\.\d+(\.blocks)?|(serial|parallel)_blocks\d*|stage\d+)\.(\d+)"
+    r"|^(repeat(_\d+)?)\.(\d+)|^Mixed_\w+"
+)
 
 
 @dataclass(frozen=True)
@@ -68,23 +73,67 @@ def _first_block(model: nn.Module, name: str) -> str | None:
     return module
 
 
+def blocks_of(model: nn.Module) -> list[str]:
+    """Names of the modules that are the network's blocks: residual blocks of CNNs, blocks of hierarchical transformers.
+
+    timm names them in `group_matcher`, for learning rates per block; for some families it names only stages, whose
+    `blocks` are taken. Empty for families without blocks.
+    """
+    modules = dict(model.named_modules())
+    matcher: Any = getattr(model, "group_matcher", None)
+    groups = matcher(coarse=False) if matcher is not None else {}
+    # Two families return a function.
+    patterns = groups.get("blocks", ()) if isinstance(groups, dict) else ()
+    pairs = [(patterns, None)] if isinstance(patterns, str) else [(*pair, None)[:2] for pair in patterns]
+    # Patterns with a value name modules before or after the blocks; `layer1.0`, but not `layer1.0.conv1`, is a block.
+    named = [pattern for pattern, value in pairs if value is None] or [OTHER_BLOCKS]
+    found = [name for name in modules if any((m := re.match(r, name)) and m.end() == len(name) for r in named)]
+    blocks = []
+    for name in found:
+        inner = getattr(modules[name], "blocks", None)
+        if isinstance(inner, nn.Sequential | nn.ModuleList):
+            blocks += [f"{name}.blocks.{number}" for number in range(len(inner))]
+        elif any(modules[name].children()):
+            blocks.append(name)
+    return list(dict.fromkeys(blocks))
+
+
+def block_taps(model: nn.Module, taps: Sequence[Tap]) -> list[Tap]:
+    """Taps of the stem, of each block and of the head; `taps` themselves for families without blocks.
+
+    Args:
+        taps: the taps of the stages, by `taps_of`.
+    """
+    names = blocks_of(model)
+    if not names:
+        return list(taps)
+    # A block before the stem's output is not one of the network's.
+    names = names[names.index(taps[0].name) + 1 :] if taps[0].name in names else names
+
+    def tap_of(name: str) -> Tap:
+        """timm's own tap of a block, or inside it where timm calls its parts; else a hook."""
+        return next((tap for tap in taps if f"{tap.name}.".startswith(f"{name}.")), Tap(name, module=name))
+
+    return [taps[0], *map(tap_of, names), taps[-1]]
+
+
 def select(taps: Sequence[Tap], model: nn.Module, patterns: Sequence[str]) -> list[Tap]:
     """The distinct taps that match names and patterns.
 
     Args:
-        taps: the model's default layers.
-        patterns: names and glob patterns of layers and modules; `all` for the default layers; `logits`.
+        taps: the stem, the stages and the head.
+        patterns: names and glob patterns of layers and modules; `stages`, `blocks`, `logits`.
 
     Raises:
         ConfigError: a pattern matches nothing.
     """
     modules = [name for name, _ in model.named_modules() if name]
+    named = {"stages": taps, "blocks": block_taps(model, taps), LOGITS: [Tap(LOGITS)]}
     chosen: dict[str, Tap] = {}
     problems = []
     for pattern in patterns:
-        layers = {tap.name: tap for tap in taps if pattern == "all" or fnmatch.fnmatchcase(tap.name, pattern)}
-        if pattern == LOGITS:
-            layers = {LOGITS: Tap(LOGITS)}
+        layers = {tap.name: tap for tap in named.get(pattern, ())}
+        layers |= {tap.name: tap for tap in taps if fnmatch.fnmatchcase(tap.name, pattern)}
         hooked = {name: Tap(name, module=name) for name in modules if fnmatch.fnmatchcase(name, pattern)}
         # `*` does not match dots: `blocks.*` selects the blocks but not the modules inside them.
         depth = pattern.count(".")

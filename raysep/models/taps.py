@@ -1,17 +1,19 @@
 """Layers of a model, all computed and pooled in one forward pass.
 
 B images, D features. Layer 0 is the output of the stem (for a ViT: patch embedding + position), followed by one layer
-per block (plain transformers) or stage (hierarchical networks), from timm's `forward_intermediates`; if timm's first
-intermediate is the stem, it is layer 0. The last layer is the head: the pooled embedding that the network itself gives
-(`forward_head(..., pre_logits=True)`), after its final norm and any layers of its own between the last block and the
-classifier. Forward hooks read the outputs of further modules by name. Each layer is pooled to (B, D) as soon as it is
-computed. Layers are numbered in execution order: modules inside a block come before the block.
+per block (plain transformers) or stage (hierarchical networks), from timm's `forward_intermediates`, or on request by
+one per residual block; if timm's first intermediate is the stem, it is layer 0. The last layer is the head: the pooled
+embedding that the network itself gives (`forward_head(..., pre_logits=True)`), after its final norm and any layers of
+its own between the last block and the classifier. Forward hooks read the outputs of further modules by name. Each layer
+is pooled to (B, D) as soon as it is computed. Layers are numbered in execution order: modules inside a block come
+before the block.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class LayeredModel(nn.Module):
     Args:
         model: a timm model.
         input_size: (channels, height, width), for a dry run that measures the layers.
-        layers: `all`, or names and glob patterns of layers and modules, which may include `all`.
+        layers: names and glob patterns of layers and modules; `stages`, `blocks` and `logits` as in the configuration.
         pooling: `auto` is the class token if the model has one, else the mean. Each pooling of a tap is a separate
             layer.
 
@@ -47,7 +49,7 @@ class LayeredModel(nn.Module):
         self,
         model: nn.Module,
         input_size: tuple[int, int, int],
-        layers: Sequence[str] | Literal["all"] = "all",
+        layers: Sequence[str] = ("stages",),
         pooling: Sequence[Pooling] = ("auto",),
     ) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class LayeredModel(nn.Module):
             raise ConfigError(["models: pooling `cls`: the model has no class token; use `mean`, `token0` or `auto`"])
         auto = "cls" if has_cls else "mean"
         self._poolings = list(dict.fromkeys(auto if name == "auto" else name for name in pooling))
-        self._taps = default if layers == "all" else select(default, model, layers)
+        self._taps = select(default, model, layers)
         self._layouts: dict[str, Layout] = {}
         # Indices of timm's intermediates to return; None: all. The pass ends after the last one unless it is `_full`.
         self._indices: list[int] | None = None
@@ -110,20 +112,13 @@ class LayeredModel(nn.Module):
         """Split the output of `forward` into one (B, D) tensor per layer."""
         return list(torch.split(packed, [layer.dim for layer in self.layers], dim=1))
 
-    def _pooled(
-        self, x: Tensor, fired: Callable[[str], None] = lambda _: None, head: OnlyPooling | None = None
-    ) -> dict[Key, Tensor]:
-        """Run a forward pass. Returns the vectors of all taps and poolings.
-
-        Args:
-            fired: called once by each hook.
-            head: records the operations of the head on the last intermediate.
-        """
+    def _pooled(self, x: Tensor, dry: "_DryRun | None" = None) -> dict[Key, Tensor]:
+        """Run a forward pass. Returns the vectors of all taps and poolings; records a dry run."""
         pooled: dict[Key, Tensor] = {}
-        with self._hooks(pooled, len(x), fired):
+        with self._hooks(pooled, len(x), dry):
             if self._full:
                 final, intermediates = self._intermediates(x, indices=self._indices, **self._arguments)
-                with head if head is not None and final is intermediates[-1] else nullcontext():
+                with dry.head if dry is not None else nullcontext():
                     pooled[HEAD, OWN] = self._forward_head(final, pre_logits=True)
                 if any(tap.name == LOGITS for tap in self._taps):
                     pooled[LOGITS, OWN] = self._forward_head(final)
@@ -134,10 +129,14 @@ class LayeredModel(nn.Module):
             if tap.intermediate is not None:
                 position = tap.intermediate if self._indices is None else self._indices.index(tap.intermediate)
                 pooled |= self._pool_intermediate(tap.name, intermediates[position])
+                if dry is not None:
+                    dry.values[tap.name] = intermediates[position]
+        if dry is not None:
+            dry.final = final
         return pooled
 
     @contextmanager
-    def _hooks(self, pooled: dict[Key, Tensor], batch: int, fired: Callable[[str], None]) -> Iterator[None]:
+    def _hooks(self, pooled: dict[Key, Tensor], batch: int, dry: "_DryRun | None") -> Iterator[None]:
         """Register hooks for a single forward pass, so that no tensor outlives it."""
         handles = []
         modules = dict(self.model.named_modules())
@@ -151,7 +150,8 @@ class LayeredModel(nn.Module):
                     value = tensor_of_batch(values, batch)
                     if value is not None:
                         pooled.update(self._pool_hooked(name, value))
-                        fired(name)
+                        if dry is not None:
+                            dry.values[name], dry.steps[name] = value, dry.execution.now()
 
             module = modules[tap.module]
             if tap.at_input:
@@ -191,15 +191,12 @@ class LayeredModel(nn.Module):
         self.model.eval()
         try:
             with torch.no_grad():
-                pooled, head = self._dry_pass(torch.zeros(1, *input_size, device=device))
+                pooled, same_as = self._dry_pass(torch.zeros(1, *input_size, device=device))
         finally:
             self.model.train(training)
         poolings = {tap.name: [OWN] if tap.after_features else self._poolings for tap in self._taps}
-        same_as = [tap for tap in taps_of(self.model) if tap.intermediate is not None][-1].name
-        if head.only_mean and {HEAD, same_as} <= poolings.keys() and "mean" in self._poolings:
+        if same_as:
             poolings[same_as] = [pooling for pooling in self._poolings if pooling != "mean"]
-        else:
-            same_as = ""
         taps = [tap for tap in self._taps if poolings[tap.name]]
         last = max(1, len(taps) - 1)
         rows = [
@@ -209,14 +206,16 @@ class LayeredModel(nn.Module):
         ]
         return [Layer(index, *row) for index, row in enumerate(rows)]
 
-    def _dry_pass(self, x: Tensor) -> tuple[dict[Key, Tensor], OnlyPooling]:
-        """Run a full pass, to sort the taps by execution, and find where later passes can end."""
-        execution = Execution(self.model)
-        steps: dict[str, float] = {}
-        head = OnlyPooling()
-        with execution.recorded():
-            pooled = self._pooled(x, lambda name: steps.update({name: execution.now()}), head)
-        missing = [tap.name for tap in self._taps if tap.module is not None and tap.name not in steps]
+    def _dry_pass(self, x: Tensor) -> tuple[dict[Key, Tensor], str]:
+        """Run a full pass, to sort the taps by execution, and find where later passes can end.
+
+        Returns:
+            The vectors; and the name of the last layer before the head, if the head is its mean over positions.
+        """
+        dry = _DryRun(Execution(self.model))
+        with dry.execution.recorded():
+            pooled = self._pooled(x, dry)
+        missing = [tap.name for tap in self._taps if tap.module is not None and tap.name not in dry.steps]
         if missing:
             raise ConfigError(
                 [
@@ -225,9 +224,9 @@ class LayeredModel(nn.Module):
                 ]
             )
         intermediates = [tap for tap in taps_of(self.model) if tap.intermediate is not None]
-        ends = execution.steps_of(intermediates)
+        ends = dry.execution.steps_of(intermediates)
         # The head is the last layer.
-        steps |= ends | {LOGITS: float("inf"), HEAD: float("inf")}
+        steps = dry.steps | ends | {LOGITS: float("inf"), HEAD: float("inf")}
         self._taps = sorted(self._taps, key=lambda tap: (steps[tap.name], tap.name == HEAD))
         needed: set[int | None] = {tap.intermediate for tap in self._taps if tap.intermediate is not None}
         for tap in self._taps:
@@ -239,7 +238,28 @@ class LayeredModel(nn.Module):
         indices = sorted(index for index in needed if index is not None)
         # timm returns at least one intermediate.
         self._indices = None if len(indices) == len(intermediates) else indices or [0]
-        return pooled, head
+        before_head = [tap.name for tap in self._taps if dry.values.get(tap.name) is dry.final]
+        is_mean = dry.head.only_mean and "mean" in self._poolings and any(tap.name == HEAD for tap in self._taps)
+        return pooled, before_head[-1] if before_head and is_mean else ""
+
+
+@dataclass
+class _DryRun:
+    """Records of a forward pass.
+
+    Attributes:
+        execution: steps of all modules.
+        steps: steps of the hooks, by tap name.
+        values: features of each tap, before pooling.
+        final: features that the head gets.
+        head: operations of the head.
+    """
+
+    execution: Execution
+    steps: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    final: Any = None
+    head: OnlyPooling = field(default_factory=OnlyPooling)
 
 
 def open_layers(

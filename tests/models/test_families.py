@@ -6,6 +6,7 @@ import torch
 
 from raysep.config import ModelConfig
 from raysep.models.build import create, preprocessing_of
+from raysep.models.selection import blocks_of
 from raysep.models.taps import LayeredModel, describe
 
 # Larger models are only described, without a forward pass, which would take longer than all other families together.
@@ -131,6 +132,44 @@ def smallest(family: str) -> str:
     return min(sizes, key=lambda name: (sizes[name], name))
 
 
+# Families without blocks: `blocks` are the stages.
+WITHOUT_BLOCKS = {"vgg"}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("resnet50", 16), ("swin_tiny_patch4_window7_224", 12), ("efficientnet_b0", 16), ("convnextv2_tiny", 18)],
+)
+def test_each_residual_block_is_a_layer(name: str, count: int) -> None:
+    layers = describe(ModelConfig(name=name, pretrained=False, layers=["blocks"]))
+    # With the stem and the head, of which ResNet's only pools the last block.
+    assert len(layers) == count + 2 - (layers[-1].same_as != "")
+    assert [layer.depth for layer in layers] == sorted(layer.depth for layer in layers)
+    assert layers[-1].name == "head"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", timm.list_modules())
+def test_the_blocks_of_every_family(family: str) -> None:
+    name = smallest(family)
+    stages, blocks = (
+        describe(ModelConfig(name=name, pretrained=False, image_size=size_of(family, name), layers=[granularity]))
+        for granularity in ("stages", "blocks")
+    )
+    assert blocks[-1].name == "head"
+    assert blocks[-1].dim == stages[-1].dim
+    assert blocks[0].name == stages[0].name
+    with torch.device("meta"):
+        named = blocks_of(timm.create_model(name))
+    assert bool(named) == (family not in WITHOUT_BLOCKS)
+    # The blocks before the stem's output are left out, and those that timm calls by their parts are read inside.
+    names = {layer.name for layer in blocks} | {blocks[-1].same_as}
+    named = named[named.index(blocks[0].name) :] if blocks[0].name in named else named
+    assert [name for name in named if not any(f"{layer}.".startswith(f"{name}.") for layer in names)] == []
+    # Some families have one block a stage, and CrossViT and CoaT a layer for each branch of a stage.
+    assert len(blocks) >= len(stages) or family in {"crossvit", "coat", "hrnet"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", timm.list_modules())
 def test_a_forward_pass_returns_all_described_layers(family: str) -> None:
@@ -159,6 +198,13 @@ def test_a_forward_pass_returns_all_described_layers(family: str) -> None:
     # The last layer is the network's own embedding.
     assert (described[-1].name, described[-1].depth) == ("head", 1.0)
     torch.testing.assert_close(layered.split(packed)[-1], own, rtol=0, atol=1e-5)
+    # With a layer for each block, too.
+    by_block = LayeredModel(model, (preprocessing.channels, *preprocessing.size), ["blocks"])
+    with torch.inference_mode():
+        of_blocks = by_block.split(by_block(images))
+    assert all(vectors.shape == (2, layer.dim) for vectors, layer in zip(of_blocks, by_block.layers, strict=True))
+    assert all(torch.isfinite(vectors).all() for vectors in of_blocks)
+    torch.testing.assert_close(of_blocks[-1], own, rtol=0, atol=1e-5)
     # A pass that ends early gives the same vectors.
     early = LayeredModel(model, (preprocessing.channels, *preprocessing.size), [described[1].name, described[0].name])
     with torch.inference_mode():

@@ -130,7 +130,7 @@ def test_each_pooling_is_a_layer() -> None:
 
 def test_modules_inside_a_block_come_before_it() -> None:
     model = vit()
-    layered = LayeredModel(model, (3, 32, 32), ["all", "blocks.*.mlp.act"])
+    layered = LayeredModel(model, (3, 32, 32), ["stages", "blocks.*.mlp.act"])
     blocks = [name for index in range(3) for name in (f"blocks.{index}.mlp.act", f"blocks.{index}")]
     assert [layer.name for layer in layered.layers] == ["stem", *blocks, "head"]
     assert [layer.depth for layer in layered.layers] == pytest.approx([index / 7 for index in range(8)])
@@ -192,7 +192,7 @@ def test_registration_order_does_not_matter() -> None:
     first = dict(model.named_children())
     # Register the final norm first.
     model._modules = {"norm": first.pop("norm"), **first}
-    assert list(layers_of(model, layers=["norm", "all"])) == [
+    assert list(layers_of(model, layers=["norm", "stages"])) == [
         "stem",
         "blocks.0",
         "blocks.1",
@@ -204,7 +204,7 @@ def test_registration_order_does_not_matter() -> None:
 
 def test_modules_after_the_last_block_are_read() -> None:
     model = vit()
-    found = layers_of(model, layers=["all", "norm", "head_drop"])
+    found = layers_of(model, layers=["stages", "norm", "head_drop"])
     with torch.no_grad():
         features = model.forward_features(X)
         torch.testing.assert_close(found["norm"], features[:, 0])
@@ -216,7 +216,7 @@ def test_modules_after_the_last_block_are_read() -> None:
 def test_logits_are_read_on_request_and_the_head_stays_last(name: str) -> None:
     model = timm.create_model(name, num_classes=7).eval()
     x = torch.rand(2, 3, 160, 160)
-    found = layers_of(model, x, layers=["head", "logits", "all"])
+    found = layers_of(model, x, layers=["head", "logits", "stages"])
     assert list(found)[-2:] == ["logits", "head"]
     with torch.no_grad():
         torch.testing.assert_close(found["logits"], model(x))
@@ -227,7 +227,7 @@ def test_modules_without_features_are_refused() -> None:
     model = timm.create_model("test_vit", num_classes=7, img_size=32)
     model.unused = nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="no features pass through unused: select layers"):
-        LayeredModel(model, (3, 32, 32), ["all", "unused"])
+        LayeredModel(model, (3, 32, 32), ["stages", "unused"])
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_the_pass_ends_after_the_last_layer(layers: list[str], blocks: int) -> N
     with torch.no_grad():
         layered(X)
     assert len(calls) == blocks
-    everything = layers_of(model, layers=["all", *layers])
+    everything = layers_of(model, layers=["stages", *layers])
     for name, vectors in found.items():
         torch.testing.assert_close(vectors, everything[name])
 
@@ -291,7 +291,7 @@ def test_the_training_mode_is_restored() -> None:
 
 
 def test_blocks_without_hooks_are_compiled() -> None:
-    options = {"layers": ["all", "blocks.2.mlp.act"]}
+    options = {"layers": ["stages", "blocks.2.mlp.act"]}
     plain = layers_of(vit(), **options)  # type: ignore[arg-type]
     layered = LayeredModel(vit(), (3, 32, 32), **options)  # type: ignore[arg-type]
     # The stem is read at the input of the first block.
