@@ -48,7 +48,6 @@ class ModelConfig(Section):
     )
     layers: list[str] = Field(
         ["stages"],
-        min_length=1,
         description="`stages`: each stage of a hierarchical network or block of a plain transformer, and the head (the "
         "network's own pooled embedding); `blocks`: each residual block, and the head; or a list of these, of names "
         "and patterns of layers and modules (`[stages, blocks.*.mlp.act]`), and of `logits`, the classifier's output; "
@@ -98,6 +97,8 @@ class ModelConfig(Section):
     @field_validator("layers")
     @classmethod
     def _current_names(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("expected `stages`, `blocks` or at least one layer name")
         if "all" in value:
             raise ValueError("`all` is called `stages` since format 3")
         return value

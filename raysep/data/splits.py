@@ -104,7 +104,7 @@ def draw_split(
                 role = UNSEEN if domain.of == "unseen" else SEEN_TEST
                 corrupted = [(record, domain.name) for record, assigned_role in assigned if assigned_role == role]
                 if not corrupted:
-                    problems.append(f"data.domains, {domain.name}: no images of {role} to corrupt")
+                    problems.append(f"data.domains, {domain.name}: no images of role {role} to corrupt")
                 assigned += corrupted
         tables.append(_table(assigned, rotation))
     if problems:
@@ -223,7 +223,7 @@ def _unseen_classes(records: Sequence[Record], config: SplitConfig) -> list[set[
     count = min(round(config.unseen_fraction * len(classes)), len(drawable))
     if config.rotations * count > len(drawable):
         raise ConfigError(
-            [f"data.split: {config.rotations} disjoint draws of {count} classes need more than {len(drawable)}"]
+            [f"data.split: {config.rotations} disjoint draws of {count} classes need more than {len(drawable)} classes"]
         )
     order = np.random.default_rng(config.seed).permutation(drawable).tolist()
     return [set(order[count * rotation : count * (rotation + 1)]) for rotation in range(config.rotations)]
@@ -274,13 +274,13 @@ def _problems(assigned: Sequence[Assigned]) -> list[str]:
         if count < MIN_UNSEEN:
             problems.append(
                 f"data: the unseen class {name!r} has {count} image, expected at least {MIN_UNSEEN}; "
-                f"data.min_per_class: {MIN_UNSEEN} leaves such classes out"
+                f"set data.min_per_class: {MIN_UNSEEN} to leave such classes out"
             )
     for name, count in sorted(seen.items()):
         if count < MIN_SEEN:
             problems.append(
                 f"data: the seen class {name!r} has {count} images, expected at least {MIN_SEEN} "
-                f"(train, validation, test); data.min_per_class: {MIN_SEEN} leaves such classes out"
+                f"(train, validation, test); set data.min_per_class: {MIN_SEEN} to leave such classes out"
             )
     duplicates = [name for name, count in Counter(record.image_id for record, _ in assigned).items() if count > 1]
     if duplicates:

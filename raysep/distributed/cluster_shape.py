@@ -24,7 +24,7 @@ class Resources:
         nodes: CPUs and GPUs of each live node.
         addable: CPUs and GPUs of each node that the autoscaler could add.
         kinds: descriptions of the live nodes, for the run's manifest: `16 CPUs, 1 H100`.
-        memory: bytes for processes on each of `nodes`, None if unknown; empty: all unknown.
+        memory: bytes available to processes on each of `nodes`; None where unknown, empty if all are unknown.
     """
 
     nodes: tuple[Shape, ...]
@@ -50,7 +50,8 @@ class Resources:
     def parts(self, wanted: int | None) -> int:
         """Number of concurrent runs to divide the nodes among: `wanted`, else one per GPU or per 4 CPUs.
 
-        Every run gets a CPU, and a GPU if the cluster has any: results without one would come from another backend.
+        Every run gets a CPU, and a GPU if the cluster has any: a run without a GPU would get results from another
+        backend.
         """
         most = int(self.gpus) or sum(int(cpus) for cpus, _ in self.reachable)
         return max(1, min(most, wanted or int(self.gpus) or int(self.cpus) // 4))
@@ -97,7 +98,7 @@ class Resources:
         return sum(on(node, available) for node, available in zip(self.reachable, self._memory, strict=True))
 
     def memory_of(self, shape: Shape) -> int | None:
-        """Least memory, in bytes for processes, of any node of a shape; None if unknown."""
+        """Least memory for processes, in bytes, of any node of a shape; None if unknown."""
         known = [memory for node, memory in zip(self.reachable, self._memory, strict=True) if node == shape and memory]
         return min(known, default=None)
 
@@ -107,14 +108,15 @@ class Resources:
         return (*self.memory, *[None] * (len(self.reachable) - len(self.memory)))
 
     def require(self, key: str, cpus: float, gpus: float, count: int = 1) -> None:
-        """Raise UsageError if `count` processes of this size can never run at once."""
+        """Raise UsageError, naming `key`, if `count` processes of this size can never run at once."""
         if self.slots(cpus, gpus) >= count:
             return
         add = f", and autoscaling could add {describe_shapes(self.addable)}" if self.addable else ""
         raise UsageError(
             f"{key}: {count} process{'es' if count > 1 else ''} of {cpus:g} CPUs and {gpus:g} GPUs can't run on this "
             f"cluster, whose nodes have {describe_shapes(self.nodes)}{add}. Request less, or use a larger cluster "
-            "(compute.may_add lists nodes that the autoscaler could add but Ray doesn't report); nothing was started."
+            "(list in compute.may_add the nodes that the autoscaler could add but Ray doesn't report); nothing was "
+            "started."
         )
 
     def describe(self) -> str:

@@ -138,7 +138,7 @@ def _exit_code(info: "JobDetails") -> int:
 
 
 async def _in_thread(call: Callable[[str], Any], argument: str) -> Any:
-    """Run a call in a daemon thread, and await its result: exit doesn't wait for an unreachable head."""
+    """Run a call in a daemon thread, and await its result, so that exit doesn't wait for an unreachable head."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 

@@ -108,7 +108,7 @@ def stop(job_id: str, address: str, timeout_s: float = 60.0) -> str:
 
 
 def _entrypoint(python: str, job: Job, name: str, address: str) -> str:
-    """The job's shell command, which on this machine runs in the submitter's directory, so that relative paths work."""
+    """The job's shell command. On this machine it runs in the submitter's directory, for relative paths."""
     if not _is_loopback(address):
         return f"{python} -m raysep {job.command} {name}"
     # A loopback address may be a tunnel to another machine without this directory: ignore errors of cd.

@@ -125,8 +125,8 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 def _with_ancestors(mount: Path, top: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
     """The directory of a group and its ancestors, up to the mount point; a container can't see more.
 
-    A group outside the mounted hierarchy is taken to be the mount point: a container may see the host's path of its
-        group.
+    A group outside the mounted hierarchy counts as the one at the mount point: a container may see the host's path of
+    its group.
     """
     inside = path.relative_to(top) if path.is_relative_to(top) else PurePosixPath()
     if ".." in inside.parts:
@@ -137,7 +137,7 @@ def _with_ancestors(mount: Path, top: PurePosixPath, path: PurePosixPath) -> Ite
 
 
 def _mounts(root: Path) -> Sequence[tuple[str, Path, PurePosixPath]]:
-    """Mounted hierarchies, by proc_pid_mountinfo(5): controller ("" for version 2), mount point, path of its root."""
+    """Mounted hierarchies, by proc_pid_mountinfo(5): controller ("" for version 2), mount point, group at its root."""
     mounts = []
     for line in _text(root / "proc/self/mountinfo").splitlines():
         fields, _, rest = line.partition(" - ")

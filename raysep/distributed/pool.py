@@ -73,7 +73,7 @@ def run_tasks(
     that are not scheduled yet but hold the run's last tasks.
 
     Args:
-        build: maps the slot of an actor (0 to size - 1) to the function that creates the actor's function.
+        build: maps the slot of an actor (0 to size - 1) to the function that creates its function.
         options: Ray options of each actor: num_cpus, num_gpus, scheduling_strategy.
         name: name of the actors, in the process list and on the dashboard.
         retries: maximum number of retries of a task whose worker is lost.

@@ -16,7 +16,7 @@ from raysep.telemetry.worker_stats import Meter, Report
 
 
 def _scorer(store: Storage, config: ScoreConfig, threads: int) -> Callable[[Task], tuple[list[Row], Report]]:
-    """Create the scoring function of an actor. Embedding uses others: memory pools of torch and cuML compete."""
+    """Create the scoring function of an actor. Embedding uses other actors: memory pools of torch and cuML compete."""
     # Limit the threads of torch and of NumPy's libraries to the CPUs of this actor; the default is all CPUs.
     import torch
     from threadpoolctl import threadpool_limits

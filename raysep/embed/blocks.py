@@ -38,12 +38,12 @@ CountAttempt = Callable[[str], int]
 
 
 def first_attempt(step: str) -> int:  # noqa: ARG001
-    """Return 1: a single process can't lose a worker."""
+    """Return attempt 1: a single process can't lose a worker."""
     return 1
 
 
 def check_attempts(step: str, work: BlockWork, first_id: str, count: CountAttempt, meter: Meter) -> None:
-    """Count an attempt at a step of a block, and abort if the block was lost with too many workers.
+    """Count an attempt at a step of a block, and abort if too many workers were lost on the block.
 
     Args:
         step: `decode` or `embed`.

@@ -73,7 +73,7 @@ class Embedder:
         metas: checkpoints of one model, with the same preprocessing.
         device: a torch device.
         precision: precision of the forward pass.
-        compiled: compile the blocks with `torch.compile`.
+        compiled: compile the model's blocks with `torch.compile`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Ledger of an unfinished shard set: one small record per block, written after the block's shard file.
 
 A resumed run skips blocks with a record. Records are named by the position of the block's first image, so that a block
-written twice has one record, and the shard file that it doesn't name is orphaned.
+written twice has one record, and the shard file that the record doesn't name is orphaned.
 """
 
 from collections.abc import Iterable

@@ -27,7 +27,7 @@ class WorkGroup:
 
     Attributes:
         shard_sets, keys: shard set and its cache key, per checkpoint.
-        rows: table of the images, for the reader.
+        rows: table of the images; its paths and rows are what the reader reads.
     """
 
     metas: Sequence[CheckpointMeta]

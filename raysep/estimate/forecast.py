@@ -53,7 +53,7 @@ class Forecast:
         return self.cluster.describe() + (f"; memory {describe_memory(self.memory)}" if self.memory else "")
 
     def rows(self) -> Iterator[list[str]]:
-        """The columns of `HEAD`: a row for each stage and model; the last row of a stage has its totals."""
+        """A row for each stage and model, with the columns of `HEAD`; the last row of a stage has its totals."""
         for stage in self.stages:
             work = [
                 [f"{model} ({len(self.models[model].dims)} layers)", f"{count:,} {stage.unit}"]

@@ -41,7 +41,7 @@ class Stage:
     """Size of one stage.
 
     Attributes:
-        work: number of optimizer steps, forward passes of one image, or layers, by model id.
+        work: number of optimizer steps, single-image forward passes, or layers, by model id.
         unit: unit of the work.
         stored_bytes: bytes written.
         process_bytes: memory of each process, without the activations of a forward pass.
@@ -74,12 +74,12 @@ class Evaluated:
 
     @property
     def at_once(self) -> int:
-        """Number of checkpoints that share each decoded image."""
+        """Number of checkpoints evaluated together on each decoded image."""
         return min(CHECKPOINTS_AT_ONCE, self.checkpoints)
 
 
 def evaluated(config: RunConfig, split: pa.Table, trials: Sequence[Trial]) -> dict[str, Evaluated]:
-    """Count what is evaluated, by model id, for one chosen setting of hyperparameters with all seeds."""
+    """Count what is evaluated, by model id; assumes that one setting of hyperparameters is chosen, with all seeds."""
     names = splits_of(config, split)
     chosen: dict[str, set[tuple[int, int]]] = {}
     steps = {trial.model.id: len(steps_of(config, trial)) for trial in trials}

@@ -48,7 +48,9 @@ class LabelledImages:
         readable = [index for index in indices if index in cache or index in loaded]
         if not readable:
             image, reason = next(iter(self.failed.items()))
-            raise StageError(f"none of the {len(indices)} images of a batch can be read, such as {image} ({reason})")
+            raise StageError(
+                f"none of the {len(indices)} images of a batch can be read, for example {image} ({reason})"
+            )
         return torch.stack([cache[i] if i in cache else loaded[i] for i in readable]), self._labels[readable]
 
 

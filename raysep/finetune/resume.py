@@ -1,7 +1,7 @@
 """Resumable training state of a running trial.
 
-The state is saved periodically to one file, which is deleted when the trial ends. Ray Tune in the same run,
-or the next run, restarts an interrupted trial, which resumes from the file: on CPUs with bit-identical final weights.
+The state is saved periodically to one file, which is deleted when the trial ends. Ray Tune in the same run, or the next
+run, restarts an interrupted trial, which resumes from the file; on CPUs, the final weights are bit-identical.
 """
 
 import io

@@ -36,7 +36,7 @@ def run_trial(
     report: Callable[[Progress], None],
     on_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Train a trial and report each evaluation, with the history, as Ray Tune keeps only the last report.
+    """Train a trial and report each evaluation with all earlier ones, as Ray Tune keeps only the last report.
 
     The result of a finished trial is written before its last report, so that no later failure can lose it.
     """

@@ -21,7 +21,7 @@ from raysep.storage.store import Storage
 def check_shard_set(
     store: Storage, config: RunConfig, meta: CheckpointMeta, name: str, split: pa.Table, data: str, found: Verification
 ) -> Manifest | None:
-    """Check a shard set; returns its manifest, even of a damaged set, for the checks of scores; None if unreadable."""
+    """Check a shard set; return its manifest (None if unreadable), which the checks of scores need."""
     shard_set = worklist.shard_set_of(meta, name)
     path = f"{shard_set.directory}/{MANIFEST}"
     try:

@@ -1,4 +1,4 @@
-"""Verify the score table: every score exactly once, of all images of its shard set, within its range."""
+"""Verify the score table: every score exactly once, computed from all images of its shard set, within its range."""
 
 import math
 from collections import Counter
@@ -49,5 +49,5 @@ def _score_damage(row: table.Row, images: int) -> str | None:
     if row["protocol"] != DIAGNOSTIC and not METRICS[row["metric"]].low - 1e-9 <= value <= 1 + 1e-9:
         return f"is {value}, outside its range"
     if low is not None and high is not None and not low - 1e-9 <= value <= high + 1e-9:
-        return f"is {value}, outside its interval {low} to {high}"
+        return f"is {value}, outside its confidence interval {low} to {high}"
     return None

@@ -80,7 +80,7 @@ def check_weights(config: ModelConfig) -> list[str]:
     path = _weights_path(config, name)
     if path is not None:
         loaded = load_weights(create(config, weights=False), path, config.name)
-        pickled = "; a pickle, read without running its code: safetensors is safer" if loaded.pickled else ""
+        pickled = "; it is a pickle, read without running its code, but safetensors is safer" if loaded.pickled else ""
         return [*renamed, f"{config.id}: weights of {loaded.sentence}{pickled}"]
     with captured_log() as texts:
         model = create(config)

@@ -11,7 +11,7 @@ from raysep.models.selection import Tap
 
 
 class Execution:
-    """Records the steps at which each module starts and ends in a forward pass.
+    """Records the clock steps at which each module starts and ends in a forward pass.
 
     Args:
         model: to be called once inside `recorded`.
@@ -47,7 +47,7 @@ class Execution:
                 handle.remove()
 
     def steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
-        """The step of each intermediate's output; without a matching module, a step before that of its successor."""
+        """The step of each intermediate's output; if no module matches it, a step earlier than its successor's."""
         ends = [self._end_of(tap.name) for tap in intermediates]
         steps: dict[str, float] = {}
         last = -1.0
@@ -72,7 +72,7 @@ class Execution:
         return max(ended) if ended else None
 
     def _passes(self, steps: Mapping[str, list[int]], layer: str) -> list[int]:
-        """Steps of the recorded pass at which a layer ran: those of its module, else those of each module inside it."""
+        """Steps of the recorded pass at which a layer ran: of its module if recorded, else of each module inside."""
         name, _, number = layer.partition("#")
         # timm's layer names differ from module names in wrapped encoders (no outer prefix), in two families (`block`
         # for `blocks` or `stages`), and in HRNet (`stage1` for `layer1`).

@@ -46,7 +46,7 @@ class Attempt:
         state: matching tensors, ready to load.
         prefixed: number of keys with the prefix.
         unprefixed: keys without the prefix.
-        converted: number of `prefixed` keys left after conversion by timm's rules for the family.
+        converted: number of keys after conversion of those with the prefix by timm's rules for the family.
         heads: keys of classifiers that do not match.
         ignored: keys that do not affect the features, or that the model computes itself.
         missing: keys of the model that the state dict lacks.
@@ -171,7 +171,7 @@ class Target:
 
 
 def _prefixes(tensors: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """Likely key prefixes, by the number of keys that match without them; "" is always included."""
+    """Likely key prefixes, sorted by the number of keys that match without them; "" is always included."""
     known = set(expected)
     matching: Counter[str] = Counter()
     wrapped: Counter[str] = Counter()
@@ -204,7 +204,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _same_kind(expected: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether both tensors are floats, or neither is. Integers for floats: quantized weights without their scale."""
+    """Whether both tensors are floats, or neither is: integers in place of floats are quantized weights."""
     return expected.is_floating_point() == value.is_floating_point() and not value.is_complex()
 
 

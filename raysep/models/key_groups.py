@@ -44,7 +44,7 @@ def count_by_prefix(keys: Iterable[str], depth: int = 1) -> str:
 
 
 def _prefix_length(text: str) -> tuple[int, str]:
-    """Sort key: the number of parts of the common prefix, then the prefix."""
+    """Sort key of a group's text: the number of parts of its common prefix, then the prefix."""
     common = text.partition(":")[0].partition(" ")[0]
     return common.count("."), common
 

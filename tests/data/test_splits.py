@@ -156,7 +156,7 @@ def test_domains_are_roles_of_their_own() -> None:
     found = splits.select(table, "other")
     # Known classes keep their labels; new classes follow after all others.
     assert set(zip(found["class_name"].to_pylist(), found["label"].to_pylist(), strict=True)) == {("a", 0), ("z", 5)}
-    with pytest.raises(ConfigError, match=r"noisy: no images of seen_test to corrupt"):
+    with pytest.raises(ConfigError, match=r"noisy: no images of role seen_test to corrupt"):
         splits.draw_split(FIVE, SplitConfig(unseen="all"), None, [seen_noise])
     with pytest.raises(ConfigError, match=r"other: expected at least 2 classes"):
         splits.draw_split(FIVE, SplitConfig(unseen=["d", "e"]), None, [other], {"other": records({"a": 4})})
@@ -172,7 +172,7 @@ def test_small_classes_are_left_out_and_named() -> None:
     assert splits.left_out(splits.draw_split(records, SplitConfig(unseen=["a", "b", "d"]))) == []
     with pytest.raises(ConfigError, match="expected at least 2 unseen classes, got 1"):
         splits.draw_split(records, SplitConfig(unseen=["a", "d"]), least=4)
-    with pytest.raises(ConfigError, match=r"'d' has 1 image, expected at least 2; data\.min_per_class: 2 leaves"):
+    with pytest.raises(ConfigError, match=r"'d' has 1 image, expected at least 2; set data\.min_per_class: 2 to leave"):
         splits.draw_split([*records[:18], Record("d0", "d")], SplitConfig(unseen=["a", "d"]))
 
 

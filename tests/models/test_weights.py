@@ -440,7 +440,7 @@ def test_validation_reports_the_loaded_weights(tmp_path: Path) -> None:
     assert lines == [
         f"a: weights of {path}: 30 tensors in `state_dict_ema`, without the prefix `module.`; "
         f"unused, though matching: `state_dict`; {head}; "
-        "a pickle, read without running its code: safetensors is safer",
+        "it is a pickle, read without running its code, but safetensors is safer",
         f"b: weights of {tmp_path / 'w.safetensors'}: 30 tensors; unused, the classifier: head: bias, weight (2 keys)",
     ]
 
