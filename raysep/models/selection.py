@@ -18,7 +18,7 @@ FIRST_BLOCK = re.compile(
 )
 # Blocks of the families for which timm names none.
 OTHER_BLOCKS = (
-    r"^(blocks|blocks_token_only|(stages|transformers)\.\d+(\.blocks)?|(serial|parallel)_blocks\d*|stage\d+)\.(\d+)"
+    r"^(blocks|(stages|transformers)\.\d+(\.blocks)?|(serial|parallel)_blocks\d*|stage\d+)\.(\d+)"
     r"|^(repeat(_\d+)?)\.(\d+)|^Mixed_\w+"
 )
 
