@@ -1,16 +1,22 @@
 """The paper's own images and real pretrained weights: where they are, values are held to what they should be."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
 from raysep import pipeline
+from raysep.config import ModelConfig
 from raysep.config.load import load_config
+from raysep.models.build import create, preprocessing_of
+from raysep.models.taps import LayeredModel
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.shared_data, pytest.mark.slow, pytest.mark.xdist_group("calligraphy")]
@@ -37,6 +43,28 @@ def run_dir(ray_session: None, shared_data: Path, tmp_path_factory: pytest.TempP
     )
     pipeline.run(config)
     return place
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "size"),
+    [
+        ("mobilenetv2_100", "mobilenetv2_100.safetensors", 96),
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite0.safetensors", 96),
+        ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.fp16.safetensors", 56),
+    ],
+)
+def test_the_head_is_the_embedding_of_the_real_network(shared_data: Path, name: str, file: str, size: int) -> None:
+    config = ModelConfig(name=name, pretrained=str(shared_data / "weights" / file), image_size=size)
+    model: Any = create(config).eval()
+    preprocessing = preprocessing_of(model, config)
+    paths = sorted((shared_data / "data" / "calligraphy" / "unseen").glob("*/*.jpg"))[::300]
+    pixels = torch.stack([preprocessing.pixels(Image.open(path).convert("RGB")) for path in paths])
+    layered = LayeredModel(model, (3, size, size))
+    with torch.inference_mode():
+        images = preprocessing.normalize(pixels)
+        own = model.forward_head(model.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(layered.split(layered(images))[-1], own, rtol=0, atol=1e-5)
+    assert len(paths) > 5
 
 
 def test_the_middle_of_a_pretrained_network_is_best(run_dir: Path) -> None:

@@ -53,6 +53,9 @@ class ModelConfig(Section):
         "and patterns of layers and modules (`[stages, blocks.*.mlp.act]`), and of `logits`, the classifier's output; "
         "numbered in the order of execution, the head last",
     )
+    final_norm: bool = Field(
+        False, description="apply the network's own final norm to each block before pooling (plain transformers)"
+    )
     pooling: list[Pooling] = Field(
         ["auto"],
         min_length=1,

@@ -67,13 +67,17 @@ def tensor_of_batch(values: Any, batch: int) -> Tensor | None:
     return tensors[0] if tensors else None
 
 
-# Operations of torch that keep all values, and that average.
+# Operations of torch that keep all values.
 KEEPING = {"flatten", "view", "_unsafe_view", "reshape", "squeeze", "alias", "detach", "dropout", "permute", "clone"}
-MEANS = {"mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
+# Poolings that an operation of torch is equal to.
+EQUAL_TO = {
+    **dict.fromkeys(("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), ("mean",)),
+    "select": ("cls", "token0"),
+}
 
 
 class OnlyPooling(TorchDispatchMode):
-    """Context manager that records the operations of torch, to tell whether they only average. Works on any device."""
+    """Context manager that records the operations of torch, to tell whether they only pool. Works on any device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -84,7 +88,8 @@ class OnlyPooling(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     @property
-    def only_mean(self) -> bool:
-        """Whether the operations average once, and otherwise keep all values."""
-        others = [name for name in self._operations if name not in KEEPING]
-        return len(others) == 1 and others[0] in MEANS
+    def poolings(self) -> tuple[str, ...]:
+        """The poolings that the operations together are equal to; empty if they do more."""
+        # A slice leaves out the prefix tokens.
+        others = [name for name in self._operations if name not in KEEPING | {"slice"}]
+        return EQUAL_TO.get(others[0], ()) if len(others) == 1 else ()

@@ -40,9 +40,11 @@ class LayeredModel(nn.Module):
         layers: names and glob patterns of layers and modules; `stages`, `blocks` and `logits` as in the configuration.
         pooling: `auto` is the class token if the model has one, else the mean. Each pooling of a tap is a separate
             layer.
+        final_norm: apply the network's final norm to each block before pooling.
 
     Raises:
-        ConfigError: a pattern that matches no layer, or a pooling that the model does not support.
+        ConfigError: a pattern that matches no layer, a pooling that the model does not support, or a final norm that
+            fits only the last block.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LayeredModel(nn.Module):
         input_size: tuple[int, int, int],
         layers: Sequence[str] = ("stages",),
         pooling: Sequence[Pooling] = ("auto",),
+        final_norm: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -63,6 +66,9 @@ class LayeredModel(nn.Module):
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0) or 0)
         has_prefix = "return_prefix_tokens" in options and self._prefix_tokens > 0
         self._arguments = {"return_prefix_tokens": True} if has_prefix else {}
+        self._final_norm = final_norm
+        if final_norm:
+            self._arguments["norm"] = True
         has_cls = has_prefix and isinstance(getattr(model, "cls_token", None), nn.Parameter)
         if "cls" in pooling and not has_cls:
             raise ConfigError(["models: pooling `cls`: the model has no class token; use `mean`, `token0` or `auto`"])
@@ -191,12 +197,12 @@ class LayeredModel(nn.Module):
         self.model.eval()
         try:
             with torch.no_grad():
-                pooled, same_as = self._dry_pass(torch.zeros(1, *input_size, device=device))
+                pooled, same_as, by_head = self._dry_pass(torch.zeros(1, *input_size, device=device))
         finally:
             self.model.train(training)
         poolings = {tap.name: [OWN] if tap.after_features else self._poolings for tap in self._taps}
         if same_as:
-            poolings[same_as] = [pooling for pooling in self._poolings if pooling != "mean"]
+            poolings[same_as] = [pooling for pooling in self._poolings if pooling not in by_head]
         taps = [tap for tap in self._taps if poolings[tap.name]]
         last = max(1, len(taps) - 1)
         rows = [
@@ -206,11 +212,12 @@ class LayeredModel(nn.Module):
         ]
         return [Layer(index, *row) for index, row in enumerate(rows)]
 
-    def _dry_pass(self, x: Tensor) -> tuple[dict[Key, Tensor], str]:
+    def _dry_pass(self, x: Tensor) -> tuple[dict[Key, Tensor], str, tuple[str, ...]]:
         """Run a full pass, to sort the taps by execution, and find where later passes can end.
 
         Returns:
-            The vectors; and the name of the last layer before the head, if the head is its mean over positions.
+            The vectors; and the name of the last layer before the head, if the head only pools it, with the poolings
+            that it is equal to.
         """
         dry = _DryRun(Execution(self.model))
         with dry.execution.recorded():
@@ -238,9 +245,26 @@ class LayeredModel(nn.Module):
         indices = sorted(index for index in needed if index is not None)
         # timm returns at least one intermediate.
         self._indices = None if len(indices) == len(intermediates) else indices or [0]
-        before_head = [tap.name for tap in self._taps if dry.values.get(tap.name) is dry.final]
-        is_mean = dry.head.only_mean and "mean" in self._poolings and any(tap.name == HEAD for tap in self._taps)
-        return pooled, before_head[-1] if before_head and is_mean else ""
+        self._check_final_norm(
+            {pooled[tap.name, self._poolings[0]].shape[1] for tap in intermediates if tap in self._taps}
+        )
+        by_head = dry.head.poolings
+        if not any(tap.name == HEAD for tap in self._taps) or not {*by_head} & {*self._poolings}:
+            return pooled, "", ()
+        # The head gets the last intermediate itself, or its norm.
+        final = [tap.name for tap in self._taps if dry.values.get(tap.name) is dry.final]
+        if self._final_norm and intermediates[-1] in self._taps:
+            final = [intermediates[-1].name]
+        return pooled, final[-1] if final else "", by_head
+
+    def _check_final_norm(self, widths: set[int]) -> None:
+        if self._final_norm and (len(widths) > 1 or not isinstance(getattr(self.model, "norm", None), nn.Module)):
+            raise ConfigError(
+                [
+                    "models: final_norm: the network's final norm fits only its last layer (the layers have "
+                    f"{', '.join(map(str, sorted(widths)))} features): leave it out"
+                ]
+            )
 
 
 @dataclass
@@ -269,7 +293,7 @@ def open_layers(
     if isinstance(model, Pixels):
         return LayeredPixels(model, input_size)
     try:
-        return LayeredModel(model, input_size, config.layers, config.pooling)
+        return LayeredModel(model, input_size, config.layers, config.pooling, config.final_norm)
     except ConfigError as error:
         problems = [problem.removeprefix("models: ") for problem in error.problems]
         raise ConfigError([f"models: {config.id}: {problem}" for problem in problems], error.source) from None

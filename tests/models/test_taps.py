@@ -223,6 +223,31 @@ def test_logits_are_read_on_request_and_the_head_stays_last(name: str) -> None:
         torch.testing.assert_close(found["head"], model.forward_head(model.forward_features(x), pre_logits=True))
 
 
+def test_the_final_norm_is_applied_to_each_block() -> None:
+    model = vit()
+    torch.nn.init.uniform_(model.norm.weight)  # type: ignore[arg-type]
+    layered = LayeredModel(model, (3, 32, 32), pooling=["cls", "mean"], final_norm=True)
+    # The class token of the last block, after the norm, is the head.
+    assert [(layer.name, layer.pooling, layer.same_as) for layer in layered.layers[-2:]] == [
+        ("blocks.2", "mean", ""),
+        ("head", "own", "blocks.2"),
+    ]
+    with torch.no_grad():
+        found = dict(
+            zip([(layer.name, layer.pooling) for layer in layered.layers], layered.split(layered(X)), strict=True)
+        )
+        tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
+        for index, block in enumerate(model.blocks):
+            tokens = block(tokens)
+            normed = model.norm(tokens)
+            torch.testing.assert_close(found[f"blocks.{index}", "mean"], normed[:, 1:].mean(dim=1))
+            torch.testing.assert_close(
+                found[(f"blocks.{index}", "cls") if index < 2 else ("head", "own")], normed[:, 0]
+            )
+    with pytest.raises(ConfigError, match="final_norm: the network's final norm fits only its last layer"):
+        LayeredModel(timm.create_model("test_convnext", num_classes=0), (3, 160, 160), final_norm=True)
+
+
 def test_modules_without_features_are_refused() -> None:
     model = timm.create_model("test_vit", num_classes=7, img_size=32)
     model.unused = nn.Linear(2, 2)
