@@ -46,6 +46,10 @@ class Execution:
             for handle in handles:
                 handle.remove()
 
+    def calls(self, module: str) -> int:
+        """Number of calls of a module."""
+        return len(self._began.get(module, ()))
+
     def steps_of(self, intermediates: Sequence[Tap]) -> dict[str, float]:
         """The step of each intermediate's output; if no module matches it, a step earlier than its successor's."""
         ends = [self._end_of(tap.name) for tap in intermediates]

@@ -245,26 +245,24 @@ class LayeredModel(nn.Module):
         indices = sorted(index for index in needed if index is not None)
         # timm returns at least one intermediate.
         self._indices = None if len(indices) == len(intermediates) else indices or [0]
-        self._check_final_norm(
-            {pooled[tap.name, self._poolings[0]].shape[1] for tap in intermediates if tap in self._taps}
-        )
+        read = [tap for tap in intermediates if tap in self._taps]
+        widths = {pooled[tap.name, self._poolings[0]].shape[1] for tap in read}
+        # Once for each intermediate, and once before the head.
+        if self._final_norm and (len(widths) > 1 or dry.execution.calls("norm") <= len(intermediates)):
+            raise ConfigError(
+                [
+                    f"models: final_norm: timm can't apply the network's final norm to its layers, of "
+                    f"{', '.join(map(str, sorted(widths)))} features: leave it out"
+                ]
+            )
         by_head = dry.head.poolings
         if not any(tap.name == HEAD for tap in self._taps) or not {*by_head} & {*self._poolings}:
             return pooled, "", ()
         # The head gets the last intermediate itself, or its norm.
         final = [tap.name for tap in self._taps if dry.values.get(tap.name) is dry.final]
-        if self._final_norm and intermediates[-1] in self._taps:
+        if self._final_norm and read[-1:] == intermediates[-1:]:
             final = [intermediates[-1].name]
         return pooled, final[-1] if final else "", by_head
-
-    def _check_final_norm(self, widths: set[int]) -> None:
-        if self._final_norm and (len(widths) > 1 or not isinstance(getattr(self.model, "norm", None), nn.Module)):
-            raise ConfigError(
-                [
-                    "models: final_norm: the network's final norm fits only its last layer (the layers have "
-                    f"{', '.join(map(str, sorted(widths)))} features): leave it out"
-                ]
-            )
 
 
 @dataclass

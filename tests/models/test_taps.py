@@ -192,24 +192,20 @@ def test_registration_order_does_not_matter() -> None:
     first = dict(model.named_children())
     # Register the final norm first.
     model._modules = {"norm": first.pop("norm"), **first}
-    assert list(layers_of(model, layers=["norm", "stages"])) == [
-        "stem",
-        "blocks.0",
-        "blocks.1",
-        "blocks.2",
-        "norm",
-        "head",
-    ]
+    found = list(layers_of(model, layers=["norm", "stages"], pooling=["mean"]))
+    assert found == ["stem", "blocks.0", "blocks.1", "blocks.2", "norm", "head"]
 
 
 def test_modules_after_the_last_block_are_read() -> None:
     model = vit()
-    found = layers_of(model, layers=["stages", "norm", "head_drop"])
+    found = layers_of(model, layers=["stages", "norm"], pooling=["mean"])
+    layered = LayeredModel(model, (3, 32, 32), ["stages", "norm"])
+    # The class token after the norm is the head.
+    assert [(layer.name, layer.same_as) for layer in layered.layers[-2:]] == [("blocks.2", ""), ("head", "norm")]
     with torch.no_grad():
         features = model.forward_features(X)
-        torch.testing.assert_close(found["norm"], features[:, 0])
-        torch.testing.assert_close(found["head_drop"], model.forward_head(features, pre_logits=True))
-        torch.testing.assert_close(found["blocks.2"], layers_of(model)["blocks.2"])
+        torch.testing.assert_close(found["norm"], features[:, 1:].mean(dim=1))
+        torch.testing.assert_close(found["blocks.2"], layers_of(model, pooling=["mean"])["blocks.2"])
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"])
@@ -237,15 +233,16 @@ def test_the_final_norm_is_applied_to_each_block() -> None:
             zip([(layer.name, layer.pooling) for layer in layered.layers], layered.split(layered(X)), strict=True)
         )
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
-        for index, block in enumerate(model.blocks):
+        for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
             tokens = block(tokens)
             normed = model.norm(tokens)
             torch.testing.assert_close(found[f"blocks.{index}", "mean"], normed[:, 1:].mean(dim=1))
             torch.testing.assert_close(
                 found[(f"blocks.{index}", "cls") if index < 2 else ("head", "own")], normed[:, 0]
             )
-    with pytest.raises(ConfigError, match="final_norm: the network's final norm fits only its last layer"):
-        LayeredModel(timm.create_model("test_convnext", num_classes=0), (3, 160, 160), final_norm=True)
+    for name, size in (("test_convnext", 160), ("convit_tiny", 224)):
+        with pytest.raises(ConfigError, match="final_norm: timm can't apply the network's final norm to its layers"):
+            describe(ModelConfig(name=name, pretrained=False, final_norm=True, image_size=size))
 
 
 def test_modules_without_features_are_refused() -> None:
@@ -278,6 +275,7 @@ def test_the_pass_ends_after_the_last_layer(layers: list[str], blocks: int) -> N
         layered(X)
     assert len(calls) == blocks
     everything = layers_of(model, layers=["stages", *layers])
+    everything.setdefault("norm", everything["head"])
     for name, vectors in found.items():
         torch.testing.assert_close(vectors, everything[name])
 
