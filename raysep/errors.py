@@ -3,6 +3,7 @@
 RaysepError                    exit code 1: the work was begun and failed
 ├── UsageError                 exit code 2: the request is wrong; nothing was started or written
 │   ├── ConfigError            the configuration has problems; lists all of them
+│   ├── InputError             arrays that can't be scored; also a ValueError
 │   └── RunDirError            the run directory belongs to another configuration or other data
 ├── NotComparableError         exit code 3: the work is done, but results of other images, another metric or
 │                              another protocol can't be compared
@@ -55,6 +56,10 @@ class ConfigError(UsageError):
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str]]:
         # Unpickling an error from a worker would call __init__ with the text.
         return type(self), (self.problems, self.source)
+
+
+class InputError(UsageError, ValueError):
+    """Arrays or labels can't be scored. The text names the row."""
 
 
 class RunDirError(UsageError):

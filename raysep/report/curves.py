@@ -45,7 +45,7 @@ def _curve(key: tuple[Any, ...], layers: Sequence[list[Row]]) -> Curve:
     known = [position for position, (mean, _) in enumerate(means) if mean is not None]
     best = max(known, key=lambda position: (means[position][0], -position)) if known else None
     last = _last(layers, best)
-    selection, compared = _selection([layers[position] for position in known], known, last, metric)
+    selection, compared = selection_of([layers[position] for position in known], known, last, metric)
     points = []
     for position, group in enumerate(layers):
         mean, sd = means[position]
@@ -87,7 +87,7 @@ def _last(layers: Sequence[list[Row]], best: int | None) -> int:
     return max(position for position, group in enumerate(layers) if group[0]["pooling"] in {pooling, OWN})
 
 
-def _selection(
+def selection_of(
     layers: Sequence[list[Row]], known: list[int], last: int, metric: str
 ) -> tuple[Selection | None, list[int]]:
     """Compare the layers that have split-half scores in every trial; also returns their positions in the curve."""

@@ -240,7 +240,7 @@ def test_the_final_norm_is_applied_to_each_block() -> None:
             torch.testing.assert_close(
                 found[(f"blocks.{index}", "cls") if index < 2 else ("head", "own")], normed[:, 0]
             )
-    for name, size in (("test_convnext", 160), ("convit_tiny", 224)):
+    for name, size in (("test_convnext", 160), ("test_resnet", 160)):
         with pytest.raises(ConfigError, match="final_norm: timm can't apply the network's final norm to its layers"):
             describe(ModelConfig(name=name, pretrained=False, final_norm=True, image_size=size))
 
