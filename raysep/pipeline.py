@@ -182,7 +182,7 @@ def _check_shared(config: RunConfig, current: RunContext) -> None:
 
 @contextmanager
 def _recording_retries(current: RunContext, stage: str) -> Iterator[None]:
-    """Add the retries of a block to the run's manifest, also if the block fails."""
+    """Add the retries of a `with` block to the run's manifest, also if the block fails."""
     telemetry, before = current.telemetry, retries.count()
     unreachable = False
     try:

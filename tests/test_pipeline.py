@@ -209,7 +209,7 @@ def test_stages_one_by_one_of_models_as_they_are_and_classes_all_unseen(tree: Pa
     found = config(
         tree,
         tmp_path / "run",
-        data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "stages"}},
+        data={"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "all"}},
         finetune=None,
         models=[TINY_VIT],
         score={"protocols": ["default", "paper"], "metrics": ["nmi", "knn_purity"]},
@@ -278,7 +278,7 @@ def test_a_run_stops_where_no_trial_finishes_or_too_many_images_are_unreadable(t
         ({"models": [{**TINY_VIT, "layers": ["blocks.9"]}]}, ConfigError, "blocks.9"),
         (
             {
-                "data": {"source": {"kind": "image_folder", "path": "nowhere"}, "split": {"unseen": "stages"}},
+                "data": {"source": {"kind": "image_folder", "path": "nowhere"}, "split": {"unseen": "all"}},
                 "finetune": None,
             },
             ConfigError,
@@ -332,7 +332,7 @@ def test_what_was_skipped_and_what_the_images_warn_of_is_in_the_log_and_the_repo
     (tree / "b" / ".ipynb_checkpoints").mkdir()
     (tree / "b" / ".ipynb_checkpoints" / "0.png").write_bytes(b"x")
     dark: dict[str, Any] = {
-        "data": {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "stages"}},
+        "data": {"source": {"kind": "image_folder", "path": str(tree)}, "split": {"unseen": "all"}},
         "finetune": None,
         "models": [TINY_VIT],
         "score": {"metrics": ["nmi"], "resamples": 20},

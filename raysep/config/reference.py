@@ -66,7 +66,7 @@ def rows(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str,
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class of a field's value, or of its items; None for other types, and unions with other types."""
+    """The section class in a field's type, itself or as an item or option; None if there is none, or several types."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     options = [option for option in get_args(annotation) if option is not type(None)]

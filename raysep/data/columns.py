@@ -12,7 +12,7 @@ import pyarrow as pa
 
 # Advice for unsupported column types.
 _TO_LABEL = "expected text or integers, convert it"
-_TO_IMAGE = "expected binary, or a struct with `bytes` in it: encoded images"
+_TO_IMAGE = "expected encoded images: binary, or a struct with a field `bytes`"
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -57,7 +57,7 @@ def class_names(values: pa.ChunkedArray, names: Sequence[str] | None) -> list[st
 
 
 def names_in(schema: pa.Schema, label: str) -> list[str] | None:
-    """The class names of an integer label column in the metadata of `datasets`; None if absent."""
+    """The class names of an integer label column as Hugging Face `datasets` wrote them; None if absent."""
     try:
         plain = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = plain["info"]["features"][label]["names"]
@@ -85,7 +85,7 @@ def _label_problem(kind: pa.DataType) -> str:
     if any(of_type(kind) for of_type in _LISTS):
         return "expected text or integers: one label per row, not a list"
     if pa.types.is_null(kind):
-        return "expected text or integers: no row has a label"
+        return "expected text or integers, but no row has a label"
     if pa.types.is_floating(kind):
         return f"{_TO_LABEL} (pandas writes integers as floats if a row has no label)"
     return _TO_LABEL

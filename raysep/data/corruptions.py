@@ -42,7 +42,7 @@ def noise(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 @corruption
 def contrast(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: ARG001
-    """Reduce the contrast around the mean grey to 0.6 to 0.1 of the original."""
+    """Scale the contrast around the mean grey by a factor of 0.6 to 0.1, by severity."""
     return ImageEnhance.Contrast(image).enhance((0.6, 0.45, 0.3, 0.2, 0.1)[severity - 1])
 
 
@@ -56,7 +56,7 @@ def jpeg(image: Image.Image, severity: int, rng: Rng) -> Image.Image:  # noqa: A
 
 @corruption
 def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Rotate by up to 10 to 180 degrees, by severity; fill the corners with the border's mean colour."""
+    """Rotate by at most 10 degrees to at most 180, by severity; fill the corners with the border's mean colour."""
     limit = (10, 20, 45, 90, 180)[severity - 1]
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
@@ -66,7 +66,7 @@ def rotation(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
 
 @corruption
 def colour(image: Image.Image, severity: int, rng: Rng) -> Image.Image:
-    """Scale and shift each channel by random amounts of up to 0.1 to 0.5 of the full range, by severity."""
+    """Scale and shift each channel by random amounts, at most 0.1 to at most 0.5 of the full range, by severity."""
     strength = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     scale, shift = 1 + rng.uniform(-strength, strength, 3), 255 * rng.uniform(-strength, strength, 3)
     pixels = np.asarray(image, dtype=np.float32) * scale + shift

@@ -4,7 +4,7 @@
 
 1. 0 to 2^b - 1 for a configured `bit_depth` b. (It also scales up values of fewer than 8 bits in 8-bit files.)
 2. The file's metadata: BitsPerSample of TIFF, or its MaxSampleValue or SMaxSampleValue if that is 2^k - 1; sBIT of
-   PNG, unless the values already span 16 bits; maxval of PGM; the precision of JPEG 2000.
+   PNG, unless the values are already scaled to 16 bits; maxval of PGM; the precision of JPEG 2000.
 3. All bits of the sample format for integers (without the sign), and 0 to 1 for floats.
 
 UnreadableImageError: values above the range, negative values, NaN, and 32-bit integers that would all become black.
@@ -56,7 +56,7 @@ class Samples:
         image: decoded by Pillow in the file's mode, EXIF rotation applied.
         values: (H, W) or (H, W, bands) unscaled values; None if `image` already has them in 8 bits.
         white: the value of white; black is 0.
-        inverted: 0 is white and `white` is black.
+        inverted: the reverse: 0 is white, `white` is black.
         kind: Pillow's format and mode, as in `TIFF I;16`.
     """
 
@@ -156,7 +156,7 @@ def eight_bits(samples: Samples) -> Image.Image:
 
 
 def scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
-    """Scale 0 to `white` to 0 to 255, rounded. Raises UnreadableImageError for values out of range or all black."""
+    """Scale [0, `white`] to [0, 255], rounded. Raises UnreadableImageError for values out of range or all black."""
     whole = np.issubdtype(values.dtype, np.integer)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
@@ -165,7 +165,7 @@ def scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
     # Less than half a grey level, for rounding errors in float files.
     tolerance = 0.0 if whole else white / 510
     if low < -tolerance:
-        raise UnreadableImageError(f"{summary}, expected none below 0: convert the files")
+        raise UnreadableImageError(f"{summary}, expected none below 0: make all values >= 0")
     if high > white + tolerance:
         raise UnreadableImageError(
             f"{summary}, expected none above {white:.10g}: set data.bit_depth to the number of significant bits (8 if "
@@ -222,7 +222,8 @@ def _wide_colours(content: bytes, image: Image.Image, rawmode: str) -> NDArray[n
     order = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}[rawmode[-1]]
     if rawmode.startswith(("LA;", "RGBa;")):
         raise UnreadableImageError(
-            "16-bit files with alpha and fewer significant bits are not supported: convert to 8-bit RGBA, or to grey"
+            "16-bit files with alpha and fewer than 16 significant bits are not supported: convert to 8-bit RGBA, or "
+            "to grey"
         )
     other = _open(content)
     layout, tiles = f"{rawmode[:-1]}{order}", []

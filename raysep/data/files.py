@@ -58,7 +58,7 @@ def images_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dic
     """Separate images from other files, by suffix, or by the first bytes if the suffix is unknown.
 
     Returns:
-        Paths of images, in the given order; and the suffix under which each other file is counted.
+        Paths of images, in the given order; and for each non-image, the suffix under which it is counted.
     """
 
     def by_name(path: str) -> bool | None:
@@ -120,7 +120,7 @@ def _partition(
     by_name: Callable[[str], bool | None],
     accepts: Callable[[bytes], bool],
 ) -> tuple[list[str], dict[str, str]]:
-    """Accepted files, by name or by first bytes if `by_name` returns None, and the suffix of each other file."""
+    """Files accepted by `by_name`, or by their first bytes if it returns None; and the suffix of each rejected file."""
     verdict = {path: by_name(path) for path in paths}
     unknown = [path for path, wanted in verdict.items() if wanted is None]
     rejected = {path: suffix_of(path) or NO_SUFFIX for path, wanted in verdict.items() if wanted is False}

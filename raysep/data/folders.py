@@ -1,4 +1,4 @@
-"""Interpretation of an image tree's directories as parts of a split and classes, and problems with ambiguous trees."""
+"""Interpretation of an image tree's directories as parts of a split or as classes; problems of ambiguous trees."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ class Layout:
 
     Attributes:
         parts: part of the split by top-level directory; empty if the tree is not split.
-        depth: number of directories in the path of a class directory.
+        depth: number of directories in the path of a class directory, itself and the directory of a part included.
         classes: paths of the class directories.
         class_of: class name by image inside a class directory.
         outside: images outside the class directories.
@@ -94,7 +94,7 @@ class Layout:
         deeper = [image for image in self.class_of if image.count("/") > self.depth]
         if deeper:
             yield (
-                f"images in subdirectories of class directories belong to those classes: {len(deeper)}: "
+                f"images in subdirectories of class directories ({len(deeper)}) belong to those classes: "
                 f"{first_few(deeper)}"
             )
 
@@ -145,7 +145,7 @@ class Layout:
         elif depth is None and len(top) == 1 and not self._has_images_in(top[0]) and len(self.directories) > 1:
             if not self.parts:
                 yield (
-                    f"{root} contains a single directory, {top[0]}, which holds the others: set the path to "
+                    f"{root} contains a single directory, {top[0]}, which holds all other directories: set the path to "
                     f"{root}/{top[0]}"
                     f"{self._sketch(root)}"
                 )
@@ -153,7 +153,7 @@ class Layout:
             yield f"no directory at depth {self.depth}{self._sketch(root)}"
 
     def _above(self, root: str, depth: int) -> Iterator[str]:
-        """Problem of images above the configured depth of the class directories, except at the top level."""
+        """Problem of images above the configured depth of the class directories, but not at the top level."""
         above = [image for image in self.outside if image.count("/") > (1 if self.parts else 0)]
         if above:
             yield (

@@ -79,7 +79,7 @@ def load_batch(
 
     Returns:
         (n, channels, height, width) uint8 of the n readable images, their positions in `locations`, and the error
-        message by position of the unreadable ones.
+        message of each unreadable one, by position.
     """
     import torch
 

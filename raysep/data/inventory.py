@@ -51,7 +51,7 @@ class RoleSample:
         unreadable: error message by id.
         uniform, faint: ids of images of a single colour, and of those with less contrast than `MIN_CONTRAST`.
         multiframe: ids of files with several frames or pages.
-        maxima: the highest value of each image, and the value of white.
+        maxima: for each image, its highest value and the value of white.
         contents: ids by SHA-256 of the file.
     """
 
@@ -106,7 +106,7 @@ class RoleSample:
 
 
 def _all_bits(content: bytes, samples: Samples) -> Samples:
-    """The samples; with all 16 bits where the decoder alone reads only the high byte of a colour image."""
+    """The samples, with all 16 bits for a colour image of which the decoder by itself reads only the high byte."""
     try:
         wide = read_samples(content, 15)
     except UnreadableImageError:
@@ -207,8 +207,8 @@ def _unused_bits(role: RoleSample, bit_depth: int | None) -> Iterator[str]:
         maxima = [maximum for maximum, other in role.maxima if other == white]
         if 0 < max(maxima) <= UNUSED * white:
             yield (
-                f"no value of {len(maxima)} sampled images of {role.role} is above {max(maxima):.6g} of {white:.10g}, "
-                "so the images are dark"
+                f"no value of {len(maxima)} sampled images of {role.role} is above {max(maxima):.6g}, "
+                f"where white is {white:.10g}, so the images are dark"
             ) + ("" if bit_depth is not None or role.lossy else _bit_depth_hint(max(maxima), white))
 
 

@@ -21,7 +21,7 @@ class Range:
     Attributes:
         white: the value of white.
         bits: significant bits, if the file declares fewer than it stores.
-        scaled: Pillow already scales the values to all bits, by the file's metadata.
+        scaled: Pillow itself scales the values to the full range, according to the file's metadata.
         inverted: Pillow returns 0 for white.
         unsigned: Pillow returns unsigned 32-bit values as signed ones.
     """

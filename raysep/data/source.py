@@ -56,7 +56,7 @@ class Source(ABC):
     """A source of images. Instances are pickled to workers, so they must be small.
 
     Attributes:
-        Config: its configuration section, the only argument of the class. The first line of its docstring is its
+        Config: its configuration section, the only argument of the class. Its docstring's first line is the section's
             description in the documentation.
     """
 

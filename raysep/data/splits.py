@@ -113,7 +113,7 @@ def draw_split(
 
 
 def left_out(split: pa.Table) -> list[str]:
-    """Sentences about the classes that `draw_split` left out. `from_parquet` does not restore them."""
+    """Sentences about the classes that `draw_split` left out. A table of `from_parquet` has no sentences."""
     sentences: list[str] = json.loads((split.schema.metadata or {}).get(LEFT_OUT, b"[]"))
     return sentences
 
@@ -137,7 +137,7 @@ def hold_out(labels: NDArray[np.int32], fraction: float, seed: int) -> NDArray[n
 
 
 def select(split: pa.Table, role: str, rotation: int = 0) -> pa.Table:
-    """The rows of one role in one rotation, sorted by image_id."""
+    """The rows that have a given role in a given rotation, sorted by image_id."""
     wanted = pa.compute.and_(pa.compute.equal(split["role"], role), pa.compute.equal(split["rotation"], rotation))
     return split.filter(wanted)
 

@@ -87,7 +87,7 @@ class Embedder:
         self.preprocessing = metas[0].preprocessing
         size = (self.preprocessing.channels, *self.preprocessing.size)
         self._models = [open_layers(load_checkpoint(store, meta).to(device), size, meta.model).eval() for meta in metas]
-        # Blocks that failed to compile.
+        # Blocks that are not compiled, as hooks read layers inside them.
         self.uncompiled = (
             sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []
         )

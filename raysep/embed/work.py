@@ -87,7 +87,7 @@ class BlockResult:
         files: shard file per shard set of the group; empty where all images are unreadable.
         failed: reason for each unreadable image, by image_id.
         layers: layers of the model.
-        uncompiled: blocks of the model that failed to compile.
+        uncompiled: blocks of the model that are not compiled, as hooks read layers inside them.
         reports: worker reports, decoding first.
     """
 

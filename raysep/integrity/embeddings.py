@@ -78,6 +78,6 @@ def _rows(store: Storage, shard_set: ShardSet, manifest: Manifest, rows: pa.Tabl
     path = f"{shard_set.directory}/{MANIFEST}"
     twice = [image for image, count in Counter([*ids, *manifest.failed]).items() if count > 1]
     if twice:
-        yield path, f"{len(twice)} duplicate images, such as {twice[0]!r}"
+        yield path, f"{len(twice)} images occur more than once, such as {twice[0]!r}"
     if missing := set(expected) - set(ids) - set(manifest.failed):
         yield path, f"{len(missing)} images are neither embedded nor listed as failed, such as {min(missing)!r}"

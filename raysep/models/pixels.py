@@ -9,7 +9,7 @@ from raysep.models.layers import Layer
 class Pixels(nn.Module):
     """Flattens images, after average pooling to at most `edge` pixels per side.
 
-    Images of 224 pixels would give 150,528 features, more bytes than all layers of most networks.
+    Images of 224 pixels would give 150,528 features, more bytes than all layers of most networks together.
 
     Args:
         edge: maximum height and width in pixels.

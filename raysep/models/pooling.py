@@ -27,7 +27,7 @@ def pool(value: Tensor, layout: Layout, pooling: str, prefix_tokens: int) -> Ten
 
     Args:
         value: (B, D, H, W), (B, H, W, D), (B, L, D) or (B, D), according to `layout`.
-        pooling: `cls` and `token0` select the first token or position; `mean` and `max` reduce over all of them.
+        pooling: `cls` and `token0` both select the first token or position; `mean` and `max` reduce over all of them.
         prefix_tokens: number of tokens before the patches, which `mean` and `max` skip.
 
     Returns:

@@ -61,7 +61,7 @@ def taps_of(model: nn.Module) -> list[Tap]:
 
 
 def _first_block(model: nn.Module, name: str) -> str | None:
-    """The module whose input is the stem's output, or None if timm's first layer is the stem."""
+    """The module whose input is the stem's output; None if timm's first layer, `name`, is itself the stem."""
     if not FIRST_BLOCK.match(name) or (name == "features.0" and not hasattr(model, "stem")):
         return None
     modules = dict(model.named_modules())

@@ -38,8 +38,8 @@ class LayeredModel(nn.Module):
         model: a timm model.
         input_size: (channels, height, width), for a dry run that measures the layers.
         layers: names and glob patterns of layers and modules; `stages`, `blocks` and `logits` as in the configuration.
-        pooling: `auto` is the class token if the model has one, else the mean. Each pooling of a tap is a separate
-            layer.
+        pooling: `auto` is the class token if the model has one, else the mean. With several, each gives a tap a
+            separate layer.
         final_norm: apply the network's final norm to each block before pooling.
 
     Raises:

@@ -46,7 +46,7 @@ class Loaded:
     """Report of loaded weights.
 
     Attributes:
-        sentence: container, prefix and unused keys, with counts.
+        sentence: the container, key prefix and unused keys, with counts.
         pickled: the file is a pickle, not safetensors.
     """
 
@@ -57,11 +57,11 @@ class Loaded:
 def load_weights(model: nn.Module, path: str, name: str) -> Loaded:
     """Load a safetensors file, or the tensors of a torch pickle, into `model`.
 
-    The weights may be in any container (`state_dict`, `model_ema`, ...) and have any key prefix (`module.`, ...).
-    If several match, the order of preference is: an average over steps (EMA), as in timm; a teacher; timm's order. A
-    tie between different weights is an error. timm's rules for the family rename keys of other libraries and resample
-    position embeddings; a first convolution of three channels is summed for models of grey images. The classifier is
-    loaded only if its shape matches.
+    The weights may be in any container (`state_dict`, `model_ema`, ...) and have any key prefix (`module.`, ...). If
+    several match, the order of preference is: an average over steps (EMA), as in timm; a teacher; timm's order. A tie
+    between different weights is an error. The rules of timm for the model family rename other libraries' keys and
+    resample position embeddings; a first convolution of three channels is summed for models of grey images. The
+    classifier is loaded only if its shape matches.
 
     Args:
         path: local path or URI.
@@ -91,7 +91,7 @@ def _finite(value: torch.Tensor) -> bool:
 
 
 def _preferred(matches: Sequence[Attempt], path: str, name: str) -> Attempt:
-    """The match of the first rank. Raises ConfigError for a tie between different weights."""
+    """The best-ranked match. Raises ConfigError for a tie between different weights."""
     best = min(_rank(attempt) for attempt in matches)
     first = [attempt for attempt in matches if _rank(attempt) == best]
     # timm's rules may also find the same tensors without the prefix removed: report the match that uses all keys.
@@ -155,7 +155,7 @@ def _count(keys: Sequence[str]) -> str:
 
 
 def _depth(keys: Sequence[str]) -> int:
-    """The number of parts of a key, up to the first part that differs between the keys."""
+    """The number of leading parts of a key, through the first part that differs between the keys."""
     parts = [key.split(".") for key in keys]
     depth = 0
     while all(len(split) > depth + 1 and split[depth] == parts[0][depth] for split in parts):
@@ -167,7 +167,7 @@ def _mismatch(attempts: Sequence[Attempt], target: Target, path: str, name: str)
     """An error message with all unknown and missing keys of the closest state dict."""
 
     def distance(attempt: Attempt) -> tuple[bool, int, int]:
-        """Sort key: most known keys first; attempts whose prefix yields under half of the model last."""
+        """Sort key: most known keys first; but those whose prefix yields under half of the model come last."""
         known = len(attempt.state) + len(attempt.shapes)
         return bool(attempt.unprefixed) and 2 * known < len(target.expected), -known, -attempt.prefixed
 

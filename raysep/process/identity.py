@@ -7,7 +7,7 @@ UNKNOWN = "?"
 
 
 def pid_namespace() -> str:
-    """Identifier of the PID namespace: host names may repeat, and containers of one host have their own PIDs."""
+    """Identifier of the PID namespace: containers of one host have their own PIDs, and host names may repeat."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

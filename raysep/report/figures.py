@@ -10,7 +10,7 @@ from raysep.report.tables import paper_metrics
 
 
 def curves(model: ModelSummary, protocol: str) -> bytes | None:
-    """g_i against the layer at the last step: a panel per metric, a line per split; None before the step is scored.
+    """Score g_i against layer i at the last step, a panel per metric, a line per split; None before it is scored.
 
     Bands are 95 % intervals over images, bars one population standard deviation over trials. Baselines:
     shuffled labels, the untrained network, raw pixels. A cross marks a layer with warnings.
@@ -35,7 +35,7 @@ def curves(model: ModelSummary, protocol: str) -> bytes | None:
 
 
 def steps(model: ModelSummary, protocol: str) -> bytes | None:
-    """g_i of the unseen classes against the layer, a line per step; None for a single step."""
+    """Score g_i of the unseen classes against layer i, a line per step; None for a single step."""
     metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None

@@ -61,7 +61,7 @@ def _undefined(config: RunConfig, rows: Sequence[Row], sizes: Mapping[str, Mappi
 
 def _why_undefined(metrics: Sequence[str], sizes: Mapping[str, int]) -> str:
     if len(sizes) < 2:
-        return f"there is one class, {next(iter(sizes), 'none')}"
+        return f"fewer than two classes: {next(iter(sizes), 'none')}"
     needed = min(METRICS[metric].least_images for metric in metrics)
     small = {name: count for name, count in sizes.items() if count < needed}
     if small:

@@ -10,7 +10,7 @@ FEW_SHOT = "few_shot_"
 
 
 def training(model: ModelSummary, protocol: str) -> bytes | None:
-    """Accuracy on seen classes and g on unseen ones against the training step; None for a single step."""
+    """Accuracy on seen classes and g (highest g_i) on unseen ones against the training step; None for a single step."""
     metrics = paper_metrics(model, protocol)
     if len(model.steps) < 2 or not metrics:
         return None
@@ -39,14 +39,14 @@ def training(model: ModelSummary, protocol: str) -> bytes | None:
             )
     ax.set_xlabel("training step")
     ax.set_ylim(bottom=0)
-    ax.set_title(f"{model.model}: accuracy and g over training; numbers are best layers", fontsize=10)
+    ax.set_title(f"{model.model}: accuracy and g over training; numbers name the best layers", fontsize=10)
     ax.legend(frameon=False, fontsize=9)
     plain(ax)
     return png(figure)
 
 
 def compared(summary: Summary, split: str) -> bytes | None:
-    """g_i over relative depth, a line per model, as in the paper; None for a single model. Bars: SD over trials."""
+    """g_i of the layers over relative depth, a line per model, bars: SD over trials. None for a single model."""
     protocol = summary.headline_protocol
     curves = [curve for model in summary.models for curve in model.curves if curve.split == split]
     metrics = [metric for metric in TABLE_METRICS if any(curve.metric == metric for curve in curves)]
@@ -88,7 +88,7 @@ def _pooling(curve: Curve) -> str:
 
 
 def accuracy_against_g(summary: Summary) -> bytes | None:
-    """g against seen accuracy, a line per model through its training steps; None without accuracies."""
+    """g (highest g_i) against seen accuracy, a line per model through its training steps; None without accuracies."""
     figure, ax = plt.subplots(figsize=(5.6, 4.2))
     drawn = False
     for model, colour in zip(summary.models, cycle(len(summary.models)), strict=True):

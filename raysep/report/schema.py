@@ -33,9 +33,9 @@ class LayerScore(Part):
     dim: int
     mean: float | None = Field(description="mean over trials")
     sd: float | None = Field(description="population standard deviation over trials; null for one trial")
-    se: float | None = Field(None, description="standard error interval over images of the mean over trials")
+    se: float | None = Field(None, description="standard error of the mean over trials, from resampled images")
     interval: Interval | None = Field(None, description="over images, of the mean over trials")
-    starts_sd: float | None = Field(None, description="spread over single k-means starts, mean over trials")
+    starts_sd: float | None = Field(None, description="standard deviation over single k-means starts, mean over trials")
     shuffled: float | None = Field(
         None, description="chance level: the score with shuffled labels, mean over all shuffles"
     )
@@ -54,7 +54,9 @@ class Choice(Part):
     g: float = Field(description="the highest g_i; biased upwards, as the same images select and score the layer")
     g_sd: float | None = Field(description="over trials")
     interval: Interval | None = Field(None, description="of g over images, 95 %")
-    starts_sd: float | None = Field(None, description="spread over single k-means starts, not included in any interval")
+    starts_sd: float | None = Field(
+        None, description="standard deviation over single k-means starts, not included in any interval"
+    )
     shuffled: float | None = Field(None, description="chance level: the same layer with shuffled labels")
     corrected_g: float | None = Field(None, description="layer selected on one half of the images, scored on the other")
     corrected_interval: Interval | None = None
@@ -115,7 +117,7 @@ class Baseline(Part):
 
 
 class ModelSummary(Part):
-    """The results of one model. `best` and `headline` are of the last step, first protocol and `headline_metric`."""
+    """The results of one model. `best` and `headline` are for the last step, first protocol and `headline_metric`."""
 
     model: str
     timm_name: str
@@ -151,16 +153,18 @@ class ModelSummary(Part):
 
 
 class Findings(Part):
-    """The paper's two findings, tested on this run."""
+    """The two findings of arXiv:2405.01524, accuracy is not g and deeper is not better, tested on this run."""
 
-    accuracy_g_correlation: float | None = Field(description="rank correlation over models (Spearman); null below 3")
+    accuracy_g_correlation: float | None = Field(
+        description="rank correlation over models (Spearman); null for fewer than 3"
+    )
     accuracy_g_p_value: float | None = Field(description="two-sided; null below 3 models")
     models: int
     sentences: list[str]
 
 
 class Ran(Part):
-    """The work of one node in one stage, over all calls of the run."""
+    """The work of one node in one stage, over all raysep calls on the run."""
 
     stage: str
     node: str = Field(description="address of the node")
@@ -169,7 +173,7 @@ class Ran(Part):
 
 
 class Retried(Part):
-    """Retries of one stage for one cause, over all calls of the run that were not killed."""
+    """Retries of one stage for one cause, over all raysep calls on the run that were not killed."""
 
     stage: str
     why: Why = Field(description="a lost worker, a transient storage error, or a GPU that ran out of memory")

@@ -1,4 +1,4 @@
-"""Selection of the best layer: layers tied with it, and its g corrected for selection bias.
+"""Selection of the best layer: layers tied with it, and its score g corrected for selection bias.
 
 L layers, T trials, S random splits of the images into halves a and b (`scoring/split_half.py`). A maximum over
 layers is biased upwards on the images that select the layer (the winner's curse). So one half of each split
@@ -84,7 +84,7 @@ def deviations_of(halves: Floats, se: Floats) -> Floats:
         se: (T, L) standard errors.
 
     Returns:
-        (L, 2 S) deviations of the mean over trials: each split's with both signs, so that their mean is 0.
+        (L, 2 S) deviations of the mean over trials: each split gives one of either sign, so that their mean is 0.
     """
     difference = (halves[..., 0] - halves[..., 1]) / 2
     size = np.sqrt((difference**2).mean(axis=2))

@@ -95,7 +95,7 @@ def layers_csv(summary: Summary) -> bytes:
 
 
 def paper_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of the paper's summary table: accuracy, then g [best layer] for each split and metric."""
+    """Headings and rows of the paper's summary table: accuracy, then `g [best layer]` for each split and metric."""
     names = list(dict.fromkeys(key for model in summary.models for key in choices(summary, model)))
     rows = []
     for model in summary.models:

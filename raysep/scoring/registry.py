@@ -26,7 +26,7 @@ class Measured:
             for few-shot; None for other metrics.
         interval: 95 % confidence interval over images; None where no standard error could be estimated.
         se: standard error over images.
-        halves: (S, 2) the score on both halves of each split, to compare layers; None without split-halves.
+        halves: (S, 2) the score on both halves of S random splits, to compare layers; None without split-halves.
         starts_sd: population standard deviation of the score over single k-means starts.
         shuffled: chance level: the mean score of the same embedding over shuffles of the labels.
     """
@@ -77,7 +77,7 @@ def from_embeddings(
     """Compute a score function on a layer, with interval and chance level.
 
     The score is computed on all images, once on shuffled labels, and on every split-half: 200 more times by default, on
-    at most 3,000 images. It should change little with any single image (`intervals.smooth_se`).
+    at most 3,000 images. `score` should change little with any single image (`intervals.smooth_se`).
 
     Args:
         name: name of the registered metric.

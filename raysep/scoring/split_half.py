@@ -7,7 +7,7 @@ full neighbour list that belong to it, so that one neighbour search serves all h
 
 The halves of a split are disjoint, hence independent samples: a selection on one can be tested on the other
 (`report/selection.py`), and their difference gives the standard error of the full sample (`intervals.py`). To save
-time, two things are computed once on all images and shared by the halves, which are not quite independent there:
+time, two things are computed once on all images and shared by the halves, which makes these not quite independent:
 the fits of the linear probe, and the principal components in which wide embeddings are clustered.
 """
 
@@ -37,7 +37,7 @@ COMPONENTS, MOST_COMPONENTS = 32, 64
 def can_be_halved(sizes: NDArray[np.integer[Any]]) -> bool:
     """Whether classes are large enough for split-halves.
 
-    At least two classes, and the average class, need `LEAST_HALVED` images.
+    At least two classes must have `LEAST_HALVED` images, and so must the average class.
 
     Args:
         sizes: (K,) number of images of each class.
@@ -89,7 +89,7 @@ def purity_on_halves(
 ) -> HalfValues:
     """Neighbour purity within each half: over an image's k nearest neighbours, as far as they are in its half.
 
-    These are about k/2 neighbours, and the nearest ones within the half.
+    About k/2 of the k are, and these are the nearest ones within the half.
 
     Args:
         hits: (Q, at least max k) whether a neighbour has the image's label, from `ties.hits`.
@@ -120,7 +120,7 @@ def purity_on_halves(
 
 
 def _counts(near: Positions, weights: NDArray[Any], inside: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(Q, S) weighted number of neighbours in each half."""
+    """(Q, S) number of each query's neighbours inside the half, weighted."""
     from scipy.sparse import csr_matrix
 
     used = weights > 0
@@ -164,7 +164,7 @@ def few_shot_on_halves(classifier: NearestMeans, shots: int, in_a: NDArray[np.bo
         classifier: classifier of the layer.
         shots: labelled images per class.
         in_a: (N, S).
-        seed: seed of the draws, which depend on nothing but labels and halves.
+        seed: seed of the draws, which otherwise depend only on labels and halves.
 
     Returns:
         None where a class has too few images in a half to leave any unlabelled.
@@ -180,7 +180,7 @@ def clusters_on_halves(
     """NMI, AMI and ARI of k-means on each half.
 
     Each half is clustered independently. A clustering of all images would depend on both halves, so that a selection on
-    one half would still be favoured on the other (measured: a quarter of the selection bias remains).
+    one half would still be favoured on the other (measured: it would keep a quarter of the selection bias).
 
     Args:
         rows: (N, D), mean-centred.

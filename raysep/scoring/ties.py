@@ -46,8 +46,8 @@ def hits(
         queries: (Q,) positions of the query images; unset: all.
 
     Returns:
-        (Q, k). A neighbour with duplicates gets the share of images with the label in its group, without the image
-        itself, so that sums over the k nearest are exact means over all orders, even where k cuts a group.
+        (Q, k). A neighbour with duplicates gets the share of its group that has the image's label, not counting the
+        image itself, so that sums over the k nearest are exact means over all orders, even where k cuts a group.
 
     >>> hits(np.array([0, 0, 1]), np.array([[1], [0], [0]]), np.array([0, 1, 1])).tolist()
     [[0.5], [1.0], [0.0]]

@@ -114,7 +114,7 @@ def _seeds(rows: Tensor, squares: Tensor, K: int, starts: int, seed: int) -> Ten
 
 
 def _draws(N: int, K: int, T: int, starts: int, seed: int) -> tuple[Tensor, Tensor]:
-    """First rows (S,) and uniform draws (K - 1, S, T), in scikit-learn's order of random calls."""
+    """First centres, as rows, (S,) and uniform draws (K - 1, S, T), in scikit-learn's order of random calls."""
     state = np.random.RandomState(seed)
     first, uniform = [], np.empty((K - 1, starts, T))
     even = np.full(N, 1 / N)
@@ -148,7 +148,7 @@ def _move(rows: Tensor, sums: Tensor, labels: Tensor, new: Tensor, changed: Tens
 
 
 def _means(rows: Tensor, sums: Tensor, labels: Tensor, centres: Tensor, active: Tensor, K: int) -> Tensor:
-    """(A, K, D) cluster means of the active starts; an empty cluster gets the row furthest from its own centre."""
+    """(A, K, D) cluster means of the active starts; an empty cluster gets the row furthest from that row's centre."""
     totals = sums.reshape(-1, K, sums.shape[1])[active]
     sizes = torch.stack([torch.bincount(labels[start], minlength=K) for start in active.tolist()]).to(totals.dtype)
     for position in (sizes == 0).any(dim=1).nonzero().flatten().tolist():

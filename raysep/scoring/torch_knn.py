@@ -47,7 +47,7 @@ def squared_norms(rows: Tensor) -> Tensor:
 
 
 def _search(rows: Tensor, squares: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances, minus the squared norm of the query, and positions of the k nearest rows."""
+    """Squared distances (less the squared norm of the query) and positions of the k nearest rows."""
     distances = torch.addmm(squares, rows[block], rows.T, alpha=-2)
     distances[torch.arange(len(block), device=rows.device), block] = torch.inf
     return distances.topk(k, largest=False)

@@ -128,7 +128,7 @@ def fit_predict(rows: Tensor, y: Tensor, K: int, problems: Problems, curvature: 
 
 @dataclass(frozen=True)
 class _Point:
-    """Weights (P, K, D) and intercepts (P, K) on standardised features; also their gradients and steps."""
+    """Weights (P, K, D) and intercepts (P, K) on standardised features; also used for gradients and steps."""
 
     V: Tensor
     b: Tensor

@@ -21,7 +21,7 @@ class Scorer:
         self._backends = open_with_fallback(config.backend)
 
     def __call__(self, task: Task) -> tuple[list[Row], Report]:
-        """Compute the missing rows of a layer, with the worker's report."""
+        """Compute the missing rows of a layer; also return the worker's counters and seconds."""
         before = self._iterations
         with self._meter.piece():
             _, y, X = read_layer(self._store, task.shard_set, task.manifest, task.layer.index)

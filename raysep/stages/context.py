@@ -19,7 +19,7 @@ class RunContext:
     """A validated run.
 
     Attributes:
-        readers: image readers, by role of the split or name of the domain.
+        readers: image readers, by role; the role of a domain is its name.
     """
 
     config: RunConfig

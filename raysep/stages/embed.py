@@ -74,7 +74,9 @@ def perform(run: RunContext, cluster: Resources) -> None:
                 if block.uncompiled and group.metas[0].model.id not in reported:
                     reported.add(group.metas[0].model.id)
                     names = ", ".join(block.uncompiled)
-                    telemetry.line("embed", f"{group.metas[0].model.id}: not compiled, because of hooks: {names}")
+                    telemetry.line(
+                        "embed", f"{group.metas[0].model.id}: not compiled, as layers inside are read by hooks: {names}"
+                    )
                 _count_block(run, group, block)
                 bar.advance(block.images * len(group.metas), f"{group.metas[0].model.id} {group.shard_sets[0].split}")
                 if len(done[block.group]) == blocks_of[block.group]:

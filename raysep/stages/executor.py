@@ -38,7 +38,11 @@ class Executor(Protocol):
         """Raise UsageError for environment settings that the executor can't use, before any work."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:
-        """Connect to the resources to plan with, for the duration of a block."""
+        """Connect to the resources to plan with, for the duration of a `with` block.
+
+        Args:
+            may_add: shapes of the nodes that an autoscaler may add.
+        """
 
     def missing_on_nodes(self, paths: Sequence[str]) -> dict[str, list[str]]:
         """Local paths that a node lacks, by node address."""
@@ -76,7 +80,7 @@ class Executor(Protocol):
         verbose: bool,
         done: Sequence[Container[int]],
     ) -> Iterator["BlockResult"]:
-        """Embed the blocks of all groups, except those in `done`."""
+        """Embed the blocks of all groups, except each group's own in `done`."""
 
     def score_all(
         self, store: Storage, config: ScoreConfig, tasks: Sequence[Task], pool: Pool, on_retry: Callable[[Task], None]
@@ -90,7 +94,7 @@ class LocalExecutor:
     name: ClassVar[str] = "local"
 
     def check(self) -> None:
-        """Nothing: it uses no settings of the environment."""
+        """Check nothing: it uses no settings of the environment."""
 
     def connect(self, verbose: bool, may_add: Sequence[Shape]) -> AbstractContextManager[Resources]:  # noqa: ARG002
         """One node with the CPUs that this process may use."""

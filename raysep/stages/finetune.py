@@ -68,7 +68,7 @@ class _Trials:
         self.failed: list[TrialResult] = []
 
     def train(self, trials: Sequence[Trial], job: "Job | None" = None) -> None:
-        """Train trials; `job`, if given, replaces the run's job."""
+        """Train trials by `job`, or by the run's own training function if None."""
         run, config = self._run, self._run.config
         pool = placement.trial_pool(config.compute, self._cluster, len(trials))
         steps = sum(worklist.steps_of(config, trial)[-1] for trial in trials)
@@ -89,7 +89,7 @@ class _Trials:
             self._on_end(trial, result)
 
     def train_in_full(self, trials: Sequence[Trial]) -> None:
-        """Train the trials with the chosen hyperparameters in full, where ASHA stopped them for another seed."""
+        """Train the trials with the chosen hyperparameters in full, where ASHA stopped their trial of another seed."""
         _, results = worklist.trials_of(self._run.store, self._run.config)
         chosen = {(result.model_id, tuple(result.hyperparameters.items())) for result in choose(results.values())}
         stopped = [

@@ -71,7 +71,7 @@ def perform(run: RunContext) -> Summary:
 
 
 def publish(summary: Summary, metrics: Metrics) -> None:
-    """Set the gauges of the results: accuracy and separability g of each model, and g_i of each layer."""
+    """Set the gauges of the results: accuracy and separability of each model (g) and of each layer (g_i)."""
     for model in summary.models:
         if model.seen_accuracy is not None:
             metrics.accuracy.labels(model.model).set(model.seen_accuracy)

@@ -183,7 +183,7 @@ def record_retries(store: Storage, retries: Mapping[str, Mapping[Why, int]]) -> 
 
 
 def record_machines(store: Storage, kinds: Sequence[str]) -> None:
-    """Record the number of nodes of each kind, as of the last call that had work."""
+    """Record the number of nodes of each kind in the manifest; `kinds` has the kind of each node."""
     store.write_json(MANIFEST, {**store.read_json(MANIFEST), "machines": dict(Counter(kinds))})
 
 

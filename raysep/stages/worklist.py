@@ -143,7 +143,7 @@ def score_tasks(
 
 
 def _split_content(config: RunConfig, split: str) -> object:
-    """The section of a domain, whose corruption or source determines the images; the name of any other split."""
+    """For a domain its configuration section, which determines the images; else the name of the split."""
     return next((domain.model_dump(mode="json") for domain in config.data.domains if domain.name == split), split)
 
 

@@ -6,8 +6,8 @@ storage is read-after-write consistent (local disks under the kernel's lock of t
 The holder renews its lease. The lease of a crashed holder expires after `LEASE_S`; a process on the same machine
 detects the crash at once.
 
-The age of a lease is the difference of two modification times of the file system, so that clocks of machines don't
-matter, unless the file system has no modification times.
+The age of a lease is the modification time of a file written now, less that of the lease file. Both are of the file
+system's clock; clocks of machines matter only if the file system has no modification times.
 
 The lease fences the store: after a holder fails to renew it in time, the holder stops; all writes through the store,
 stores made from it (`Storage.at`, `Storage.fenced`) and their copies in workers are refused. The check precedes the
@@ -42,7 +42,7 @@ _held: set[str] = set()
 
 
 class Lease:
-    """The lease that a process holds, or its copy in another process.
+    """The lease that this process holds, or a copy of a lease that another process holds.
 
     Args:
         uri: URI of the leased directory.
@@ -64,11 +64,11 @@ class Lease:
         return Storage(self.uri)
 
     def renewed(self, at: float) -> None:
-        """Record that the holder renewed the lease at a time of `_clock`."""
+        """Record that the holder renewed the lease at `at`, by `_clock`."""
         self._renewed = at
 
     def fresh(self) -> bool:
-        """Whether this process has renewed the lease in time, so that no other process may have acquired it."""
+        """Whether the holder has renewed the lease in time, so that no other process may have acquired it."""
         return self._renewed is not None and _clock() - self._renewed < LEASE_S
 
     def check(self) -> None:
@@ -87,7 +87,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """A lease file: its writer, and its modification time by the clock of the file system, else of the writer."""
+    """A lease file: its writer, and its modification time by the clock of the file system, or else of the writer."""
 
     writer: dict[str, Any]
     at: float
@@ -173,13 +173,13 @@ def read_claims(store: Storage) -> dict[str, Claim]:
 
 
 def oldest(claims: Iterable[Claim]) -> dict[str, Any] | None:
-    """Writer of the oldest lease, or None."""
+    """Process that wrote the oldest lease, or None."""
     return min((claim.writer for claim in claims), key=lambda writer: str(writer["since"]), default=None)
 
 
 @contextmanager
 def _identity() -> Iterator[dict[str, Any]]:
-    """Yield the content of a new lease file of this process."""
+    """Content of a new lease file of this process, which holds it for the duration of a `with` block."""
     name = uuid.uuid4().hex
     mine = {
         "id": name,

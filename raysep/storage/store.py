@@ -100,7 +100,8 @@ class Storage:
         except OSError as error:
             raise RaysepError(
                 f"{self.display()} can't be reached: {' '.join(str(error).split())}. Check the address, the bucket and "
-                "the credentials of this machine and of the nodes, whose workers have the environment of `ray start`."
+                "the credentials of this machine and of the nodes, whose workers inherit the environment of "
+                "`ray start`."
             ) from None
 
     def path(self, relative: str) -> str:
@@ -172,7 +173,7 @@ class Storage:
         return content
 
     def read_with(self, relative: str, reader: Callable[[pa.NativeFile], T]) -> T:
-        """Open a file and return the result of `reader`, which retries call again. Raises FileNotFoundError."""
+        """Open a file and return the result of `reader`, called again by each retry. Raises FileNotFoundError."""
 
         def read() -> T:
             with self.fs.open_input_file(self.path(relative)) as file:

@@ -84,7 +84,7 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
             except ConfigError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
         duplicates = repeated(map(_name, matrix))
-        problems += [f"two cells have the name {name}" for name in duplicates]
+        problems += [f"two cells have the name {name}: rename a model, domain or override" for name in duplicates]
         problems += [
             f"{name[:40]}...: names of {len(name)} characters are too long for a directory: shorten those of models, "
             f"domains and overrides to at most {LONGEST_NAME} together"

@@ -1,4 +1,4 @@
-"""Comparison of two runs, rounds or days: significant changes of g, and pairs that are not comparable.
+"""Comparison of two runs, rounds or days: significant changes of separability g, and pairs that are not comparable.
 
 Values of g are comparable only for the same images, metric and protocol.
 """
@@ -21,7 +21,7 @@ class Point:
     """The result of one model or cell.
 
     Attributes:
-        sweep: its name; None for a single run.
+        sweep: name of the sweep; None for a single run.
         g: separability of the best layer: corrected for selection bias if that value is known, else as measured.
         interval: 95 % interval of g.
         corrected: whether g is corrected for selection bias.
@@ -48,8 +48,8 @@ class Difference:
 
     Attributes:
         change: g of b minus g of a; None if either is unknown.
-        margin: root sum of squares of the half-widths of both intervals, as for independent estimates: conservative for
-            the same images. None if an interval is unknown.
+        margin: root sum of squares of the half-widths of both intervals, assuming independent estimates, so
+            conservative for the same images. None if an interval is unknown.
         beyond: whether the change exceeds the margin; None if either is unknown.
         incomparable: why a and b are not comparable: other images, another metric, another protocol.
         unknown: which of images, metric and protocol may differ, as one side lacks them.
@@ -128,7 +128,7 @@ def judge(gate: GateConfig, baseline: Sequence[Row], rows: Sequence[Row], histor
     """Compare the cells of a round with the baseline.
 
     Args:
-        baseline: the baseline's last row of each cell.
+        baseline: last row of each cell in the baseline.
         rows: rows of this round.
         history: rows of earlier rounds, for the spread of the cells' seconds.
     """
@@ -145,7 +145,7 @@ def judge(gate: GateConfig, baseline: Sequence[Row], rows: Sequence[Row], histor
             verdict.unjudged.append(f"{name}: g can't be compared: one of the intervals is unknown")
         if difference.beyond and change is not None and change < 0:
             numbers = f"from {difference.a.g:.3f} to {difference.b.g:.3f}"
-            margin = f"more than the margin of both intervals, {difference.margin:.3f}"
+            margin = f"more than the combined margin of both intervals, {difference.margin:.3f}"
             unknown = f"; not known to be the same: {', '.join(difference.unknown)}" if difference.unknown else ""
             verdict.regressions.append(f"{name}: g fell by {-change:.3f}, {numbers}, {margin}{unknown}")
         before = [row for row in history if row["cell"] == name and row["state"] == DONE and row["seconds"]]

@@ -23,16 +23,16 @@ class MatrixConfig(Section):
     """The axes of the matrix. An unset axis has the value of `base`."""
 
     models: list[dict[str, Any]] = Field(default_factory=list, description="as `models` of a run; unset: those of base")
-    domains: dict[str, dict[str, Any]] = Field(default_factory=dict, description="name: as `data` of a run")
+    domains: dict[str, dict[str, Any]] = Field(default_factory=dict, description="by name, as `data` of a run")
     seeds: list[int] = Field(default_factory=list, description="each becomes `finetune.seeds` of its cells")
     protocols: list[Protocol] = Field(default_factory=list, description="each becomes `score.protocols` of its cells")
     overrides: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="name: keys and values, as in {finetune.steps: 100}"
+        default_factory=dict, description="by name: keys and values, as in {finetune.steps: 100}"
     )
 
 
 class Pattern(Section):
-    """Values of axes: of one cell to include, or of all cells to exclude."""
+    """Values by axis; as an item of `include` a cell to add, of `exclude` a match of the cells to leave out."""
 
     model: str | None = Field(None, description="id of a model")
     domain: str | None = Field(None, description="name of a domain")
@@ -44,7 +44,7 @@ class Pattern(Section):
 class GateConfig(Section):
     """The regression gate: each cell is compared with the baseline, by default the cell's last result.
 
-    A cell regresses if g falls by more than the margin of both intervals, or if its run is slow.
+    A cell regresses if g falls by more than the combined margin of both intervals, or if its run is slow.
     """
 
     round: str | None = Field(
@@ -52,7 +52,9 @@ class GateConfig(Section):
     )
     date: str | None = Field(None, description="day of the baseline rounds instead, as 2026-11-24")
     speed_ratio: float | None = Field(
-        1.5, gt=1, description="slow: above this multiple of the median seconds, and beyond their spread; null: off"
+        1.5,
+        gt=1,
+        description="slow: seconds above this multiple of the cell's median, and beyond the spread; null: off",
     )
 
     @model_validator(mode="after")
@@ -103,7 +105,7 @@ class SweepConfig(Section):
         return ZoneInfo(self.timezone)
 
     def label(self, at: datetime) -> str:
-        """The label of the round at a time. Raises ConfigError if it isn't a valid directory name."""
+        """The label of the round at a given time. Raises ConfigError if it isn't a valid directory name."""
         return checked_label(at.astimezone(self.zone).strftime(self.round))
 
 

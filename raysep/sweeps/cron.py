@@ -1,7 +1,7 @@
 """Times of a cron expression in a time zone, with the semantics of Debian's crontab(5).
 
 cronsim finds the local times; this module converts them to UTC, as a local time occurs twice or never when the clocks
-change, and cronsim misses the second occurrence if they are set back by half an hour.
+change, and cronsim misses the second occurrence if the clocks are set back by half an hour.
 """
 
 import heapq
@@ -118,7 +118,7 @@ class Cron:
             return
 
     def _moments(self, local: datetime) -> list[datetime]:
-        """The moments, in UTC, at which the job of a local time runs: exactly one for a fixed job, else 0 to 2."""
+        """Moments, in UTC, of a job's local time: exactly one for a fixed job, else each of its 0 to 2 occurrences."""
         while not (moments := self._occurrences(local)) and self._fixed:
             local += timedelta(minutes=1)
         return moments[:1] if self._fixed else moments

@@ -31,7 +31,7 @@ class Outcome:
         summary: summary.json of a successful run.
         error: why the run failed.
         seconds: wall-clock time; None for a resumed run.
-        worker_seconds: summed over all workers and calls.
+        worker_seconds: summed over the run's workers and calls.
         machines: number of nodes by kind.
     """
 

@@ -1,4 +1,4 @@
-"""Leaderboard of models by corrected g, per domain, protocol and override, as CSV, Markdown and HTML."""
+"""Leaderboard of models by corrected separability g, per domain, protocol and override, as CSV, Markdown and HTML."""
 
 import statistics
 from collections import Counter
@@ -19,7 +19,8 @@ class Entry:
 
     Attributes:
         question: domain, protocol and override.
-        g: corrected g, mean over seeds; g_low and g_high are mean bounds over seeds, as all seeds share the images.
+        g: corrected g, mean over seeds; g_low and g_high are interval bounds, mean over seeds, as all seeds share the
+            images.
         g_sd: population standard deviation over seeds; None for one seed.
         best_layer: the most frequent one over seeds.
         seconds: wall-clock time, summed over seeds.
@@ -57,7 +58,7 @@ def ranked(rows: Sequence[Row]) -> list[Entry]:
 
 
 def write(report: Storage, title: str, rows: Sequence[Row], verdict: Verdict, damaged: Sequence[str] = ()) -> None:
-    """Write the leaderboard; the page also lists failed cells, the verdict and damaged files of the results table."""
+    """Write the leaderboard; its HTML also has failed cells, the verdict and damaged files of the results table."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     entries = ranked(rows)
@@ -87,7 +88,7 @@ HEAD = ("rank", "question", "model", "corrected g", "best layer", "seen accuracy
 
 
 def cells(entry: Entry) -> list[str]:
-    """An entry as the columns of `HEAD`."""
+    """An entry's values for the columns of `HEAD`."""
     interval = "" if entry.g_low is None else f" ({entry.g_low:.3f} to {entry.g_high:.3f})"
     layer = "-" if entry.best_layer is None else f"{entry.best_layer} of {entry.last_layer}"
     return [

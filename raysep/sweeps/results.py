@@ -235,7 +235,7 @@ def _is_damaged(content: bytes) -> bool:
 
 
 def _name_prefix(sweep: str) -> str:
-    """The sweep's part of a file name, without leading `_` and `.`, which readers of Parquet directories ignore."""
+    """The sweep's part of a file name, without leading `_` and `.`: readers of Parquet directories skip such files."""
     return sweep[:SHOWN_CHARACTERS].lstrip("_.") or "sweep"
 
 

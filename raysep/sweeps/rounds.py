@@ -78,7 +78,7 @@ def plan(sweep: SweepConfig, label: str, history: Sequence[Row]) -> list[Plan]:
     """The state of every cell. Raises ConfigError for invalid configurations of cells.
 
     Args:
-        history: `rows_of` the sweep.
+        history: `rows_of(sweep)`.
     """
     done = {(row["cell"], row["key"]) for row in history if row["round"] == label and row["state"] == DONE}
     cells_done = {cell for cell, _ in done}
@@ -205,7 +205,7 @@ def _outcomes(
 
 
 def run_dir(sweep: SweepConfig, label: str, item: Plan) -> str:
-    """URI of a cell's run, with its cache key, so that results of different inputs never mix."""
+    """URI of a cell's run directory, with its cache key, so that results of different inputs never mix."""
     assert item.inputs is not None
     return Storage(sweep.root).at(f"rounds/{label}/{item.cell.name}-{item.inputs.key[:12]}").full_uri
 
@@ -271,7 +271,8 @@ def _verdict(sweep: SweepConfig, label: str, rows: Sequence[Row], history: Seque
 
 
 def _baseline(sweep: SweepConfig, label: str, history: Sequence[Row], began: datetime | None = None) -> list[Row]:
-    """The baseline row of each cell: its last finished row of the configured round or day, else from before this round.
+    """The baseline row of each cell: its last finished row of the configured round or day, or, if none is configured,
+    from before this round.
 
     Raises:
         ConfigError: the results lack the configured round or day.

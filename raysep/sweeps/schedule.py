@@ -46,7 +46,7 @@ class Schedule:
     Args:
         sweep: its time zone applies to the expression, its root holds the state file.
         cron: five fields as in crontab(5).
-        command: runs a round when its label is appended.
+        command: runs a round, with the round's label appended.
 
     Raises:
         ConfigError: the cron expression is invalid, or no date matches it.
@@ -125,7 +125,7 @@ class Schedule:
             return str(state["round"])
         since = datetime.fromisoformat(state["since"])
         if since > now + CLOCK_TOLERANCE:
-            self._telemetry.line("schedule", f"the clock was set back: the last round started at {since}")
+            self._telemetry.line("schedule", f"the clock was set back: the last round started later, at {since}")
             since = now
             self._write({**state, "since": now.isoformat()})
         last = self._cron.last(since, now)

@@ -16,7 +16,7 @@ PUSH_TIMEOUT_S = 10
 
 @contextmanager
 def exposed(telemetry: Telemetry, config: MonitoringConfig, instance: str) -> Iterator[None]:
-    """Serve the metrics for the duration of a block; at its end, also after an error, write and push them.
+    """Serve the metrics for the duration of a `with` block; at its end, also after an error, write and push them.
 
     A port that can't be bound or an unreachable Pushgateway is logged, and doesn't fail the run.
 

@@ -1,4 +1,4 @@
-"""The log of a run: JSON lines, one file per call, in the run directory."""
+"""The log of a run: JSON lines, one file per call of raysep, in the run directory."""
 
 import contextlib
 import json

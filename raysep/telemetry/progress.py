@@ -124,7 +124,7 @@ class Telemetry:
 
     @contextmanager
     def stage(self, stage: str, total: int, unit: str) -> Iterator[Bar]:
-        """Show a bar for the duration of a block."""
+        """Show a bar for the duration of a `with` block."""
         bar = Bar(self, stage, total, unit)
         try:
             yield bar

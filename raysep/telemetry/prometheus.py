@@ -44,8 +44,8 @@ class Metrics:
         self.kmeans_iterations = counter("raysep_kmeans_iterations", "Lloyd iterations of k-means.")
         self.gpu_peak = gauge("raysep_gpu_memory_peak_bytes", "Peak GPU memory of torch.", ["stage", "node"])
         self.accuracy = gauge("raysep_seen_accuracy_ratio", "Accuracy on seen classes, at the last step.", ["model"])
-        self.g = gauge("raysep_g", "g of the headline metric on unseen classes, at the last step.", ["model"])
-        self.corrected_g = gauge("raysep_corrected_g", "g after correction for selection bias.", ["model"])
+        self.g = gauge("raysep_g", "Separability g on unseen classes by the headline metric, last step.", ["model"])
+        self.corrected_g = gauge("raysep_corrected_g", "Separability g, corrected for selection bias.", ["model"])
         self.layer_g = gauge("raysep_layer_g", "g_i of each layer.", ["model", "layer"])
         self.sweep_cells = gauge("raysep_sweep_cells", "Cells of the sweep.", ["sweep", "state"])
         success = "Unix time of the last successful round of the sweep."

@@ -1,6 +1,7 @@
 """Measurements of a worker, which it returns to the driver together with its results.
 
-The driver counts a report when the results arrive, so a lost worker loses no counts, and retried work is counted once.
+The driver counts a report when the results arrive, so a lost worker loses no reported counts, and retried work is
+counted once.
 """
 
 import sys

@@ -187,7 +187,7 @@ def filled(value: float, kind: type = np.float32) -> np.ndarray:
         (
             png16(np.dstack([spread_over(12)] * 2)),
             12,
-            "16-bit files with alpha and fewer significant bits",
+            "16-bit files with alpha and fewer than 16 significant bits",
         ),
         pytest.param(
             b"\x00\x00\x00\x18ftypheic" + bytes(40),

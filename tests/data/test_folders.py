@@ -218,7 +218,7 @@ def test_subdirectories_of_a_class_with_images_belong_to_it_with_a_remark(tmp_pa
     source = ImageFolder(ImageFolder.Config(path=str(tmp_path)))
     source.records()
     assert source.remarks().notes == (
-        "images in subdirectories of class directories belong to those classes: 2: a/more/0.png, a/more/1.png",
+        "images in subdirectories of class directories (2) belong to those classes: a/more/0.png, a/more/1.png",
     )
 
 

@@ -74,12 +74,27 @@ def test_the_inventory_lists_roles_classes_ids_and_ignored_files(tmp_path: Path)
 @pytest.mark.parametrize(
     ("white", "dtype", "bit_depth", "warning"),
     [
-        (4095, np.uint16, None, "above 4095 of 65535, so the images are dark; if the values have 12 bits, set "),
-        (1023, np.uint16, None, "above 1023 of 65535, so the images are dark; if the values have 10 bits, set "),
-        (255, np.uint16, None, "above 255 of 65535, so the images are dark; if the values have 8 bits, set "),
-        (15, np.uint8, None, "above 15 of 255, so the images are dark; if the values have 4 bits, set "),
-        (1, np.uint8, None, "above 1 of 255, so the images are dark; if the values have 1 bit, set "),
-        (0.1, np.float32, None, "of 1, so the images are dark"),
+        (
+            4095,
+            np.uint16,
+            None,
+            "above 4095, where white is 65535, so the images are dark; if the values have 12 bits, set ",
+        ),
+        (
+            1023,
+            np.uint16,
+            None,
+            "above 1023, where white is 65535, so the images are dark; if the values have 10 bits, set ",
+        ),
+        (
+            255,
+            np.uint16,
+            None,
+            "above 255, where white is 65535, so the images are dark; if the values have 8 bits, set ",
+        ),
+        (15, np.uint8, None, "above 15, where white is 255, so the images are dark; if the values have 4 bits, set "),
+        (1, np.uint8, None, "above 1, where white is 255, so the images are dark; if the values have 1 bit, set "),
+        (0.1, np.float32, None, "where white is 1, so the images are dark"),
         (65535, np.uint16, None, None),
         (4095, np.uint16, 12, None),
         (15, np.uint8, 4, None),
@@ -108,7 +123,9 @@ def test_12_bit_colours_in_16_bit_files_cause_a_warning(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(png16(values))
     (note,) = [line for line in lines_of(data_of(tmp_path)) if line.startswith("note")]
-    assert note.endswith("of 65535, so the images are dark; if the values have 12 bits, set data.bit_depth: 12")
+    assert note.endswith(
+        "where white is 65535, so the images are dark; if the values have 12 bits, set data.bit_depth: 12"
+    )
     assert not [line for line in lines_of(data_of(tmp_path, bit_depth=12)) if line.startswith("note")]
 
 

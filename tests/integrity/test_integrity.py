@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "an image twice": (
         lambda root: rewrite(part(root), lambda t: pa.concat_tables([t, t.slice(0, 1)])),
         "_manifest.json",
-        "duplicate images",
+        "images occur more than once",
         f"{SHARDS}/_manifest.json",
     ),
     "an image lost": (

@@ -166,7 +166,7 @@ def test_without_split_halves_the_headline_says_that_layers_were_not_compared() 
     rows = [{**r, "halves": None, "se": None} for r in ROWS]
     model = summarize(CONFIG, METAS, TRIALS[:2], RESULTS[:2], {}, rows, SIZES).models[0]
     assert model.best.corrected_g is model.best.tied_layers is model.best.loss is None
-    assert "Layers were not compared: some lack split-half scores in some trial." in model.headline  # type: ignore[unreachable]
+    assert "not compared: a layer lacks split-half scores in some trial." in model.headline  # type: ignore[unreachable]
     assert tables.cells(model)[3:] == ["-", "1 (l1) (!)", "-", "-"]
 
 
@@ -281,7 +281,7 @@ def test_headlines(summary: Summary) -> None:
     assert "(l1, max pooled)" in headline("a", "nmi", pooled, 3, [], several_poolings=True)
     assert headline("a", "nmi", None, 3, []) == "a: no layer could be scored."
     paper = headline("a", "nmi", best, 3, [], protocol="paper")
-    assert paper.endswith("These intervals exclude the spread over k-means starts: standard deviation 0.010.")
+    assert paper.endswith("These intervals leave out the variance over k-means starts: standard deviation 0.010.")
     assert "the last layer is no worse" in headline("a", "nmi", best.model_copy(update={"loss": -0.003}), 3, [])
 
 

@@ -82,9 +82,9 @@ def test_undefined_metrics_are_none() -> None:
     assert formulas.knn_purity(one, few, 2) is formulas.nn1(one, few) is formulas.r_precision(one, few) is None
     assert formulas.r_precision(np.arange(4), few) is None
     assert formulas.knn_purity(np.array([0, 0, 1, 1]), few, 0) is None
-    with pytest.raises(ValueError, match="expected 3 neighbours"):
+    with pytest.raises(ValueError, match="expected 3 or more neighbours"):
         formulas.knn_purity(np.array([0, 0, 1, 1]), few, 3)
-    with pytest.raises(ValueError, match="expected 3 neighbours"):
+    with pytest.raises(ValueError, match="expected 3 or more neighbours"):
         formulas.r_precision(np.array([0, 0, 0, 0, 1]), np.zeros((5, 2), bool))
 
 

@@ -66,4 +66,4 @@ def test_incomparable_cells_have_no_change_and_exit_code_3(table: Storage, capfd
     results.put(table, row(sweep="weekly", round="r4", day=3, **SAME))
     code, _, err = called(capfd, "compare", "r3", "r4", "--sweep", table.root)
     assert code == 2
-    assert "r3 belongs to nightly, r4 to weekly" in err
+    assert "r3 belongs to the sweep nightly, r4 to weekly" in err

@@ -222,7 +222,7 @@ def test_the_gate_reports_lower_g_and_slow_cells() -> None:
     assert worse(g=0.46) == []
     assert worse(g=0.9) == []
     (fell,) = worse(g=0.45)
-    assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the margin of both intervals, 0.042"
+    assert fell == "vit_a: g fell by 0.050, from 0.500 to 0.450, more than the combined margin of both intervals, 0.042"
     # Without intervals the cell is not judged.
     without_interval = row(day=3, **same, g=0.1, corrected_low=None, corrected_high=None)
     assert compare.judge(gate, before[-1:], [without_interval], before) == compare.Verdict(

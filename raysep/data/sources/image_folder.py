@@ -29,8 +29,8 @@ class ImageFolder(Source):
     class Config(SourceConfig):
         """A tree `path/<class>/*`, or `path/{train,test,unseen}/<class>/*`, which is already split.
 
-        Parts have their usual names in any case (training, val, validation, dev, eval, ...). Files are images by suffix
-        or content; hidden and system files are ignored at every depth.
+        Parts have usual names, in upper or lower case (training, val, validation, dev, eval, ...). Files are images by
+        suffix or content; hidden and system files are ignored at every depth.
         """
 
         kind: Literal["image_folder"] = "image_folder"

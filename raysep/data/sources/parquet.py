@@ -127,7 +127,8 @@ class ParquetImages(Source):
         """The class name of each row of a file. Appends to `problems` if the file is unusable.
 
         Args:
-            named: set to the file, under the key True if its integer labels have class names, else False.
+            named: output: holds the file under the key True if its integer labels have class names, else under the key
+                False.
         """
         image, label = self._config.image_column, self._config.label_column
         where = f"data.source: {self.storage.display(file)}"
