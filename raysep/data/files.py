@@ -71,9 +71,13 @@ def images_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dic
 
 
 def tables_among(storage: Storage, paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """As `images_among`, for Parquet files.
+    """Separate Parquet files from other files, by suffix, or by the first bytes if the suffix is unknown.
 
-    Names with a leading underscore are metadata by the convention of Spark and Hive: _SUCCESS, _metadata, _temporary/.
+    Names with a leading underscore are not Parquet files of data, but metadata by the convention of Spark and Hive:
+    _SUCCESS, _metadata, _temporary/.
+
+    Returns:
+        Paths of Parquet files, in the given order; and for each other file, the suffix under which it is counted.
     """
 
     def by_name(path: str) -> bool | None:

@@ -88,7 +88,7 @@ class Layout:
             which = ", ".join(f"{name} as {part}" for name, part in sorted(self.parts.items()))
             yield f"these directories are read as parts of a split, not as classes: {which}"
         elif self.parts and "unseen" not in self.parts:
-            yield "the directories train and test are read as parts of a split, not as classes"
+            yield "the directories train and test are read as parts of a split, not as classes; rename them if they are"
         if self.parts and not self.divides:
             yield "there is only one part, so data.split.test_fraction sets the share of held-out images"
         deeper = [image for image in self.class_of if image.count("/") > self.depth]

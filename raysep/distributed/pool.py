@@ -69,11 +69,12 @@ def run_tasks(
 ) -> Iterator[Done[Task, Result]]:
     """Run tasks on at most `size` actors; yields each task when it has finished or failed, in any order.
 
-    An idle actor is killed at once, to free its resources for other runs on the cluster, and for actors of this run
-    that are not scheduled yet but hold the run's last tasks.
+    An idle actor is killed at once. Its resources go to other runs on the cluster, or to actors of this run that hold
+    its last tasks and wait to be scheduled.
 
     Args:
-        build: maps the slot of an actor (0 to size - 1) to the function that creates its function.
+        build: called with the slot of an actor (0 to size - 1); returns a factory, which the actor calls once to get
+            the function that performs its tasks.
         options: Ray options of each actor: num_cpus, num_gpus, scheduling_strategy.
         name: name of the actors, in the process list and on the dashboard.
         retries: maximum number of retries of a task whose worker is lost.

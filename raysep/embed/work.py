@@ -132,7 +132,12 @@ def references(index: int, group: WorkGroup, reader: int, rows: int, done: Conta
 
 
 def finished_blocks(store: Storage, index: int, group: WorkGroup, rows: int) -> list[BlockResult]:
-    """Results of the blocks of a group that have a ledger record for every checkpoint."""
+    """Results of the finished blocks of a group: those that the ledger of every checkpoint of the group records.
+
+    Args:
+        index: position of the group in the list of groups.
+        rows: images per block.
+    """
     ledgers = [read_records(store, *each) for each in zip(group.shard_sets, group.keys, strict=True)]
     results = []
     for first in range(0, group.rows.num_rows, rows):

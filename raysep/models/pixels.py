@@ -40,7 +40,7 @@ class LayeredPixels(nn.Module):
         self.layers = [Layer(0, "pixels", 0.0, dim, "none")]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, D) float32."""
+        """(B, D) float32: the downscaled pixels of a (B, C, H, W) batch, as vectors."""
         packed: Tensor = self.model(x).float()
         return packed
 

@@ -46,7 +46,8 @@ class Loaded:
     """Report of loaded weights.
 
     Attributes:
-        sentence: the container, key prefix and unused keys, with counts.
+        sentence: summary for the log: the key in the file that held the weights, the prefix stripped from their names,
+            and the unused keys, with counts.
         pickled: the file is a pickle, not safetensors.
     """
 

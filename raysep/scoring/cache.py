@@ -148,7 +148,7 @@ class LayerScores:
 
     @property
     def cosine_votes(self) -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
-        """Neighbours by cosine similarity, (Q, k) positions, and the weights of their votes."""
+        """(Q, k) positions of each query's nearest images by cosine similarity, and (Q, k) weights of their votes."""
 
         def search() -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
             # X may be overwritten by its mean-centred rows.

@@ -153,14 +153,15 @@ class NearestMeans:
         return FewShot(right, labelled, self.queries, exact)
 
     def accuracy_within(self, subsets: NDArray[np.bool_], shots: int, draws: int, seed: int) -> Any:
-        """(P,) mean accuracy with labelled and classified images from the same subset.
+        """Mean accuracy in each subset, with labelled and classified images from that subset alone.
 
         Args:
             subsets: (N, P) masks. Requires `queries` unset (all images).
-            shots, draws, seed: as for `classify`; `draws` per subset.
+            shots, seed: as for `classify`.
+            draws: number of draws of labelled images in each subset.
 
         Returns:
-            None where a class has fewer than `shots` images in a subset, or a subset has no unlabelled image.
+            (P,) accuracies; None if in any subset a class has fewer than `shots` images, or no image is unlabelled.
         """
         chosen = draw_shots(self.index, subsets, shots, draws, seed)
         if chosen is None:

@@ -90,7 +90,13 @@ def _lloyd(Z: Matrix, members: Mask, centres: Matrix) -> tuple[NDArray[np.int16]
 
 
 def _assign(with_one: Matrix, inside: Mask, centres: Matrix) -> tuple[NDArray[np.int16], Matrix]:
-    """The nearest centre of each image, and its squared distance minus the squared norm of the image."""
+    """The nearest centre of each image, and its squared distance minus the squared norm of the image.
+
+    Args:
+        with_one: (N, D + 1) images, with a column of ones appended.
+        inside: mask of the images to assign; others get `OUTSIDE`.
+        centres: (K, P, D) centres of P runs of k-means.
+    """
     nearest = np.full(inside.shape, np.inf, dtype=np.float32)
     distance = np.empty_like(nearest)
     assigned, closer = np.zeros(inside.shape, dtype=np.int16), np.empty(inside.shape, dtype=np.int16)

@@ -64,7 +64,7 @@ class Curvature:
 
 
 def curvature_of(rows: Tensor) -> Curvature:
-    """Decompose (N, D) mean-centred rows: fully, or by subspace iteration for more than `ALL_DIRECTIONS` features."""
+    """Eigenvectors of the features' correlations over (N, D) mean-centred rows: all, or of large D the leading ones."""
     N, D = rows.shape
     scale = torch.linalg.vector_norm(rows, dim=0) / N**0.5
     varying = int((scale > 0).sum())

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-EXAMPLE = "expected five fields, as in '0 3 * * *': minute, hour, day of month, month, day of week"
+EXPECTED = "expected five fields, as in '0 3 * * *': minute, hour, day of month, month, day of week"
 NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -67,7 +67,7 @@ class Cron:
             raise ValueError(f"unsupported nickname {words[0]}: expected one of {', '.join(NICKNAMES)}, or five fields")
         if len(words) != len(FIELDS):
             hint = "; crontab(5) has no field for seconds or years, and the time zone is the sweep's `timezone`"
-            raise ValueError(f"it has {len(words)} fields, {EXAMPLE}{hint if len(words) > len(FIELDS) else ''}")
+            raise ValueError(f"it has {len(words)} fields, {EXPECTED}{hint if len(words) > len(FIELDS) else ''}")
         fields, problems = [], []
         for word, field in zip(words, FIELDS, strict=True):
             try:
@@ -75,7 +75,7 @@ class Cron:
             except ValueError as error:
                 problems.append(f"{field.name}: {error}")
         if problems:
-            raise ValueError(f"{'; '.join(problems)}; {EXAMPLE}")
+            raise ValueError(f"{'; '.join(problems)}; {EXPECTED}")
         self._fields, self._zone = " ".join(fields), zone
         self._fixed = not any(text.startswith("*") for text in fields[:2])
         if next(self.after(datetime.now(UTC)), None) is None:
