@@ -69,7 +69,12 @@ WRONG: list[tuple[str, list[str], int, str]] = [
     ("history", ["none.yaml"], 2, UNREADABLE),
     ("history", [NIGHTLY, "--model", "nosuch"], 2, "the results have no row of nosuch"),
     ("compare", ["a"], 2, "Missing argument 'B'."),
-    ("compare", ["a", "b"], 2, "a holds no summary.json; rounds and dates need --sweep"),
+    (
+        "compare",
+        ["a", "b"],
+        2,
+        "a has no summary.json: expected the directory of a finished `raysep run`; rounds and dates need --sweep",
+    ),
     ("schedule", [NIGHTLY], 2, "Missing option '--cron'."),
     ("schedule", [NIGHTLY, "--cron", "x"], 2, "expected five fields, as in '0 3 * * *'"),
     ("schedule", [NIGHTLY, "--cron", "0 3 31 2 *"], 2, "--cron '0 3 31 2 *': no date matches"),

@@ -189,7 +189,8 @@ def _rows(uri: str) -> list[dict[str, Any]]:
 
 
 def _points(name: str, sweep: str | None) -> "list[Point]":
-    from raysep.report.schema import FILE, Summary
+    from raysep.errors import RunDirError
+    from raysep.results import open as open_run
     from raysep.stages import run_directory
     from raysep.storage.store import Storage
     from raysep.sweeps import compare as comparing
@@ -197,13 +198,10 @@ def _points(name: str, sweep: str | None) -> "list[Point]":
 
     if sweep is None:
         try:
-            store = Storage(name)
-            content = store.read_bytes(FILE)
-            with store.understood(FILE):
-                summary = Summary.model_validate_json(content)
-            return comparing.points_of_summary(summary, run_directory.data_hash(store))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{name} holds no {FILE}; rounds and dates need --sweep") from None
+            summary = open_run(name).summary
+        except RunDirError as error:
+            raise UsageError(f"{error}; rounds and dates need --sweep") from None
+        return comparing.points_of_summary(summary, run_directory.data_hash(Storage(name)))
     rows = _rows(sweep)
     chosen = table.select(rows, round=name) or table.select(rows, date=name)
     if not chosen:

@@ -31,7 +31,7 @@ def load_config(path: str, overrides: Sequence[str] = (), run_dir: str | None = 
     Raises:
         ConfigError: with all problems of the file and the overrides.
     """
-    return _build(read_yaml(path), overrides, run_dir, path)
+    return build_with(read_yaml(path), overrides, run_dir, path)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def config_of_options(
     if unseen is not None or not has_unseen:
         names = ["all"] if unseen is None else _listed(unseen)
         values["data"]["split"] = {"unseen": "all" if names == ["all"] else names}
-    return _build(values, overrides, run_dir, "options")
+    return build_with(values, overrides, run_dir, "options")
 
 
 def _listed(names: str) -> list[str]:
@@ -151,7 +151,8 @@ def _listed(names: str) -> list[str]:
     return [name for name in parts if name]
 
 
-def _build(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
+def build_with(values: dict[str, Any], overrides: Sequence[str], run_dir: str | None, source: str) -> RunConfig:
+    """Build a `RunConfig` from values, which overrides change in place. Raises ConfigError with all problems."""
     for override in overrides:
         apply(values, override)
     if run_dir is not None:
