@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
 from raysep.config.load import validated
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.errors import ConfigError, InputError
 from raysep.models.layers import Layer
 from raysep.report.curves import curves_of, selection_of

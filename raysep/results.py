@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raysep.config import RunConfig
 from raysep.config.load import build_with, read_yaml
 from raysep.data import splits
-from raysep.embed.shards import MANIFEST, ShardSet, read_layer, read_manifest, shard_set_at
+from raysep.embedding.shards import MANIFEST, ShardSet, read_layer, read_manifest, shard_set_at
 from raysep.errors import InputError, RunDirError
 from raysep.models.layers import Layer
 from raysep.report.schema import FILE, Summary

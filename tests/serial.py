@@ -5,7 +5,7 @@ from typing import Any
 
 from raysep.config import RunConfig
 from raysep.config.load import build_config
-from raysep.embed import shards
+from raysep.embedding import shards
 from raysep.scoring import table
 from raysep.storage.store import Storage
 from tests.conftest import TINY_CNN, write_images

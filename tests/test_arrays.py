@@ -13,7 +13,7 @@ import raysep
 from raysep import pipeline
 from raysep.config.load import load_config
 from raysep.config.registry import METRICS
-from raysep.embed.shards import read_layer, read_manifest, shard_set_at
+from raysep.embedding.shards import read_layer, read_manifest, shard_set_at
 from raysep.errors import InputError
 from raysep.stages.executor import LocalExecutor
 from raysep.storage.store import Storage

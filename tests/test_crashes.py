@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raysep import pipeline
-from raysep.embed import ledger
+from raysep.embedding import ledger
 from raysep.finetune import resume
 from raysep.integrity import verify
 from raysep.stages import worklist

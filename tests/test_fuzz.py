@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from raysep.data.images import Preprocessing, UnreadableImageError, decode, load_batch
 from raysep.data.sources.parquet import ParquetImages
-from raysep.embed.shards import ShardSet, read_manifest
+from raysep.embedding.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, StorageError
 from raysep.finetune import resume
 from raysep.models.weights import load_weights

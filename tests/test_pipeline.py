@@ -17,7 +17,7 @@ from raysep.config import ComputeConfig, RunConfig
 from raysep.config.load import build_config
 from raysep.config.names import DIAGNOSTICS
 from raysep.config.registry import METRICS
-from raysep.embed.shards import ShardSet, read_manifest
+from raysep.embedding.shards import ShardSet, read_manifest
 from raysep.errors import ConfigError, RunDirError, StageError, UsageError
 from raysep.report.schema import Summary
 from raysep.stages.executor import Executor, LocalExecutor

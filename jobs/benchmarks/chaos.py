@@ -30,7 +30,7 @@ import typer
 from figures import Figure, at_least, at_most, emit, figure
 from whole_runs import TITLES, children_of, start, write_images
 
-from raysep.embed.shards import Manifest, read_layer, read_manifest, shard_set_at
+from raysep.embedding.shards import Manifest, read_layer, read_manifest, shard_set_at
 from raysep.integrity import verify
 from raysep.scoring import table
 from raysep.storage.store import Storage

@@ -36,10 +36,10 @@ from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import embed_plan
-from raysep.embed.blocks import Embedding
-from raysep.embed.embedder import Embedder
-from raysep.embed.shards import ShardSet
-from raysep.embed.work import WorkGroup, references
+from raysep.embedding.blocks import Embedding
+from raysep.embedding.embedder import Embedder
+from raysep.embedding.shards import ShardSet
+from raysep.embedding.work import WorkGroup, references
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
 from raysep.models.meta import CheckpointMeta, read_meta
@@ -234,12 +234,27 @@ def layers(size: Size) -> Iterator[Figure]:
             last = ["layer4"] if case.model == "resnet18" else [f"blocks.{len(bare_model(case).blocks) - 1}"]
             only = world.checkpoint(2, last)
             pixels = torch.randint(0, 256, (BATCH, 3, case.pixels, case.pixels), dtype=torch.uint8)
-            every, one = (Embedder(world.run, [meta], "cpu", "float32") for meta in (world.metas[0], only))
+            every, one = (
+                Embedder.of_checkpoints(world.run, [meta], "cpu", "float32") for meta in (world.metas[0], only)
+            )
             passes = [partial(embedder.forward, pixels, Meter("here")) for embedder in (every, one)]
             # Many short turns: one pass takes less than a second.
             own, other = in_turn(5 * size.turns, *passes)
         how = f"{case.name}, a batch of {BATCH}: {1e3 * own:.0f} ms against {1e3 * other:.0f} ms"
         yield at_most("all layers against the last one", own / other, 1.05, "x", how)
+
+
+def early(size: Size) -> Iterator[Figure]:
+    """What an early block costs: the pass ends after it."""
+    case = replace(size.cases[0], name="ViT-S at 224 px", model="vit_small_patch16_224", pixels=224)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder), case, 4)
+        fourth = world.checkpoint(2, ["blocks.3"])
+        pixels = torch.randint(0, 256, (BATCH // 4, 3, case.pixels, case.pixels), dtype=torch.uint8)
+        every, one = (Embedder.of_checkpoints(world.run, [meta], "cpu", "float32") for meta in (world.metas[0], fourth))
+        whole, part = in_turn(3 * size.turns, *(partial(each.forward, pixels, Meter("here")) for each in (every, one)))
+    how = f"{case.name}, a batch of {BATCH // 4}: {1e3 * part:.0f} ms against {1e3 * whole:.0f} ms"
+    yield at_most("blocks.3 of 12 against all layers", part / whole, 0.5, "x", how)
 
 
 def checkpoints(size: Size) -> Iterator[Figure]:
@@ -264,7 +279,7 @@ def checkpoints(size: Size) -> Iterator[Figure]:
     yield figure("two checkpoints against one", two / one, "none: reported", None, "x", how)
 
 
-PARTS = {"layers": layers, "checkpoints": checkpoints, "loop": loop, "stage": stage}
+PARTS = {"layers": layers, "early": early, "checkpoints": checkpoints, "loop": loop, "stage": stage}
 
 
 def main(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raysep.config.load import config_of_options
 from raysep.data.images import load_batch
 from raysep.data.splits import UNSEEN, select
-from raysep.embed.shards import MANIFEST, read_layer, read_manifest, shard_set_at
+from raysep.embedding.shards import MANIFEST, read_layer, read_manifest, shard_set_at
 from raysep.models.build import create, preprocessing_of
 from raysep.models.taps import open_layers
 from raysep.stages.validation import check_images

@@ -30,7 +30,7 @@ from raysep.config import EmbedConfig, ScoreConfig
 from raysep.config.registry import METRICS
 from raysep.distributed.connect import connection
 from raysep.distributed.placement import EmbedPlan, Pool
-from raysep.embed.shards import Manifest, ShardSet, commit, read_layer, write_part
+from raysep.embedding.shards import Manifest, ShardSet, commit, read_layer, write_part
 from raysep.models.layers import Layer
 from raysep.scoring.table import Task
 from raysep.storage.store import Storage

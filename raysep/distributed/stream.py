@@ -19,8 +19,8 @@ from raysep.config import EmbedConfig
 from raysep.data.source import Reader
 from raysep.distributed.connect import stage_errors
 from raysep.distributed.placement import EmbedPlan, Pool
-from raysep.embed.blocks import CountAttempt, Decoding, Embedding
-from raysep.embed.work import RESULT, BlockResult, WorkGroup, parse_result, references
+from raysep.embedding.blocks import CountAttempt, Decoding, Embedding
+from raysep.embedding.work import RESULT, BlockResult, WorkGroup, parse_result, references
 from raysep.storage.retries import Attempts
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter

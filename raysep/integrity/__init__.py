@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from raysep.config import RunConfig
 from raysep.data import splits
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.errors import RaysepError, UsageError
 from raysep.integrity.checkpoints import checkpoints
 from raysep.integrity.embeddings import check_shard_set

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from raysep.config import RunConfig
 from raysep.data import splits
-from raysep.embed import ledger
-from raysep.embed.shards import MANIFEST, Manifest, ShardSet, read_manifest, schema
+from raysep.embedding import ledger
+from raysep.embedding.shards import MANIFEST, Manifest, ShardSet, read_manifest, schema
 from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
 from raysep.models.meta import CheckpointMeta
 from raysep.stages import worklist

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raysep.config.names import DIAGNOSTIC
 from raysep.config.registry import METRICS
-from raysep.embed.shards import ShardSet
+from raysep.embedding.shards import ShardSet
 from raysep.integrity.findings import UNREADABLE, Finding, Verification, short
 from raysep.scoring import table
 from raysep.storage.store import Storage

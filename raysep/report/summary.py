@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from raysep.config import ModelConfig, RunConfig
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.finetune.trials import Trial, TrialResult, pixels_id
 from raysep.models.meta import CheckpointMeta
 from raysep.report.curves import curves_of, mean_and_sd

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysep.config.names import Wanted
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.models.layers import Layer
 from raysep.storage.store import Storage
 

@@ -1,7 +1,7 @@
 """Scores one layer of a shard set at a time, from its Parquet files."""
 
 from raysep.config import ScoreConfig
-from raysep.embed.shards import read_layer
+from raysep.embedding.shards import read_layer
 from raysep.scoring.backends import open_with_fallback
 from raysep.scoring.memory import return_gpu_memory
 from raysep.scoring.scoring import score_layer_with_fallback

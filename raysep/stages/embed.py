@@ -7,15 +7,15 @@ from raysep.data import splits
 from raysep.data.images import check_share
 from raysep.distributed import placement
 from raysep.distributed.cluster_shape import Resources
-from raysep.embed.ledger import forget
-from raysep.embed.shards import Manifest, commit
+from raysep.embedding.ledger import forget
+from raysep.embedding.shards import Manifest, commit
 from raysep.errors import StageError
 from raysep.models.meta import CheckpointMeta, directory
 from raysep.stages import run_directory, worklist
 from raysep.stages.context import RunContext
 
 if TYPE_CHECKING:
-    from raysep.embed.work import BlockResult, WorkGroup
+    from raysep.embedding.work import BlockResult, WorkGroup
 
 # Checkpoints of one model that an actor loads together, so that each image is decoded once for all of them.
 CHECKPOINTS_AT_ONCE = 8
@@ -29,7 +29,7 @@ def pending(run: RunContext) -> bool:
 
 def perform(run: RunContext, cluster: Resources) -> None:
     """Embed all missing shard sets in one stream."""
-    from raysep.embed.work import WorkGroup, finished_blocks
+    from raysep.embedding.work import WorkGroup, finished_blocks
 
     config, telemetry = run.config, run.telemetry
     metas = worklist.checkpoints_of(run)

@@ -17,7 +17,7 @@ from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter, Report
 
 if TYPE_CHECKING:
-    from raysep.embed.work import BlockResult, WorkGroup
+    from raysep.embedding.work import BlockResult, WorkGroup
     from raysep.finetune.run_trial import Job, Progress
     from raysep.scoring.worker import Scored
 
@@ -163,8 +163,8 @@ class LocalExecutor:
         done: Sequence[Container[int]],
     ) -> Iterator["BlockResult"]:
         """Embed the blocks in order."""
-        from raysep.embed.blocks import Embedding
-        from raysep.embed.work import references
+        from raysep.embedding.blocks import Embedding
+        from raysep.embedding.work import references
 
         embedding = Embedding([group.reader for group in groups], store, config, torch_device(), Meter(self.name))
         for index, group in enumerate(groups):

@@ -10,7 +10,7 @@ from raysep.config import RunConfig
 from raysep.config.base import key_fields
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.data import splits
-from raysep.embed.shards import Manifest, ShardSet, key_of, read_manifest
+from raysep.embedding.shards import Manifest, ShardSet, key_of, read_manifest
 from raysep.finetune.trials import Trial, TrialResult, baseline_models, choose, plan, read_result
 from raysep.models.layers import OWN, Layer
 from raysep.models.meta import META, CheckpointMeta, directory, read_meta

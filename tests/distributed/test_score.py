@@ -10,7 +10,7 @@ from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS
 from raysep.config.registry import METRICS
 from raysep.distributed.placement import Pool
 from raysep.distributed.score import score_all
-from raysep.embed.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
+from raysep.embedding.shards import Manifest, ShardSet, column, commit, read_layer, read_manifest, write_part
 from raysep.models.layers import Layer
 from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer

@@ -16,10 +16,10 @@ from raysep.data.sources.image_folder import ImageFolder
 from raysep.data.splits import draw_split, select
 from raysep.distributed.placement import EmbedPlan, Pool
 from raysep.distributed.stream import embed_all
-from raysep.embed.blocks import Embedding
-from raysep.embed.embedder import Embedded, Embedder, load_all
-from raysep.embed.shards import Manifest, ShardSet, read_layer
-from raysep.embed.work import BlockResult, WorkGroup, finished_blocks, references
+from raysep.embedding.blocks import Embedding
+from raysep.embedding.embedder import Embedded, Embedder, load_all
+from raysep.embedding.shards import Manifest, ShardSet, read_layer
+from raysep.embedding.work import BlockResult, WorkGroup, finished_blocks, references
 from raysep.errors import StageError
 from raysep.finetune.training import prepare
 from raysep.finetune.trials import Trial
@@ -126,7 +126,7 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world: Any) -> None:
     run, source, split, metas = world
     rows = select(split, "unseen")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
-    embedder = Embedder(run, metas[2:], "cpu", "float32")
+    embedder = Embedder.of_checkpoints(run, metas[2:], "cpu", "float32")
     one, many = (embedded(embedder, source, places, size) for size in (1, 24))
     assert one.good == many.good
     assert list(one.failed) == list(many.failed) == [5]
@@ -136,10 +136,10 @@ def test_the_batch_size_does_not_matter_beyond_rounding(world: Any) -> None:
 
 def test_unreadable_images_give_no_vectors(world: Any) -> None:
     run, source, _, metas = world
-    found = embedded(Embedder(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
+    found = embedded(Embedder.of_checkpoints(run, metas[:1], "cpu", "float32"), source, [("d/005.png", None)], 4)
     assert found.good == []
     assert [v.shape for v in found.vectors[0]] == [
-        (0, layer.dim) for layer in Embedder(run, metas[:1], "cpu", "float32").layers
+        (0, layer.dim) for layer in Embedder.of_checkpoints(run, metas[:1], "cpu", "float32").layers
     ]
 
 
@@ -148,7 +148,8 @@ def test_lower_precision_stays_close(world: Any) -> None:
     rows = select(split, "seen_test")
     places = list(zip(rows["path"].to_pylist(), rows["row"].to_pylist(), strict=True))
     full, half = (
-        embedded(Embedder(run, metas[2:3], "cpu", p), source, places, 8).vectors[0] for p in ("float32", "bfloat16")
+        embedded(Embedder.of_checkpoints(run, metas[2:3], "cpu", p), source, places, 8).vectors[0]
+        for p in ("float32", "bfloat16")
     )
     for a, b in zip(full, half, strict=True):
         assert b.dtype == np.float32
@@ -158,7 +159,7 @@ def test_lower_precision_stays_close(world: Any) -> None:
 def test_out_of_memory_halves_the_batch_and_counts_a_retry(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, source, split, metas = world
     places = [(path, None) for path in select(split, "seen_test")["path"].to_pylist()]
-    embedder = Embedder(run, metas[:1], "cpu", "float32")
+    embedder = Embedder.of_checkpoints(run, metas[:1], "cpu", "float32")
     roomy = embedded(embedder, source, places, 6)
     whole, sizes = embedder._pass, []
 
@@ -243,7 +244,7 @@ def test_each_group_uses_its_own_reader(ray_session: None, world: Any, tree: Pat
     assert X.shape == Z.shape
     assert np.abs(X - Z).max() > 0.01
     places = [(path, None) for path in select(split, "unseen")["path"].to_pylist()]
-    serial = embedded(Embedder(run, metas[:1], "cpu", "float32"), corrupted, places, 64).vectors[0][0]
+    serial = embedded(Embedder.of_checkpoints(run, metas[:1], "cpu", "float32"), corrupted, places, 64).vectors[0][0]
     np.testing.assert_allclose(Z, serial, atol=1e-5)
 
 

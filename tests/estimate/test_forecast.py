@@ -7,7 +7,7 @@ import pytest
 from raysep.config.load import build_config
 from raysep.distributed import limits
 from raysep.distributed.cluster_shape import Resources
-from raysep.embed.shards import schema
+from raysep.embedding.shards import schema
 from raysep.errors import UsageError
 from raysep.estimate import forecast as module
 from raysep.estimate import speed

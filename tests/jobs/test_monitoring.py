@@ -18,7 +18,7 @@ from rich.console import Console
 
 from raysep import pipeline
 from raysep.config import MonitoringConfig, RunConfig
-from raysep.embed.shards import MANIFEST
+from raysep.embedding.shards import MANIFEST
 from raysep.scoring import table
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.models.layers import Layer
 from raysep.scoring import table
 from raysep.scoring.registry import Measured

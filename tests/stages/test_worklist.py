@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raysep.config import EmbedConfig, ModelConfig, RunConfig, ScoreConfig
-from raysep.embed.shards import Manifest, ShardSet
+from raysep.embedding.shards import Manifest, ShardSet
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, read_meta
 from raysep.stages import worklist

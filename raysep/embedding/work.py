@@ -10,8 +10,8 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from raysep.data.source import Reader
-from raysep.embed.ledger import read_records
-from raysep.embed.shards import ShardFile, ShardSet
+from raysep.embedding.ledger import read_records
+from raysep.embedding.shards import ShardFile, ShardSet
 from raysep.models.layers import Layer
 from raysep.models.meta import CheckpointMeta, directory
 from raysep.storage.store import Storage

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from raysep.config import Precision
+from raysep.config import ModelConfig, Precision
 from raysep.data.images import Preprocessing, load_batch
 from raysep.data.source import Reader
 from raysep.finetune.training import autocast_dtype
@@ -69,8 +70,9 @@ class Embedder:
     """Embeds images with all checkpoints of one model, so that each image is decoded once.
 
     Args:
-        store: the run directory of the checkpoints.
-        metas: checkpoints of one model, with the same preprocessing.
+        models: models of one architecture, with different weights.
+        config: layers and poolings of the models.
+        preprocessing: preprocessing of the models.
         device: a torch device.
         precision: precision of the forward pass.
         compiled: compile the model's blocks with `torch.compile`.
@@ -78,24 +80,37 @@ class Embedder:
 
     def __init__(
         self,
-        store: Storage,
-        metas: Sequence[CheckpointMeta],
+        models: Sequence[nn.Module],
+        config: ModelConfig,
+        preprocessing: Preprocessing,
         device: str,
         precision: Precision,
         compiled: bool = False,
     ) -> None:
-        self.preprocessing = metas[0].preprocessing
-        size = (self.preprocessing.channels, *self.preprocessing.size)
-        self._models = [open_layers(load_checkpoint(store, meta).to(device), size, meta.model).eval() for meta in metas]
+        self.preprocessing = preprocessing
+        size = (preprocessing.channels, *preprocessing.size)
+        self._models = [open_layers(model.to(device), size, config).eval() for model in models]
         # Blocks that are not compiled, as hooks read layers inside them.
         self.uncompiled = (
             sorted({name for model in self._models for name in model.compile_blocks()}) if compiled else []
         )
         self._device, self._dtype = device, autocast_dtype(precision, device)
-        # All checkpoints have the same architecture, hence the same fastest memory layout.
+        # All models have the same architecture, hence the same fastest memory layout.
         (self._layout,) = {fastest_layout(model, size, device, self._dtype) for model in self._models}
         # Images per forward pass: reduced after the GPU ran out of memory; None: a whole batch.
         self._at_once: int | None = None
+
+    @classmethod
+    def of_checkpoints(
+        cls, store: Storage, metas: Sequence[CheckpointMeta], device: str, precision: Precision, compiled: bool = False
+    ) -> "Embedder":
+        """Open the embedder of checkpoints of one model, which have the same preprocessing.
+
+        Args:
+            store: the run directory of the checkpoints.
+        """
+        models = [load_checkpoint(store, meta) for meta in metas]
+        return cls(models, metas[0].model, metas[0].preprocessing, device, precision, compiled)
 
     @property
     def layers(self) -> list[Layer]:

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from raysep.config import EmbedConfig
 from raysep.data.source import Reader
-from raysep.embed.ledger import Record, write_record
-from raysep.embed.work import (
+from raysep.embedding.ledger import Record, write_record
+from raysep.embedding.work import (
     HEADER,
     HEADER_JSON,
     PIXELS,
@@ -31,7 +31,7 @@ from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter
 
 if TYPE_CHECKING:
-    from raysep.embed.embedder import Decoded
+    from raysep.embedding.embedder import Decoded
 
 # Counts attempts at a named step of a block: name -> number of this attempt, starting at 1.
 CountAttempt = Callable[[str], int]
@@ -80,7 +80,7 @@ class Decoding:
 
     def batches(self, work: BlockWork, block: pa.Table) -> Iterator["Decoded"]:
         """Decode the images of a block, `batch_size` at a time."""
-        from raysep.embed.embedder import load_all
+        from raysep.embedding.embedder import load_all
 
         checkpoint = work.checkpoints[0]
         if self._cached is None or self._cached[0] != checkpoint:
@@ -150,7 +150,7 @@ class Embedding:
     def _unpack(self, header: DecodedHeader, block: pa.Table) -> Iterator["Decoded"]:
         import torch
 
-        from raysep.embed.embedder import Decoded
+        from raysep.embedding.embedder import Decoded
 
         # Copied, since torch warns about the read-only memory of the object store.
         flat = np.frombuffer(block[PIXELS][0].as_buffer(), np.uint8).copy()
@@ -161,12 +161,14 @@ class Embedding:
         yield Decoded(pixels[:0], [], header.failed)
 
     def _embed(self, work: BlockWork, ids: list[str], labels: list[int], batches: Iterator["Decoded"]) -> BlockResult:
-        from raysep.embed.embedder import Embedder
-        from raysep.embed.shards import write_part
+        from raysep.embedding.embedder import Embedder
+        from raysep.embedding.shards import write_part
 
         if self._loaded != work.checkpoints:
             metas = [read_meta(self._store, checkpoint) for checkpoint in work.checkpoints]
-            self._embedder = Embedder(self._store, metas, self._device, self._config.precision, self._config.compile)
+            self._embedder = Embedder.of_checkpoints(
+                self._store, metas, self._device, self._config.precision, self._config.compile
+            )
             self._loaded = work.checkpoints
         embedded, layers = self._embedder.embed(batches, self._meter), self._embedder.layers
         files = []

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
-from raysep.embed.shards import ShardFile, ShardSet
+from raysep.embedding.shards import ShardFile, ShardSet
 from raysep.errors import StorageError
 from raysep.models.layers import Layer
 from raysep.storage.store import Storage

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysep.embed.shards import (
+from raysep.embedding.shards import (
     Manifest,
     ShardFile,
     ShardSet,
