@@ -42,7 +42,7 @@ def intervals(scores: Sequence[Measured], metric: Metric, N: int, spread: float 
     ends = np.array([score.interval for score in scores])
     truth, widths = values.mean(), ends[:, 1] - ends[:, 0]
     low, high = np.quantile(values, [0.025, 0.975])
-    resolution = np.subtract(*interval(metric, min(1.0, truth), 0.0, N)[::-1]) if truth > 1 - 1 / N else 0.0
+    resolution = np.subtract(*interval(metric, 1.0, 0.0, N)[::-1]) if truth > 1 - 1 / N else 0.0
     held = (ends[:, 0] <= truth + SHOWN) & (truth - SHOWN <= ends[:, 1])
     return Intervals(
         coverage=float(held.mean()),
