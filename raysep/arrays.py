@@ -193,8 +193,8 @@ def score(
         InputError: X or y can't be scored, with the row; or an unknown metric or backend.
     """
     config = _config(metrics, resamples, seed, backend)
-    labels = _labels(y)
-    scores = _scored({"X": _matrix(X, "X", len(labels))}, labels, config)["X"]
+    labels = checked_labels(y)
+    scores = _scored({"X": checked_matrix(X, "X", len(labels))}, labels, config)["X"]
     return Scores({each.metric: each.measured for each in scores}, len(labels), len(np.unique(labels)))
 
 
@@ -220,10 +220,10 @@ def compare(
         InputError: as `score`; or there is no layer.
     """
     config = _config([metric], resamples, seed, backend)
-    labels = _labels(y)
+    labels = checked_labels(y)
     if not layers:
         raise InputError("layers: expected at least one layer, got none")
-    matrices = {str(name): _matrix(X, str(name), len(labels)) for name, X in layers.items()}
+    matrices = {str(name): checked_matrix(X, str(name), len(labels)) for name, X in layers.items()}
     scored = _scored(matrices, labels, config)
     rows = []
     for index, (name, X) in enumerate(matrices.items()):
@@ -255,7 +255,7 @@ def _scored(
     }
 
 
-def _matrix(X: Any, name: str, rows: int) -> NDArray[np.float32]:
+def checked_matrix(X: Any, name: str, rows: int) -> NDArray[np.float32]:
     """X as (N, D) float32. Raises InputError."""
     try:
         array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
@@ -274,7 +274,7 @@ def _matrix(X: Any, name: str, rows: int) -> NDArray[np.float32]:
     return matrix
 
 
-def _labels(y: Any) -> NDArray[np.int64]:
+def checked_labels(y: Any) -> NDArray[np.int64]:
     """Labels as integers from 0, in the order of the sorted names. Raises InputError."""
     values = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
     if values.ndim != 1:

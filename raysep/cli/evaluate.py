@@ -10,6 +10,7 @@ from raysep.errors import RaysepError, StageError, UsageError, printable
 
 if TYPE_CHECKING:
     from raysep.config import RunConfig
+    from raysep.report.schema import Summary
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,7 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mo
     hint = f"{config.run_dir} keeps all finished trials, blocks and layer scores; the same command resumes the run"
     with signals.stopping(hint), quiet(mode.verbose, hint) as console:
         from raysep import pipeline
-        from raysep.report import tables
-        from raysep.report.html import PAGE
         from raysep.stages.executor import LocalExecutor
-        from raysep.storage.store import Storage
         from raysep.telemetry import Telemetry
 
         telemetry = Telemetry(console, mode.log_format.value)
@@ -48,20 +46,28 @@ def _evaluate(config: "RunConfig", path: str, stages: tuple[str, ...], mode: _Mo
             executor=LocalExecutor() if mode.local else None,
         )
     if summary is not None:
-        head = tables.columns(summary)
-        title = f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes"
-        print_table(head, map(tables.cells, summary.models), title, right=[*head[1:4], head[6]])
-        print_lines(model.headline for model in summary.models)
-        print_lines(f"left out: {item}" for item in summary.left_out)
-        print_lines(f"data: {item}" for item in summary.data_notes)
-        if summary.retried:
-            print_lines([f"retries: {'; '.join(item.words for item in summary.retried)}"])
-        print_lines([f"report: {Storage(config.run_dir).display(PAGE)}"])
+        _print_summary(summary, config.run_dir)
         if len(summary.models) < len(config.models):
             # The report is written, but the exit code must show scripts that it is incomplete.
             raise StageError(
                 f"{len(config.models) - len(summary.models)} of {len(config.models)} models were not evaluated"
             )
+
+
+def _print_summary(summary: "Summary", run_dir: str) -> None:
+    from raysep.report import tables
+    from raysep.report.html import PAGE
+    from raysep.storage.store import Storage
+
+    head = tables.columns(summary)
+    title = f"{summary.name}: {summary.unseen_images} images of {summary.unseen_classes} unseen classes"
+    print_table(head, map(tables.cells, summary.models), title, right=[*head[1:4], head[6]])
+    print_lines(model.headline for model in summary.models)
+    print_lines(f"left out: {item}" for item in summary.left_out)
+    print_lines(f"data: {item}" for item in summary.data_notes)
+    if summary.retried:
+        print_lines([f"retries: {'; '.join(item.words for item in summary.retried)}"])
+    print_lines([f"report: {Storage(run_dir).display(PAGE)}"])
 
 
 @app.command()
@@ -146,10 +152,52 @@ def _stage_command(stage: str, summary: str) -> None:
 for _stage, _summary in (
     ("finetune", "Train the models on the seen classes."),
     ("embed", "Embed the images with the checkpoints of the run."),
-    ("score", "Measure the separability of each layer from the embeddings of the run."),
     ("report", "Write the summary and the report from the scores of the run."),
 ):
     _stage_command(_stage, _summary)
+
+
+@app.command()
+def score(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of the run.")] = None,
+    overrides: Overrides = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Instead of CONFIG: embeddings by another program (.npz, .parquet, directory of .npy)."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Name of their labels; unset: labels, label or y.")] = None,
+    run_dir: RunDir = None,
+    verbose: Verbose = False,
+    log_format: LogFormat = LogFormat.text,
+    local: Local = False,
+) -> None:
+    """Measure the separability of each layer from the embeddings of the run, or from those of another program."""
+    if embeddings is None:
+        if config is None or labels is not None:
+            raise UsageError("expected CONFIG, or --embeddings with or without --labels; see `raysep score --help`")
+        from raysep.config.load import load_config
+
+        mode = _Mode(verbose, log_format, local)
+        _evaluate(load_config(config, overrides or [], run_dir), config, ("score",), mode)
+        return
+    from raysep.process import signals
+    from raysep.process.stderr_capture import quiet
+
+    # Without a file, every positional argument is an override.
+    changes = [*([config] if config is not None else []), *(overrides or [])]
+    with signals.stopping("nothing was written"), quiet(verbose, "nothing was written") as console:
+        from raysep import external
+        from raysep.embedding.external import open_external
+        from raysep.storage.store import Storage
+        from raysep.telemetry import Telemetry
+
+        settings, metric = external.settings_of(changes)
+        name = external.name_of(embeddings)
+        result = run_dir or f"runs/{name}"
+        opened = open_external(embeddings, labels)
+        telemetry = Telemetry(console, log_format.value)
+        summary = external.score_external(opened, name, settings, metric, Storage(result), telemetry)
+    _print_summary(summary, result)
 
 
 @app.command()
