@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysep.config import ScoreConfig
+from raysep.config.base import repeated
 from raysep.config.load import validated
 from raysep.embedding.shards import Manifest, ShardSet
 from raysep.errors import ConfigError, InputError
@@ -32,7 +33,7 @@ COLUMNS = ("value", "low", "high", "se", "chance")
 _SHARD_SET = ShardSet("arrays", 0, 0, "unseen")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores(Mapping[str, Measured]):
     """The scores of one layer, by metric.
 
@@ -66,7 +67,7 @@ class Scores(Mapping[str, Measured]):
         return title + str(self.to_frame().to_html(float_format="{:.3f}".format, na_rep="-"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """The comparison of several layers on the same rows.
 
@@ -157,6 +158,8 @@ class Comparison:
         return ax
 
     def __str__(self) -> str:
+        if self.curve.choice is None:
+            return f"no layer has a defined {self.metric}"
         text = f"best layer: {self.best}, with {self.metric} {self.g:.3f}"
         if self.corrected_g is not None and self.interval is not None:
             low, high = self.interval
@@ -221,8 +224,12 @@ def compare(
     """
     config = _config([metric], resamples, seed, backend)
     labels = checked_labels(y)
+    if not isinstance(layers, Mapping):
+        raise InputError(f"layers: expected a dictionary of arrays by name, got {type(layers).__name__}")
     if not layers:
         raise InputError("layers: expected at least one layer, got none")
+    if twice := repeated(map(str, layers)):
+        raise InputError(f"layers: expected different names, got {', '.join(twice)} more than once")
     matrices = {str(name): checked_matrix(X, str(name), len(labels)) for name, X in layers.items()}
     scored = _scored(matrices, labels, config)
     rows = []
@@ -258,8 +265,11 @@ def _scored(
 def checked_matrix(X: Any, name: str, rows: int) -> NDArray[np.float32]:
     """X as (N, D) float32. Raises InputError."""
     try:
-        array = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
-        matrix: NDArray[np.float32] = array.astype(np.float32)
+        array = np.asarray(X.detach().cpu().float() if hasattr(X, "detach") else X)
+        if np.iscomplexobj(array):
+            raise TypeError("complex numbers")
+        with np.errstate(over="ignore"):
+            matrix: NDArray[np.float32] = array.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name}: expected numbers of shape (rows, features), got {type(X).__name__} ({error})"
@@ -270,8 +280,17 @@ def checked_matrix(X: Any, name: str, rows: int) -> NDArray[np.float32]:
         raise InputError(f"{name} has {len(matrix)} rows, y has {rows} labels: expected as many")
     if not np.isfinite(matrix).all():
         row, column = np.argwhere(~np.isfinite(matrix))[0]
-        raise InputError(f"{name}: row {row}, column {column} is {matrix[row, column]}: expected finite numbers")
+        raise InputError(
+            f"{name}: row {row}, column {column} is {matrix[row, column]}: expected finite numbers in "
+            "the range of float32"
+        )
     return matrix
+
+
+def _not_a_label(value: Any) -> str:
+    # pandas' NA has no truth value; NaN and NaT differ from themselves.
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    return "has no label" if missing else f"is {value!r}"
 
 
 def checked_labels(y: Any) -> NDArray[np.int64]:
@@ -283,10 +302,14 @@ def checked_labels(y: Any) -> NDArray[np.int64]:
         # NumPy would turn the other labels of a list with a text into text.
         for row, value in enumerate(y):
             if not isinstance(value, str | int | np.integer | np.bool_):
-                # NaN differs from itself.
-                what = "has no label" if value is None or value != value else f"is {value!r}"
-                raise InputError(f"y: row {row} {what}: expected text or integers")
-        values = values.astype(str) if any(isinstance(value, str) for value in y) else values.astype(np.int64)
+                raise InputError(f"y: row {row} {_not_a_label(value)}: expected text or integers")
+        texts = {isinstance(value, str) for value in y}
+        if len(texts) == 2:
+            raise InputError("y: expected text or integers, got both")
+        try:
+            values = values.astype(str if True in texts else np.int64)
+        except OverflowError:
+            raise InputError("y: expected integers of at most 64 bits") from None
     if values.dtype.kind not in "SUiub":
         row = int(np.isnan(values).argmax()) if values.dtype.kind == "f" else 0
         raise InputError(f"y: row {row} is {values[row]}: expected text or integers; convert the labels")

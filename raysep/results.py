@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from raysep.config import RunConfig
 from raysep.config.load import build_with, read_yaml
 from raysep.data import splits
 from raysep.embedding.shards import MANIFEST, ShardSet, read_layer, read_manifest, shard_set_at
-from raysep.errors import InputError, RunDirError
+from raysep.errors import ConfigError, InputError, RunDirError
 from raysep.models.layers import Layer
 from raysep.report.schema import FILE, Summary
 from raysep.scoring import table
@@ -56,7 +57,10 @@ class Results:
         """A row per score, as in `scores.parquet`, without the scores of the halves."""
         import pandas as pd
 
-        rows = table.read(Storage(self.run_dir))
+        store = Storage(self.run_dir)
+        if not store.exists(table.FILE):
+            raise RunDirError(f"{store.display()} has no {table.FILE}")
+        rows = table.read(store)
         return pd.DataFrame([{name: row[name] for name in row if name not in ("halves", "key")} for row in rows])
 
     def embeddings(
@@ -89,6 +93,8 @@ class Results:
 
     def _shard_set(self, store: Storage, model: str, split: str, step: int | None, trial: int | None) -> ShardSet:
         candidates = [shard_set_at(path) for path in store.files("embeddings", name=MANIFEST)]
+        if not candidates:
+            raise RunDirError(f"{store.display()} has no embeddings")
         wanted = {"model_id": model, "split": split, "step": step, "trial": trial}
         for name, value in wanted.items():
             if value is None:
@@ -111,14 +117,14 @@ def run(
     config: "RunConfig | Mapping[str, Any] | str | PathLike[str]",
     overrides: Sequence[str] = (),
     *,
-    run_dir: str | None = None,
+    run_dir: "str | PathLike[str] | None" = None,
     local: bool = False,
 ) -> Results:
     """Start or resume a run, as `raysep run`.
 
     Args:
         config: path of a YAML file, its keys and values, or a `RunConfig`.
-        overrides: changes of keys, as in `finetune.steps=100`.
+        overrides: changes of keys, as in `finetune.steps=100`; not of a `RunConfig`, whose values depend on others.
         run_dir: directory or URI of the run, instead of the one of the configuration.
         local: run in this process, without Ray.
 
@@ -134,16 +140,18 @@ def run(
 
     source = "configuration"
     if isinstance(config, RunConfig):
+        if overrides:
+            raise ConfigError(["overrides: expected none of a RunConfig: use a file, or keys and values"])
         values: dict[str, Any] = config.model_dump(mode="json")
     elif isinstance(config, Mapping):
         values = deepcopy(dict(config))
     else:
-        source = fspath(config)
+        source = str(Path(fspath(config)).expanduser())
         values = read_yaml(source)
-    resolved = build_with(values, overrides, run_dir, source)
+    resolved = build_with(values, overrides, None if run_dir is None else fspath(run_dir), source)
     summary = pipeline.run(resolved, config_name=source, executor=open_executor("local" if local else "ray"))
     assert summary is not None
-    return Results(resolved.run_dir, summary)
+    return Results(Storage(resolved.run_dir).full_uri, summary)
 
 
 def open(run_dir: "str | PathLike[str]") -> Results:  # noqa: A001
@@ -156,15 +164,15 @@ def open(run_dir: "str | PathLike[str]") -> Results:  # noqa: A001
         RunDirError: it holds no finished run, or one of another format.
     """
     store = Storage(fspath(run_dir))
-    run_directory.check_format(store)
     try:
+        run_directory.check_format(store)
         content = store.read_bytes(FILE)
     except (FileNotFoundError, NotADirectoryError):
         raise RunDirError(
             f"{store.display()} has no {FILE}: expected the directory of a finished `raysep run`"
         ) from None
     with store.understood(FILE):
-        return Results(fspath(run_dir), Summary.model_validate_json(content))
+        return Results(store.full_uri, Summary.model_validate_json(content))
 
 
 def _layer_of(wanted: str | int, layers: Sequence[Layer]) -> Layer:

@@ -25,6 +25,11 @@ from raysep.data.sources.image_folder import ImageFolder
 settings.register_profile("shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
+# Background jobs of scripts ignore SIGINT, and nohup SIGHUP; commands that a test interrupts would inherit that.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

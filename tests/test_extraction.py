@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -36,6 +37,7 @@ def test_embeddings_equal_those_of_a_run(tmp_path: Path) -> None:
         model.train(), [Image.open(io.BytesIO(each)) for each in contents], pooling=["cls", "mean"], image_size=SIZE
     )
     assert model.training
+    assert next(model.parameters()).is_contiguous()
     layers = results.summary.models[0].curves[0].layers
     assert len(found) == len(layers)
     for layer, (name, X) in zip(layers, found.items(), strict=True):
@@ -67,11 +69,64 @@ def test_paths_arrays_and_images_are_alike(tmp_path: Path) -> None:
     assert raysep.compare(found[0], ["a", "a", "b", "b"]).best in found[0]
 
 
+def test_a_model_is_left_as_it_was_and_gives_the_same_layers_again() -> None:
+    model = timm.create_model("resnet18", pretrained=False)
+    model.train()
+    model.bn1.eval()
+    images = list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
+    first = raysep.embed(model, images, image_size=64)
+    assert model.training
+    assert not model.bn1.training
+    for again in (
+        raysep.embed(model, images, image_size=64),
+        raysep.embed(model.to(memory_format=torch.channels_last), iter(images), image_size=64),
+        raysep.embed(model.half(), images, image_size=64),
+    ):
+        assert list(again) == list(first) == ["act1", "layer1", "layer2", "layer3", "head"]
+        for name, X in again.items():
+            np.testing.assert_allclose(X, first[name], atol=2e-3)
+    both = raysep.embed(model, images, image_size=64, pooling=["mean", "max"])
+    assert list(both)[-3:] == ["layer3 (max)", "layer4 (max)", "head"]
+
+
+def test_a_layer_that_is_changed_in_place_later_is_not_the_head() -> None:
+    model = timm.create_model("resnet18", pretrained=False)
+    images = [np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)]
+    found = raysep.embed(model, images, layers=["layer4.1.bn2", "head"], image_size=64)
+    assert list(found) == ["layer4.1.bn2", "head"]
+    assert not np.allclose(found["layer4.1.bn2"], found["head"])
+
+
+def test_images_are_read_by_position_and_of_any_mode(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", pretrained=False)
+    arrays = list(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+
+    def head(images: Any) -> Any:
+        return raysep.embed(model, images, layers=["head"], image_size=SIZE)["head"]
+
+    np.testing.assert_array_equal(head(pd.Series(arrays, index=[2, 1, 0])), head(arrays))
+    for mode in ("CMYK", "YCbCr", "L", "1", "P", "RGBA", "LA"):
+        image = Image.fromarray(arrays[0]).convert(mode)
+        suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
+        image.save(tmp_path / f"{mode}.{suffix}")
+        np.testing.assert_allclose(head([image]), head([tmp_path / f"{mode}.{suffix}"]), atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("model", "images", "options", "words"),
     [
         ("test_vit", [], {}, "images: expected at least one image, got none"),
         (torch.nn.Linear(2, 2), [np.zeros((8, 8), np.uint8)], {}, "expected the name of a timm model, .* got Linear"),
+        ("test_vit", "a.png", {}, "images: expected a list of images, got one str"),
+        ("test_vit", np.zeros((8, 8, 3), np.uint8), {}, "images: expected a list of images, got one ndarray"),
+        ("test_vit", [np.zeros((8, 8), np.uint8)], {"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
+        ("test_vit", [np.zeros((8, 8), np.uint8)], {"layers": ["logits"]}, "`logits` needs a model with a classifier"),
+        (
+            timm.create_model("vit_tiny_patch16_224", pretrained=False),
+            [np.zeros((8, 8), np.uint8)],
+            {},
+            "fails on images of 32x32",
+        ),
         ("tset_vit", [np.zeros((8, 8), np.uint8)], {}, "tset_vit"),
         ("test_vit", [np.zeros((8, 8), np.uint8)], {"layers": ["nowhere"]}, "nowhere"),
         ("test_vit", [np.zeros((8, 8))], {}, r"image 0 is ndarray of float64, shape \(8, 8\)"),
@@ -79,6 +134,6 @@ def test_paths_arrays_and_images_are_alike(tmp_path: Path) -> None:
         ("test_vit", [np.zeros((8, 8), np.uint8), "no/such.png"], {}, "1 of 2 images can't be read; 1: .*No such file"),
     ],
 )
-def test_bad_input(model: Any, images: list[Any], options: dict[str, Any], words: str) -> None:
+def test_bad_input(model: Any, images: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         raysep.embed(model, images, weights=False, image_size=SIZE, **options)

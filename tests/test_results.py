@@ -47,8 +47,8 @@ def test_a_finished_run_is_opened_with_the_same_results(results: Results) -> Non
 def test_a_run_is_resumed_from_values_and_from_its_configuration(results: Results) -> None:
     values = yaml.safe_load(QUICKSTART.read_text())
     before = (Path(results.run_dir) / "scores.parquet").stat().st_mtime_ns
-    for config in (values, load_config(str(QUICKSTART))):
-        again = raysep.run(config, CHANGES, run_dir=results.run_dir, local=True)
+    for config, changes in ((values, CHANGES), (load_config(str(QUICKSTART), CHANGES), ())):
+        again = raysep.run(config, changes, run_dir=results.run_dir, local=True)
         assert again.summary.models == results.summary.models
     assert (Path(results.run_dir) / "scores.parquet").stat().st_mtime_ns == before
     # The values of the caller are not touched.
@@ -89,6 +89,22 @@ def test_a_wrong_name_lists_those_that_there_are(results: Results, arguments: di
         results.embeddings(**wanted)
 
 
+def test_results_stay_readable_in_another_directory(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(results.run_dir, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    opened = raysep.open("run")
+    monkeypatch.chdir("/")
+    assert len(opened.scores()) == len(results.scores())
+    shutil.rmtree(tmp_path / "run" / "embeddings")
+    (tmp_path / "run" / "scores.parquet").unlink()
+    with pytest.raises(RunDirError, match="has no embeddings"):
+        opened.embeddings("test_vit", 0)
+    with pytest.raises(RunDirError, match=r"has no scores.parquet"):
+        opened.scores()
+
+
 def test_damaged_embeddings_are_refused(results: Results, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(results.run_dir, copy)
@@ -104,6 +120,13 @@ def test_other_directories_are_refused(tmp_path: Path) -> None:
     Storage(str(tmp_path)).write_json("manifest.json", {"format": 2, "raysep": "0.0.1"})
     with pytest.raises(RunDirError, match="is a run of format 2"):
         raysep.open(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunDirError, match="expected the directory of a finished"):
+        raysep.open(tmp_path / "file")
+    with pytest.raises(ConfigError, match="overrides: expected none of a RunConfig"):
+        raysep.run(load_config(str(QUICKSTART)), ["name=b"])
+    with pytest.raises(ConfigError, match="PosixPath"):
+        raysep.run({"name": tmp_path})
     with pytest.raises(ConfigError, match="unknown"):
         raysep.run({"name": "x", "modles": []})
 

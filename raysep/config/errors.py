@@ -107,7 +107,11 @@ def _shown(value: Any) -> str:
     """A value as YAML writes it."""
     if isinstance(value, str):
         return repr(value)
-    text: str = yaml.safe_dump(value, default_flow_style=True)
+    try:
+        text: str = yaml.safe_dump(value, default_flow_style=True)
+    except yaml.YAMLError:
+        # A Python object, such as a Path.
+        return repr(value)
     return text.split("\n")[0]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -98,7 +99,7 @@ def _parquet(store: Storage, files: Sequence[str], uri: str, labels: str | None)
 
     def read(name: str) -> NDArray[Any]:
         values = column(name)
-        widths = pa.compute.list_value_length(values).unique().to_pylist()
+        widths = pc.list_value_length(values).unique().to_pylist()
         if len(widths) != 1 or widths[0] is None:
             found = "a missing row" if None in widths else f"{min(widths)} to {max(widths)} values"
             raise InputError(f"{uri}: column {name}: expected lists of the same length in all rows, got {found}")

@@ -68,7 +68,21 @@ def tensor_of_batch(values: Any, batch: int) -> Tensor | None:
 
 
 # Operations of torch that keep all values.
-KEEPING = {"flatten", "view", "_unsafe_view", "reshape", "squeeze", "alias", "detach", "dropout", "permute", "clone"}
+KEEPING = {
+    "flatten",
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "squeeze",
+    "alias",
+    "detach",
+    "dropout",
+    "permute",
+    "clone",
+} | {
+    "as_strided",
+    "as_strided_",
+}
 # Poolings that an operation of torch is equal to.
 EQUAL_TO = {
     **dict.fromkeys(("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), ("mean",)),

@@ -124,6 +124,8 @@ class LayeredModel(nn.Module):
         with self._hooks(pooled, len(x), dry):
             if self._full:
                 final, intermediates = self._intermediates(x, indices=self._indices, **self._arguments)
+                if dry is not None:
+                    dry.final, dry.version = final, getattr(final, "_version", 0)
                 with dry.head if dry is not None else nullcontext():
                     pooled[HEAD, OWN] = self._forward_head(final, pre_logits=True)
                 if any(tap.name == LOGITS for tap in self._taps):
@@ -137,8 +139,6 @@ class LayeredModel(nn.Module):
                 pooled |= self._pool_intermediate(tap.name, intermediates[position])
                 if dry is not None:
                     dry.values[tap.name] = intermediates[position]
-        if dry is not None:
-            dry.final = final
         return pooled
 
     @contextmanager
@@ -158,6 +158,7 @@ class LayeredModel(nn.Module):
                         pooled.update(self._pool_hooked(name, value))
                         if dry is not None:
                             dry.values[name], dry.steps[name] = value, dry.execution.now()
+                            dry.versions[name] = getattr(value, "_version", 0)
 
             module = modules[tap.module]
             if tap.at_input:
@@ -259,7 +260,12 @@ class LayeredModel(nn.Module):
         if not any(tap.name == HEAD for tap in self._taps) or not {*by_head} & {*self._poolings}:
             return pooled, "", ()
         # The head gets the last intermediate itself, or its norm.
-        final = [tap.name for tap in self._taps if dry.values.get(tap.name) is dry.final]
+        # A later operation in place, such as an activation, changes it after the hook has read it.
+        final = [
+            tap.name
+            for tap in self._taps
+            if dry.values.get(tap.name) is dry.final and dry.versions.get(tap.name, dry.version) == dry.version
+        ]
         if self._final_norm and read[-1:] == intermediates[-1:]:
             final = [intermediates[-1].name]
         return pooled, final[-1] if final else "", by_head
@@ -273,14 +279,17 @@ class _DryRun:
         execution: steps of all modules.
         steps: steps of the hooks, by tap name.
         values: features of each tap, before pooling.
-        final: features that the head gets.
+        versions: version counter of the features of each hook, when it read them.
+        final, version: features that the head gets, and their version counter.
         head: operations of the head.
     """
 
     execution: Execution
     steps: dict[str, float] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     final: Any = None
+    version: int = 0
     head: OnlyPooling = field(default_factory=OnlyPooling)
 
 
