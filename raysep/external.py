@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from raysep.arrays import checked_labels, checked_matrix
 from raysep.config import ScoreConfig
 from raysep.config.load import apply, validated
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.config.run import ReportConfig
+from raysep.embedding.checks import checked_labels, checked_matrix
 from raysep.embedding.external import External
 from raysep.embedding.shards import Manifest, ShardSet
 from raysep.errors import ConfigError, InputError, RunDirError

@@ -13,7 +13,7 @@ from raysep.data.images import load_batch
 from raysep.data.splits import UNSEEN, select
 from raysep.embedding.shards import MANIFEST, read_layer, read_manifest, shard_set_at
 from raysep.models.build import create, preprocessing_of
-from raysep.models.taps import open_layers
+from raysep.models.layered import open_layers
 from raysep.stages.validation import check_images
 from raysep.storage.store import Storage
 

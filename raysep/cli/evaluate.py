@@ -279,7 +279,7 @@ def layers(
     values = {"name": model, "image_size": image_size, "layers": layer or "stages", "pooling": pooling}
     config = validated(ModelConfig, {**values, "pretrained": False}, "options")
     with quiet(False):
-        from raysep.models.taps import describe
+        from raysep.models.layered import describe
 
         described = describe(config)
         from raysep.models.layers import label

@@ -14,10 +14,10 @@ from raysep.data.images import Preprocessing, load_batch
 from raysep.data.source import Reader
 from raysep.finetune.training import autocast_dtype
 from raysep.models.checkpoints import load_checkpoint
+from raysep.models.layered import open_layers
 from raysep.models.layers import Layer
 from raysep.models.layout import fastest_layout
 from raysep.models.meta import CheckpointMeta
-from raysep.models.taps import open_layers
 from raysep.storage.store import Storage
 from raysep.telemetry.worker_stats import Meter
 

@@ -15,8 +15,8 @@ from raysep.data.source import Reader
 from raysep.estimate.sizes import ModelSize
 from raysep.finetune.training import autocast_dtype
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layered import open_layers
 from raysep.models.layout import fastest_layout
-from raysep.models.taps import open_layers
 from raysep.process.environment import torch_device
 from raysep.scoring.backends import open_backend
 from raysep.scoring.scoring import score_layer

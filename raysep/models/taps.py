@@ -18,12 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysep.config import ModelConfig, Pooling
+from raysep.config import Pooling
 from raysep.errors import ConfigError
-from raysep.models.build import checked_forward, create, on_meta, preprocessing_of
 from raysep.models.execution import Execution
 from raysep.models.layers import HEAD, LOGITS, OWN, Layer
-from raysep.models.pixels import LayeredPixels, Pixels
 from raysep.models.pooling import Layout, OnlyPooling, layout_of, pool, tensor_of_batch
 from raysep.models.selection import select, taps_of
 
@@ -291,32 +289,3 @@ class _DryRun:
     final: Any = None
     version: int = 0
     head: OnlyPooling = field(default_factory=OnlyPooling)
-
-
-def open_layers(
-    model: nn.Module, input_size: tuple[int, int, int], config: ModelConfig
-) -> LayeredModel | LayeredPixels:
-    """Wrap a model for layer-wise reading, as configured. Raises as `LayeredModel` does."""
-    if isinstance(model, Pixels):
-        return LayeredPixels(model, input_size)
-    try:
-        return LayeredModel(model, input_size, config.layers, config.pooling, config.final_norm)
-    except ConfigError as error:
-        problems = [problem.removeprefix("models: ") for problem in error.problems]
-        raise ConfigError([f"models: {config.id}: {problem}" for problem in problems], error.source) from None
-
-
-def describe(config: ModelConfig) -> list[Layer]:
-    """The layers of a model, without weights, and on the meta device if possible.
-
-    Raises:
-        ConfigError: for the reasons of `create` and `LayeredModel`, or an unsupported image size.
-    """
-    return on_meta(lambda: _described(config))
-
-
-def _described(config: ModelConfig) -> list[Layer]:
-    model = create(config, weights=False)
-    with checked_forward(model, config):
-        preprocessing = preprocessing_of(model, config)
-        return open_layers(model, (preprocessing.channels, *preprocessing.size), config).layers

@@ -61,7 +61,7 @@ def check_models(models: list[ModelConfig], *, trained: bool = False) -> list[st
         raise ConfigError(missing)
     from raysep.models.build import check_weights
     from raysep.models.classifier import check_classifier
-    from raysep.models.taps import describe
+    from raysep.models.layered import describe
 
     lines: list[str] = []
     problems: list[str] = []

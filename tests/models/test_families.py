@@ -6,8 +6,9 @@ import torch
 
 from raysep.config import ModelConfig
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layered import describe
 from raysep.models.selection import blocks_of
-from raysep.models.taps import LayeredModel, describe
+from raysep.models.taps import LayeredModel
 
 # Larger models are only described, without a forward pass, which would take longer than all other families together.
 MAX_PARAMETERS = 180e6

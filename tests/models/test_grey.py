@@ -14,8 +14,8 @@ from raysep.config import ModelConfig
 from raysep.config.load import build_config
 from raysep.data.images import decode
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layered import describe
 from raysep.models.meta import PIXELS, read_meta
-from raysep.models.taps import describe
 from raysep.stages.executor import LocalExecutor
 from raysep.stages.validation import check_models
 from raysep.storage.store import Storage

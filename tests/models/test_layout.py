@@ -5,8 +5,9 @@ import torch
 
 from raysep.config import ModelConfig
 from raysep.models.build import create
+from raysep.models.layered import open_layers
 from raysep.models.layout import fastest_layout
-from raysep.models.taps import LayeredModel, open_layers
+from raysep.models.taps import LayeredModel
 from tests.conftest import TINY_CNN, TINY_VIT
 
 SIZE = (3, 32, 32)

@@ -14,8 +14,8 @@ from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models import names
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layered import describe
 from raysep.models.names import look_up
-from raysep.models.taps import describe
 from raysep.stages.validation import check_models
 
 

@@ -4,8 +4,8 @@ import torch
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
 from raysep.models.build import create, preprocessing_of
+from raysep.models.layered import describe, open_layers
 from raysep.models.meta import PIXELS
-from raysep.models.taps import describe, open_layers
 from raysep.stages.validation import check_models
 from tests.conftest import TINY_VIT
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from raysep.config import ModelConfig
 from raysep.errors import ConfigError
-from raysep.models.taps import LayeredModel, describe
+from raysep.models.layered import describe
+from raysep.models.taps import LayeredModel
 
 
 def vit(**arguments: Any) -> nn.Module:
