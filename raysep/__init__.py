@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysep.arrays import Comparison, Scores, compare, score
-    from raysep.extraction import embed
-    from raysep.results import Embeddings, Results, run
-    from raysep.results import open as open  # noqa: A004
+    from raysep.api.arrays import Comparison, Scores, compare, score
+    from raysep.api.extraction import embed
+    from raysep.api.results import Embeddings, Results, run
+    from raysep.api.results import open as open  # noqa: A004
 
 __version__ = "0.1.0"
 __all__ = ["Comparison", "Embeddings", "Results", "Scores", "compare", "embed", "run", "score"]
@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
     # Imported at first use: NumPy, pydantic and pyarrow take longer than all of `import raysep`.
     for module, names in _NAMES.items():
         if name in names:
-            return getattr(import_module(f"raysep.{module}"), name)
+            return getattr(import_module(f"raysep.api.{module}"), name)
     raise AttributeError(f"module 'raysep' has no attribute {name!r}")

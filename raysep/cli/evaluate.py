@@ -186,7 +186,7 @@ def score(
     # Without a file, every positional argument is an override.
     changes = [*([config] if config is not None else []), *(overrides or [])]
     with signals.stopping("nothing was written"), quiet(verbose, "nothing was written") as console:
-        from raysep import external
+        from raysep.api import external
         from raysep.embedding.external import open_external
         from raysep.storage.store import Storage
         from raysep.telemetry import Telemetry

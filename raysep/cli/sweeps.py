@@ -189,8 +189,8 @@ def _rows(uri: str) -> list[dict[str, Any]]:
 
 
 def _points(name: str, sweep: str | None) -> "list[Point]":
+    from raysep.api.results import open as open_run
     from raysep.errors import RunDirError
-    from raysep.results import open as open_run
     from raysep.stages import run_directory
     from raysep.storage.store import Storage
     from raysep.sweeps import compare as comparing

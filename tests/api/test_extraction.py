@@ -17,7 +17,7 @@ from raysep.errors import InputError
 from raysep.models.checkpoints import load_checkpoint
 from raysep.models.meta import read_meta
 from raysep.storage.store import Storage
-from tests.test_results import QUICKSTART
+from tests.api.test_results import QUICKSTART
 
 SIZE = 32
 

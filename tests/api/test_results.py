@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import raysep
+from raysep.api.results import Results
 from raysep.config.load import load_config
 from raysep.errors import ConfigError, InputError, RunDirError
-from raysep.results import Results
 from raysep.storage.store import Storage
 from tests.conftest import REPOSITORY
 

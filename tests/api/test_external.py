@@ -12,7 +12,7 @@ import raysep
 from raysep.cli import main
 from raysep.embedding.external import open_external
 from raysep.errors import InputError
-from tests.test_arrays import LAYERS, Y
+from tests.api.test_arrays import LAYERS, Y
 
 NAMES = np.array(["a", "b", "c"])[Y]
 ARRAYS = {name.replace("layer ", "blocks."): X for name, X in LAYERS.items()}

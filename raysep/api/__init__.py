@@ -1,0 +1,1 @@
+"""From Python: `raysep.score`, `compare`, `embed`, `run` and `open`; and embeddings by other programs."""
