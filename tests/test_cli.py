@@ -170,7 +170,9 @@ def test_a_run_without_a_cluster_starts_ray_and_prints_only_its_own_lines(tmp_pa
         lines.append(process.stderr.read())
         assert process.wait(timeout=60) == 130, lines
         assert time.monotonic() - signalled < 10 + 5  # 5 s of slack for a busy machine.
-    assert "stopped: by SIGTERM: out keeps" in lines[-1]
+    # Where Ray does not end in time, the watcher ends the process, and says so.
+    assert re.search("stopped: by SIGTERM: out keeps|stopped by SIGTERM, but did not end in time", lines[-1]), lines
+    assert "the same command resumes the run" in lines[-1]
     assert "Traceback" not in lines[-1]
     assert not (tmp_path / "out" / "lock").exists()
     partial = raysep("verify", "out", cwd=tmp_path)
