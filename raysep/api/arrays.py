@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 COLUMNS = ("value", "low", "high", "se", "chance")
-_SHARD_SET = ShardSet("arrays", 0, 0, "unseen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,11 +234,21 @@ def compare(
     scored = _scored(matrices, labels, config)
     rows = []
     for index, (name, X) in enumerate(matrices.items()):
-        layer = Layer(index, name, index / max(1, len(matrices) - 1), X.shape[1], "none")
-        manifest = Manifest("", len(labels), [], [layer], {}, "float32", "", {})
-        rows += table.Task(_SHARD_SET, manifest, layer, seed, "", ()).rows(scored[name])
+        rows += rows_of(
+            scored[name],
+            "arrays",
+            Layer(index, name, index / max(1, len(matrices) - 1), X.shape[1], "none"),
+            len(labels),
+            seed,
+        )
     (curve,) = curves_of(rows)
     return Comparison(metric, curve, rows)
+
+
+def rows_of(scores: Sequence[Score], name: str, layer: Layer, n: int, seed: int) -> list[table.Row]:
+    """Scores of n rows of embeddings that no run made, as rows of the table of scores, under the model id `name`."""
+    manifest = Manifest("", n, [], [layer], {}, "float32", "", {})
+    return table.Task(ShardSet(name, 0, 0, "unseen"), manifest, layer, seed, "", ()).rows(scores)
 
 
 def _config(metrics: Sequence[str] | None, resamples: int, seed: int, backend: str) -> ScoreConfig:

@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from raysep.api.arrays import rows_of
 from raysep.config import ScoreConfig
 from raysep.config.load import apply, validated
-from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.config.run import ReportConfig
 from raysep.embedding.checks import checked_labels, checked_matrix
 from raysep.embedding.external import External
-from raysep.embedding.shards import Manifest, ShardSet
 from raysep.errors import ConfigError, InputError, RunDirError
 from raysep.models.layers import Layer
 from raysep.report.curves import curves_of
@@ -22,6 +21,7 @@ from raysep.scoring import table
 from raysep.scoring.backends import open_with_fallback
 from raysep.scoring.scoring import score_layer_with_fallback
 from raysep.stages import run_directory
+from raysep.stages.worklist import wanted_of
 from raysep.storage.store import Storage
 from raysep.telemetry import Telemetry
 
@@ -58,8 +58,7 @@ def score_external(
     if store.exists(run_directory.MANIFEST):
         raise RunDirError(f"{store.display()} holds a run: take another --run-dir")
     y, backends = checked_labels(embeddings.labels), open_with_fallback(config.backend)
-    wanted: list[Wanted] = [(protocol, each) for protocol in config.protocols for each in config.metrics]
-    wanted += [(DIAGNOSTIC, each) for each in DIAGNOSTICS]
+    wanted = wanted_of(config)
     for layer_name in embeddings.layers:
         # One layer in memory at a time: all are checked before the first one is scored.
         checked_matrix(embeddings.read(layer_name), layer_name, len(y))
@@ -68,9 +67,8 @@ def score_external(
         for index, layer_name in enumerate(embeddings.layers):
             X = checked_matrix(embeddings.read(layer_name), layer_name, len(y))
             layer = Layer(index, layer_name, index / max(1, len(embeddings.layers) - 1), X.shape[1], "none")
-            manifest = Manifest("", len(y), [], [layer], {}, "float32", "", {})
             scores = score_layer_with_fallback(X, y, wanted, backends, config, lambda: None)
-            rows += table.Task(ShardSet(name, 0, 0, "unseen"), manifest, layer, config.seed, "", ()).rows(scores)
+            rows += rows_of(scores, name, layer, len(y), config.seed)
             bar.advance(1, layer_name)
     sizes = Counter(y.tolist())
     classes, curves = {"unseen": len(sizes)}, curves_of(rows)

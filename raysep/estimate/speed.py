@@ -92,7 +92,7 @@ class ModelProbe:
 
 def scoring(config: RunConfig, N: int, D: int, K: int) -> float:
     """Seconds to score a layer (N, D) of K classes, extrapolated from two small layers with a power law of N."""
-    wanted, score = wanted_of(config), config.score
+    wanted, score = wanted_of(config.score), config.score
     backend = open_backend(config.score.backend)
     rng = np.random.default_rng(0)
     taken = []

@@ -82,9 +82,8 @@ def neighbor_se(
 
     `smooth_se` is accurate at chance level and too large for well separated classes, since the halves reuse the
     neighbourhoods of all images. The jackknife (Efron and Stein 1981, doi:10.1214/aos/1176345462) is accurate for those
-    and
-    too large at chance level. Leaving out an image removes its own purity, and in each neighbourhood that contains it,
-    the k-th neighbour counts again in its place.
+    and too large at chance level. Leaving out an image removes its own purity, and in each neighbourhood that contains
+    it, the k-th neighbour counts again in its place.
 
     Args:
         values: (S, 2) the score on the halves of each split.
@@ -113,8 +112,7 @@ def few_shot_se(result: FewShot, y: NDArray[np.integer[Any]], chance: float) -> 
 
     The leave-one-out accuracy of an image is the mean accuracy on the other images, over the draws where it is
     unlabelled. The noise that few draws cause in these means is subtracted; the variance of the mean over draws is
-    added,
-    unless the draws are exhaustive. At chance level the jackknife doubles the variance; this is corrected.
+    added, unless the draws are exhaustive. At chance level the jackknife doubles the variance; this is corrected.
 
     Where nearly all images of a class are labelled, hardly any remain for the jackknife to classify. Then the variance
     is at least that of a proportion of the images plus that of the draws.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysep.config import RunConfig
+from raysep.config import RunConfig, ScoreConfig
 from raysep.config.base import key_fields
 from raysep.config.names import DIAGNOSTIC, DIAGNOSTICS, Wanted
 from raysep.data import splits
@@ -111,15 +111,15 @@ def pending_shard_sets(
     return pending, manifests
 
 
-def wanted_of(config: RunConfig, layer: Layer | None = None) -> list[Wanted]:
+def wanted_of(config: ScoreConfig, layer: Layer | None = None) -> list[Wanted]:
     """Protocol and metric of every configured score, and every diagnostic, of a layer.
 
     The paper has no layers behind the last block, so that protocol `paper` doesn't score them.
     """
-    protocols = config.score.protocols
+    protocols = config.protocols
     if layer is not None and layer.pooling == OWN and not layer.same_as:
         protocols = [protocol for protocol in protocols if protocol != "paper"]
-    scores = [(protocol, metric) for protocol in protocols for metric in config.score.metrics]
+    scores = [(protocol, metric) for protocol in protocols for metric in config.metrics]
     return [*scores, *((DIAGNOSTIC, name) for name in DIAGNOSTICS)]
 
 
@@ -135,7 +135,7 @@ def score_tasks(
             layer=layer,
             seed=seeds[shard_set.model_id, shard_set.trial],
             key=key_of(embedding=manifest.key, score=key_fields(config.score)),
-            wanted=wanted_of(config, layer),
+            wanted=wanted_of(config.score, layer),
         )
         for shard_set, manifest in manifests.items()
         for layer in manifest.layers
